@@ -1,0 +1,147 @@
+package stretcher
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// tempFile creates a file in the directory for temporary files that has no
+// name: the kernel frees it with its last descriptor, however the run ends.
+func tempFile() (*os.File, error) {
+	f, err := os.CreateTemp("", "stretcher-*.tmp")
+	if err != nil {
+		return nil, fmt.Errorf("create a temporary file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("create a temporary file: %w", err)
+	}
+	return f, nil
+}
+
+// tempDir is a directory of one run's own, mode 0700. The run holds a lock on
+// it, so that a later run can tell what a killed one left from what is in use.
+type tempDir struct {
+	path string
+	lock *os.File
+}
+
+// newTempDir first removes what dead runs left in parent under names that
+// begin with prefix, then makes a directory of such a name.
+func newTempDir(parent, prefix string) (*tempDir, error) {
+	if err := sweepTempDirs(parent, prefix); err != nil {
+		return nil, err
+	}
+	for {
+		path, err := os.MkdirTemp(parent, prefix)
+		if err != nil {
+			return nil, fmt.Errorf("create a temporary directory: %w", err)
+		}
+		lock, err := lockTempDir(path)
+		if err == nil {
+			return &tempDir{path: path, lock: lock}, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+			os.Remove(path)
+			return nil, fmt.Errorf("create a temporary directory: %w", err)
+		}
+		// Another run's sweep found it between its creation and the lock,
+		// took it for a dead run's and removed it.
+	}
+}
+
+// remove deletes the directory with all it holds. A nil tempDir and a second
+// call are no-ops.
+func (d *tempDir) remove() error {
+	if d == nil || d.lock == nil {
+		return nil
+	}
+	err := removeTree(d.path)
+	d.lock.Close()
+	d.lock = nil
+	return err
+}
+
+// lockTempDir takes the lock on the directory at path without waiting. The
+// error is unix.EWOULDBLOCK where a live run holds it, fs.ErrNotExist where
+// the directory is gone.
+func lockTempDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+	}
+	held, err := f.Stat()
+	if err == nil {
+		var named fs.FileInfo
+		if named, err = os.Lstat(path); err == nil && !os.SameFile(held, named) {
+			err = &fs.PathError{Op: "flock", Path: path, Err: fs.ErrNotExist}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// sweepTempDirs removes the directories in parent that begin with prefix,
+// belong to this user, and are locked by nobody.
+func sweepTempDirs(parent, prefix string) error {
+	list, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("look for what an earlier run left: %w", err)
+	}
+	for _, e := range list {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		path := filepath.Join(parent, e.Name())
+		if info, err := os.Lstat(path); err != nil || ownerOf(info) != os.Geteuid() {
+			continue
+		}
+		lock, err := lockTempDir(path)
+		if err != nil {
+			continue // in use, or gone
+		}
+		err = removeTree(path)
+		lock.Close()
+		if err != nil {
+			return fmt.Errorf("remove what an earlier run left: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeTree is os.RemoveAll that also enters directories whose mode forbids
+// it to an ordinary user, as an archive may have made them.
+func removeTree(path string) error {
+	err := os.RemoveAll(path)
+	if err == nil || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chmod(p, 0o700) // before WalkDir reads it
+	})
+	if removed := os.RemoveAll(path); removed != nil {
+		return errors.Join(err, removed)
+	}
+	return nil
+}
+
+func ownerOf(info fs.FileInfo) int {
+	return int(info.Sys().(*syscall.Stat_t).Uid)
+}
