@@ -15,7 +15,16 @@ import (
 // tempFile creates a file in the directory for temporary files that has no
 // name: the kernel frees it with its last descriptor, however the run ends.
 func tempFile() (*os.File, error) {
-	f, err := os.CreateTemp("", "stretcher-*.tmp")
+	dir := os.TempDir()
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), filepath.Join(dir, "(unnamed)")), nil
+	}
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
+		return nil, fmt.Errorf("create a temporary file in %s: %w", dir, err)
+	}
+	// This filesystem wants a name, be it for a moment.
+	f, err := os.CreateTemp(dir, ".stretcher-*")
 	if err != nil {
 		return nil, fmt.Errorf("create a temporary file: %w", err)
 	}
@@ -26,6 +35,9 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
+// tempPrefix begins the names of temporary directories.
+const tempPrefix = ".stretcher-"
+
 // tempDir is a directory of one run's own, mode 0700. The run holds a lock on
 // it, so that a later run can tell what a killed one left from what is in use.
 type tempDir struct {
@@ -33,8 +45,8 @@ type tempDir struct {
 	lock *os.File
 }
 
-// newTempDir first removes what dead runs left in parent under names that
-// begin with prefix, then makes a directory of such a name.
+// newTempDir first removes what dead runs left in parent under such names,
+// then makes a directory whose name is prefix and a number.
 func newTempDir(parent, prefix string) (*tempDir, error) {
 	if err := sweepTempDirs(parent, prefix); err != nil {
 		return nil, err
@@ -95,15 +107,16 @@ func lockTempDir(path string) (*os.File, error) {
 	return f, nil
 }
 
-// sweepTempDirs removes the directories in parent that begin with prefix,
-// belong to this user, and are locked by nobody.
+// sweepTempDirs removes the directories in parent that are named by prefix and
+// a number, belong to this user, and are locked by nobody.
 func sweepTempDirs(parent, prefix string) error {
 	list, err := os.ReadDir(parent)
 	if err != nil {
 		return fmt.Errorf("look for what an earlier run left: %w", err)
 	}
 	for _, e := range list {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
+		number, ok := strings.CutPrefix(e.Name(), prefix)
+		if !ok || !e.IsDir() || strings.Trim(number, "0123456789") != "" {
 			continue
 		}
 		path := filepath.Join(parent, e.Name())

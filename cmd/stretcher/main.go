@@ -1,0 +1,187 @@
+// Command stretcher deploys what an event on its stdin names.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"stretcher"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+)
+
+const usage = `Usage: stretcher [options]
+
+Reads a manifest URL from stdin, as consul watch, a Serf agent or a pipe hands
+it over, and deploys that manifest.
+
+  -max-bandwidth SIZE    limit the download of src, in bytes a second: 1048576,
+                         10MB, 1MiB (default no limit)
+  -connections N         connections for a download of more than 16 MiB
+                         (default 4)
+  -timeout TIME          time for the download of src (default no limit)
+  -retry N               tries after a failed download (default 0)
+  -retry-wait TIME       wait before each of them (default 3)
+  -random-delay TIME     sleep [0,TIME) on start (default 0)
+  -command-timeout TIME  time for each command (default no limit)
+  -max-size SIZE         refuse archives that unpack to more (default no limit)
+  -rsync-verbose OPT     verbose option of rsync: -v, -vv, -vvv or "" (default -v)
+  -log-level LEVEL       DEBUG, INFO, WARN or ERROR (default INFO)
+  -v, -version           show the version
+  -h, -help              show this
+
+A TIME is a number of seconds, as 1.5, or has a unit, as 500ms, 30s, 2m.
+
+The exit status is 0 after success, 1 after a failure, 2 for a wrong option.
+Under consul watch (CONSUL_INDEX is set) a failure too exits 0, since the watch
+would end otherwise.
+
+Examples:
+  consul watch -type event -name deploy stretcher -retry 3 -random-delay 10
+  serf agent -event-handler='user:deploy=stretcher -timeout 5m >> deploy.log 2>&1'
+  echo s3://example.com/deploy.yml | ssh host stretcher -max-bandwidth 10MB
+`
+
+func main() {
+	conf, err := parseFlags(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Print(usage)
+		return
+	}
+	if errors.Is(err, errShowVersion) {
+		fmt.Println("stretcher version", stretcher.Version)
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "stretcher: %v\nhint: stretcher -h lists the options\n", err)
+		os.Exit(2)
+	}
+	ctx, abort := onSignals()
+	conf.Abort = abort
+	err = stretcher.RunContext(ctx, conf)
+	if _, consul := os.LookupEnv("CONSUL_INDEX"); err != nil && !consul {
+		os.Exit(1) // why, is in the log
+	}
+}
+
+var errShowVersion = errors.New("show the version")
+
+func parseFlags(args []string) (stretcher.Config, error) {
+	conf := stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}
+	var delay time.Duration
+	var showVersion bool
+	var maxSize uint64
+	f := flag.NewFlagSet("stretcher", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.BoolVar(&showVersion, "v", false, "")
+	f.BoolVar(&showVersion, "version", false, "")
+	f.Func("max-bandwidth", "", size(&conf.MaxBandWidth))
+	f.Func("max-size", "", size(&maxSize))
+	f.Func("connections", "", count(&conf.Connections, 1))
+	f.Func("retry", "", count(&conf.Retry, 0))
+	f.Func("retry-wait", "", seconds(&conf.RetryWait))
+	f.Func("timeout", "", seconds(&conf.Timeout))
+	f.Func("random-delay", "", seconds(&delay))
+	f.Func("command-timeout", "", seconds(&conf.CommandTimeout))
+	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
+	f.Func("log-level", "", func(s string) error {
+		switch s {
+		case "DEBUG", "INFO", "WARN", "ERROR":
+			conf.LogLevel = s
+			return nil
+		}
+		return errors.New("expected DEBUG, INFO, WARN or ERROR")
+	})
+	if err := f.Parse(args); err != nil {
+		return conf, err
+	}
+	if f.NArg() > 0 {
+		return conf, fmt.Errorf("unexpected argument %q: the manifest URL is read from stdin", f.Arg(0))
+	}
+	if showVersion {
+		return conf, errShowVersion
+	}
+	conf.InitSleep = stretcher.RandomTime(delay.Seconds())
+	conf.MaxSize = int64(maxSize)
+	return conf, nil
+}
+
+// size parses a number of bytes, with or without a unit. "" is 0.
+func size(to *uint64) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			*to = 0
+			return nil
+		}
+		n, err := humanize.ParseBytes(s)
+		if err != nil || n > math.MaxInt64 {
+			return errors.New("expected a number of bytes, as 1048576, 10MB or 1MiB")
+		}
+		*to = n
+		return nil
+	}
+}
+
+func count(to *int, least int) func(string) error {
+	return func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least {
+			return fmt.Errorf("expected a number of at least %d", least)
+		}
+		*to = n
+		return nil
+	}
+}
+
+// seconds parses a time: a number of seconds, or with a unit.
+func seconds(to *time.Duration) func(string) error {
+	return func(s string) error {
+		d, err := time.ParseDuration(s)
+		if n, notNumber := strconv.ParseFloat(s, 64); notNumber == nil {
+			d, err = time.Duration(n*float64(time.Second)), nil
+			if !(n <= math.MaxInt64/float64(time.Second)) { // NaN too
+				err = strconv.ErrRange
+			}
+		}
+		if err != nil || d < 0 {
+			return errors.New("expected a number of seconds, or a time as 500ms, 30s, 2m")
+		}
+		*to = d
+		return nil
+	}
+}
+
+// onSignals returns a context that the first signal cancels, and a channel
+// that the second closes. A third ends the process on the spot.
+func onSignals() (context.Context, <-chan struct{}) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	abort := make(chan struct{})
+	signals := make(chan os.Signal, 3)
+	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // as nohup makes it
+			signal.Notify(signals, s)
+		}
+	}
+	// Without a handler, a write to a closed stderr would kill the process in
+	// the middle of a deployment. (With it ignored, so would the commands.)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	go func() {
+		s := <-signals
+		cancel(fmt.Errorf("interrupted by %s", unix.SignalName(s.(syscall.Signal))))
+		<-signals
+		close(abort)
+		<-signals
+		os.Exit(1)
+	}()
+	return ctx, abort
+}

@@ -1,0 +1,202 @@
+package stretcher
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// destLock keeps other deployments from a dest. The kernel drops it with the
+// process that holds it, however that ends.
+//
+// It is held on files in a directory that only this user can write to:
+// /run/stretcher for root, one in /dev/shm for others. Different users do not
+// see each other's locks.
+type destLock struct{ files []*os.File }
+
+// lockDest waits until no other deployment to dest runs. Two names stand for
+// a dest, so that symlinks and bind mounts lead to the same lock: its path
+// without symlinks, and its inode if it exists.
+func lockDest(ctx context.Context, dest string) (*destLock, error) {
+	dir, err := openLockDir()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dest, err)
+	}
+	defer dir.Close()
+	path, err := realPath(dest)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dest, err)
+	}
+	names := []string{"path " + path}
+	if info, err := os.Stat(path); err == nil {
+		st := info.Sys().(*syscall.Stat_t)
+		names = append(names, fmt.Sprintf("inode %d:%d", st.Dev, st.Ino))
+	}
+	l := &destLock{}
+	for _, name := range names {
+		file := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name)))
+		if err := l.acquire(ctx, dir, file, dest); err != nil {
+			l.release()
+			return nil, fmt.Errorf("lock %s: %w", dest, err)
+		}
+	}
+	return l, nil
+}
+
+func (l *destLock) acquire(ctx context.Context, dir *os.File, name, dest string) error {
+	for {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: err}
+		}
+		f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name))
+		if err := flock(ctx, f, dest); err != nil {
+			return err
+		}
+		if info, err := f.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Nlink == 0 {
+			f.Close() // the holder removed it before it let go: lock its successor
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		l.files = append(l.files, f)
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(f, "%d %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
+		return err
+	}
+}
+
+// release lets the next one in. A nil lock is none.
+func (l *destLock) release() {
+	if l == nil {
+		return
+	}
+	for _, f := range l.files {
+		logError("remove lock", os.Remove(f.Name()))
+		f.Close()
+	}
+	l.files = nil
+}
+
+// flock locks f, waiting for who holds it. It closes f where it fails.
+func flock(ctx context.Context, f *os.File, dest string) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return err
+	}
+	buf := make([]byte, 128)
+	n, _ := f.ReadAt(buf, 0) // nothing yet, where the holder has just begun
+	pid, since, _ := strings.Cut(strings.TrimSpace(string(buf[:n])), " ")
+	if holder, err := strconv.Atoi(pid); err == nil && isAncestor(holder) {
+		f.Close()
+		return fmt.Errorf("pid %s is deploying there and waits for a command that runs this deployment: neither could go on", pid)
+	}
+	log.Printf("waiting for another deployment to %s: pid %s, since %s", dest, pid, since)
+	got := make(chan error, 1)
+	go func() {
+		err := unix.EINTR
+		for err == unix.EINTR {
+			err, _ = unix.Flock(int(f.Fd()), unix.LOCK_EX).(unix.Errno)
+		}
+		if err != 0 {
+			got <- err
+			return
+		}
+		got <- nil
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			f.Close()
+		}
+		return err
+	case <-ctx.Done():
+		// The call cannot be interrupted; it lets go of the lock once it has it.
+		go func() {
+			<-got
+			f.Close()
+		}()
+		return fmt.Errorf("waiting for pid %s: %w", pid, context.Cause(ctx))
+	}
+}
+
+// isAncestor tells whether this process descends from pid.
+func isAncestor(pid int) bool {
+	for p := os.Getpid(); p > 1; {
+		if p == pid {
+			return true
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p))
+		if err != nil {
+			return false
+		}
+		// "pid (name) state ppid ...", where the name may hold anything.
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		if len(fields) < 2 {
+			return false
+		}
+		if p, err = strconv.Atoi(fields[1]); err != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// openLockDir opens this user's directory for locks, which it makes if need be.
+func openLockDir() (*os.File, error) {
+	uid := os.Geteuid()
+	candidates := []string{fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid)}
+	if uid == 0 {
+		candidates = append([]string{"/run/stretcher"}, candidates...)
+	}
+	var errs []error
+	for _, path := range candidates {
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			errs = append(errs, err)
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return nil, err
+		}
+		info, err := f.Stat()
+		if err == nil && (ownerOf(info) != uid || info.Mode().Perm()&0o022 != 0) {
+			err = fmt.Errorf("%s is not this user's alone: remove it", path)
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		return f, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+// realPath returns path without symlinks, also where its end does not exist.
+func realPath(path string) (string, error) {
+	path = filepath.Clean(path)
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return real, err
+	}
+	parent, err := realPath(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
+}

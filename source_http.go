@@ -1,0 +1,276 @@
+package stretcher
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tcnksm/go-httpstat"
+)
+
+const maxRedirects = 10
+
+// httpSource is a resource of a web server.
+type httpSource struct {
+	url       string
+	client    *http.Client
+	transport *http.Transport
+}
+
+func newHTTPSource(rawURL string) (source, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		var bad *url.Error
+		if errors.As(err, &bad) {
+			err = bad.Err // without the URL, which may hold a password
+		}
+		return nil, fmt.Errorf("%s: %w", redact(rawURL), err)
+	}
+	if u.Hostname() == "" {
+		return nil, fmt.Errorf("%s: the URL names no host", redact(rawURL))
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	// The checksum is that of the bytes as they are stored.
+	t.DisableCompression = true
+	// HTTP/2 would put all ranges on one connection.
+	t.Protocols = &http.Protocols{}
+	t.Protocols.SetHTTP1(true)
+	return &httpSource{url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
+}
+
+// checkRedirect follows what a browser would, and takes care of secrets: they
+// stay with the host that they were given for.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	from := via[len(via)-1].URL
+	switch {
+	case len(via) > maxRedirects:
+		return permanent(fmt.Errorf("more than %d redirects", maxRedirects))
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return permanent(fmt.Errorf("redirected to a URL of scheme %q", req.URL.Scheme))
+	case from.Scheme == "https" && req.URL.Scheme == "http":
+		return permanent(fmt.Errorf("redirected from https to http: %s", redact(req.URL.String())))
+	}
+	// The referer would tell the next host the query of this URL, which may
+	// be a signature.
+	req.Header.Del("Referer")
+	if req.URL.Host != via[0].URL.Host {
+		// net/http keeps them for subdomains.
+		req.Header.Del("Authorization")
+		req.Header.Del("Cookie")
+	}
+	return nil
+}
+
+func (s *httpSource) open(ctx context.Context, offset, length int64, validator string) (*object, error) {
+	stat := &timings{}
+	req, err := http.NewRequestWithContext(stat.trace(ctx), http.MethodGet, s.url, nil)
+	if err != nil {
+		return nil, permanent(err)
+	}
+	req.Header.Set("User-Agent", userAgent())
+	if user := req.URL.User; user != nil {
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password) // kept by redirects within the host
+	}
+	ranged := offset > 0 || length >= 0
+	if ranged {
+		req.Header.Set("Range", httpRange(offset, length))
+		if validator != "" {
+			req.Header.Set("If-Range", validator)
+		}
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		var at *url.Error
+		if errors.As(err, &at) {
+			err = at.Err // our own errors name the URL
+		}
+		return nil, err
+	}
+	resp.Body = stat.atClose(resp)
+	o := &object{
+		body:      resp.Body,
+		size:      resp.ContentLength,
+		validator: httpValidator(resp.Header),
+		ranges:    resp.Header.Get("Accept-Ranges") == "bytes",
+	}
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && ranged:
+		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
+		if err == nil && o.offset != offset {
+			err = fmt.Errorf("asked for bytes from %d on, got them from %d on", offset, o.offset)
+		}
+		if err != nil {
+			resp.Body.Close()
+			return nil, err
+		}
+		if o.validator == "" {
+			// With If-Range, the server answers 206 only for the same object,
+			// and need not name it again (RFC 9110, section 15.3.7).
+			o.validator = validator
+		}
+		if o.validator != validator {
+			resp.Body.Close()
+			return nil, errChanged
+		}
+		return o, nil
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
+		resp.Body.Close()
+		return nil, errChanged
+	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
+		resp.Body.Close()
+		return nil, httpStatusError(resp.Status, resp.StatusCode, resp.Header)
+	}
+	return o, nil
+}
+
+func (s *httpSource) close() error {
+	s.transport.CloseIdleConnections()
+	return nil
+}
+
+func userAgent() string { return "Stretcher/" + Version }
+
+// httpRange is a Range header (RFC 9110, section 14.2).
+func httpRange(offset, length int64) string {
+	if length < 0 {
+		return fmt.Sprintf("bytes=%d-", offset)
+	}
+	return fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
+}
+
+// parseContentRange reads a Content-Range header (RFC 9110, section 14.4).
+// The size is -1 where the server does not know it.
+func parseContentRange(s string) (offset, size int64, err error) {
+	bad := fmt.Errorf("bad Content-Range %q", s)
+	spec, ok := strings.CutPrefix(s, "bytes ")
+	if !ok {
+		return 0, 0, bad
+	}
+	span, total, ok := strings.Cut(spec, "/")
+	first, last, ok2 := strings.Cut(span, "-")
+	if !ok || !ok2 {
+		return 0, 0, bad
+	}
+	offset, err = strconv.ParseInt(first, 10, 64)
+	end, err2 := strconv.ParseInt(last, 10, 64)
+	if err != nil || err2 != nil || offset < 0 || end < offset {
+		return 0, 0, bad
+	}
+	if total == "*" {
+		return offset, -1, nil
+	}
+	size, err = strconv.ParseInt(total, 10, 64)
+	if err != nil || size <= end {
+		return 0, 0, bad
+	}
+	return offset, size, nil
+}
+
+// httpValidator returns what If-Range takes: a strong ETag, or a date that is
+// old enough to be one (RFC 9110, sections 8.8.2.2 and 13.1.5).
+func httpValidator(h http.Header) string {
+	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
+		return tag
+	}
+	modified, err := http.ParseTime(h.Get("Last-Modified"))
+	if err != nil {
+		return ""
+	}
+	if date, err := http.ParseTime(h.Get("Date")); err != nil || date.Sub(modified) < time.Second {
+		return ""
+	}
+	return h.Get("Last-Modified")
+}
+
+// httpStatusError makes an error of an answer, and says whether another
+// attempt may get another: 408, 429, 5xx, and 404, since an event may
+// overtake the upload.
+func httpStatusError(status string, code int, h http.Header) error {
+	err := errors.New(status)
+	switch {
+	case code == http.StatusNotFound, code == http.StatusRequestTimeout:
+		return err
+	case code == http.StatusTooManyRequests, code >= 500:
+		return busyError{err, retryAfter(h.Get("Retry-After"))}
+	}
+	return permanent(err)
+}
+
+// retryAfter reads a Retry-After header: seconds or a date (RFC 9110, section
+// 10.2.3). It is 0 where there is none.
+func retryAfter(s string) time.Duration {
+	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(s); err == nil {
+		return max(0, time.Until(at))
+	}
+	return 0
+}
+
+// timings are where the time of a request went, for the log at DEBUG. The
+// hooks of go-httpstat write without a lock, and net/http may call them from
+// several goroutines.
+type timings struct {
+	mu     sync.Mutex
+	result *httpstat.Result
+}
+
+func (t *timings) trace(ctx context.Context) context.Context {
+	if !debugging() {
+		return ctx
+	}
+	t.result = &httpstat.Result{}
+	inner := httptrace.ContextClientTrace(httpstat.WithHTTPStat(context.Background(), t.result))
+	locked := func(hook func()) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		hook()
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		DNSStart:             func(i httptrace.DNSStartInfo) { locked(func() { inner.DNSStart(i) }) },
+		DNSDone:              func(i httptrace.DNSDoneInfo) { locked(func() { inner.DNSDone(i) }) },
+		ConnectStart:         func(n, a string) { locked(func() { inner.ConnectStart(n, a) }) },
+		ConnectDone:          func(n, a string, err error) { locked(func() { inner.ConnectDone(n, a, err) }) },
+		TLSHandshakeStart:    func() { locked(func() { inner.TLSHandshakeStart() }) },
+		TLSHandshakeDone:     func(c tls.ConnectionState, err error) { locked(func() { inner.TLSHandshakeDone(c, err) }) },
+		GotConn:              func(i httptrace.GotConnInfo) { locked(func() { inner.GotConn(i) }) },
+		WroteRequest:         func(i httptrace.WroteRequestInfo) { locked(func() { inner.WroteRequest(i) }) },
+		GotFirstResponseByte: func() { locked(func() { inner.GotFirstResponseByte() }) },
+	})
+}
+
+// atClose returns the body of resp, that logs the timings when it is closed.
+func (t *timings) atClose(resp *http.Response) io.ReadCloser {
+	if t.result == nil {
+		return resp.Body
+	}
+	return &timedBody{resp.Body, t, resp}
+}
+
+type timedBody struct {
+	io.ReadCloser
+	timings *timings
+	resp    *http.Response
+}
+
+func (b *timedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.timings.mu.Lock()
+	defer b.timings.mu.Unlock()
+	r, now := b.timings.result, time.Now()
+	log.Printf("[DEBUG] %s %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
+		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, r.ContentTransfer(now), r.Total(now))
+	return err
+}

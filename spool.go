@@ -1,0 +1,223 @@
+package stretcher
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+)
+
+// spool is where an object's bytes are put as they arrive, in any order, and
+// from where they are read in order while later ones are still on their way.
+type spool struct {
+	store  store
+	limit  int64 // how many bytes it takes; 0 is any number
+	mu     sync.Mutex
+	change *sync.Cond // of what follows
+	ready  int64      // how many bytes from the first on have arrived
+	round  int        // grows when the object has to be started over
+	ended  bool
+	err    error // why the rest will not come
+}
+
+// store is what a spool keeps its bytes in: a file, or memory for what has to
+// be read even where the disk is full.
+type store interface {
+	io.ReaderAt
+	io.WriterAt
+	Truncate(size int64) error
+}
+
+// errRestarted tells a reader of a spool that the object is started over, and
+// what it has read is to be forgotten.
+var errRestarted = errors.New("the download was started over")
+
+func newSpool(s store, limit int64) *spool {
+	sp := &spool{store: s, limit: limit}
+	sp.change = sync.NewCond(&sp.mu)
+	return sp
+}
+
+// writeAt stores p without telling the readers; see arrived.
+func (s *spool) writeAt(p []byte, offset int64) error {
+	if err := s.fits(offset + int64(len(p))); err != nil {
+		return err
+	}
+	if _, err := s.store.WriteAt(p, offset); err != nil {
+		return permanent(spaceError(err, offset+int64(len(p))))
+	}
+	return nil
+}
+
+// fits tells whether the spool takes an object of that size.
+func (s *spool) fits(size int64) error {
+	if s.limit > 0 && size > s.limit {
+		return permanent(fmt.Errorf("larger than %s", humanize.IBytes(uint64(s.limit))))
+	}
+	return nil
+}
+
+// arrived tells the readers that the first n bytes are there.
+func (s *spool) arrived(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = max(s.ready, n)
+	s.change.Broadcast()
+}
+
+// restart forgets all bytes.
+func (s *spool) restart() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = 0
+	s.round++
+	s.change.Broadcast()
+	if err := s.store.Truncate(0); err != nil {
+		return permanent(fmt.Errorf("start over: %w", err))
+	}
+	return nil
+}
+
+// end tells the readers that no more bytes come: all are there, or err says
+// why not.
+func (s *spool) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	s.err = err
+	s.change.Broadcast()
+}
+
+func (s *spool) len() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// reader returns a reader of the spool from its first byte on, which waits
+// for bytes that have not arrived yet.
+func (s *spool) reader() io.Reader {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &spoolReader{spool: s, round: s.round}
+}
+
+// read calls reader with the bytes from the first on, and again each time that
+// they are started over meanwhile.
+func (s *spool) read(reader func(io.Reader) error) error {
+	for {
+		if err := reader(s.reader()); !errors.Is(err, errRestarted) {
+			return err
+		}
+	}
+}
+
+type spoolReader struct {
+	spool  *spool
+	round  int
+	offset int64
+}
+
+func (r *spoolReader) Read(p []byte) (int, error) {
+	s := r.spool
+	s.mu.Lock()
+	for r.round == s.round && r.offset == s.ready && !s.ended {
+		s.change.Wait()
+	}
+	ready, round, err := s.ready, s.round, s.err
+	s.mu.Unlock()
+	switch {
+	case round != r.round:
+		return 0, errRestarted
+	case r.offset < ready:
+	case err != nil:
+		return 0, err
+	default:
+		return 0, io.EOF
+	}
+	n, err := s.store.ReadAt(p[:min(int64(len(p)), ready-r.offset)], r.offset)
+	s.mu.Lock()
+	round = s.round
+	s.mu.Unlock()
+	if round != r.round {
+		return 0, errRestarted // the bytes may be the next round's
+	}
+	if n > 0 {
+		err = nil
+	}
+	r.offset += int64(n)
+	return n, err
+}
+
+// memory is a store in memory.
+type memory struct {
+	mu   sync.Mutex
+	data []byte
+}
+
+func (m *memory) WriteAt(p []byte, offset int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if end := int(offset) + len(p); end > len(m.data) {
+		m.data = append(m.data, make([]byte, end-len(m.data))...)
+	}
+	return copy(m.data[offset:], p), nil
+}
+
+func (m *memory) ReadAt(p []byte, offset int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if offset >= int64(len(m.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, m.data[offset:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (m *memory) Truncate(size int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.data = m.data[:size]
+	return nil
+}
+
+// checkSpace finds out before the download that its spool cannot hold it.
+func checkSpace(size int64) error {
+	free, err := freeSpace(os.TempDir())
+	if err != nil {
+		return permanent(fmt.Errorf("free space of %s: %w", os.TempDir(), err))
+	}
+	if size > free {
+		return permanent(spaceError(unix.ENOSPC, size))
+	}
+	return nil
+}
+
+// spaceError says of an ENOSPC in the spool what is full and what it takes.
+func spaceError(err error, size int64) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	free, _ := freeSpace(os.TempDir()) // 0 is as good an answer where there is none
+	return fmt.Errorf("the download needs %s in %s, which has %s left: free some, or set TMPDIR to another directory: %w",
+		humanize.IBytes(uint64(size)), os.TempDir(), humanize.IBytes(uint64(free)), err)
+}
+
+func freeSpace(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	blocks := st.Bavail
+	if os.Geteuid() == 0 {
+		blocks = st.Bfree // root may use what is kept for it
+	}
+	return int64(blocks) * st.Bsize, nil
+}

@@ -1,0 +1,140 @@
+package stretcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// RsyncDefaultOpts are the first arguments of rsync(1).
+	RsyncDefaultOpts = []string{"-a", "--delete"}
+	// RsyncVerboseOpt is the next one, unless it is "". See SetRsyncVerboseOpt.
+	RsyncVerboseOpt = "-v"
+)
+
+// SetRsyncVerboseOpt sets RsyncVerboseOpt: "", -v, -vv or -vvv.
+func SetRsyncVerboseOpt(opt string) error {
+	switch opt {
+	case "", "-v", "-vv", "-vvv":
+		RsyncVerboseOpt = opt
+		return nil
+	}
+	return fmt.Errorf("invalid rsync verbose option %q: expected -v, -vv, -vvv or nothing", opt)
+}
+
+// SyncStrategy makes the directory to equal to the directory from.
+type SyncStrategy interface {
+	Sync(from, to string) error
+}
+
+// NewSyncStrategy returns the strategy that the manifest names. Where it names
+// none and rsync is not installed, that is builtin.
+func NewSyncStrategy(m *Manifest) (SyncStrategy, error) {
+	switch m.SyncStrategy {
+	case "", "rsync":
+		if _, err := exec.LookPath("rsync"); err == nil {
+			return &RsyncStrategy{m}, nil
+		}
+		if m.SyncStrategy == "rsync" {
+			return nil, errors.New("sync_strategy is rsync, but no rsync is in PATH: install it, or write sync_strategy: builtin")
+		}
+		log.Println("[WARN] no rsync in PATH: using sync_strategy builtin")
+		return &builtinStrategy{m}, nil
+	case "mv":
+		return &MvSyncStrategy{}, nil
+	case "builtin":
+		return &builtinStrategy{m}, nil
+	}
+	return nil, invalidStrategy(m.SyncStrategy)
+}
+
+func invalidStrategy(name string) error {
+	return fmt.Errorf("invalid strategy %q: expected rsync, mv or builtin", name)
+}
+
+// RsyncStrategy syncs by rsync(1), with the excludes of the manifest.
+type RsyncStrategy struct {
+	*Manifest
+}
+
+// Sync runs rsync -a --delete from/ to/. It fails where rsync does, or where
+// exclude_from is no file inside of from.
+func (s *RsyncStrategy) Sync(from, to string) error {
+	return s.sync(context.Background(), &runner{}, from, to)
+}
+
+func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {
+	args := slices.Clone(RsyncDefaultOpts)
+	if RsyncVerboseOpt != "" {
+		args = append(args, RsyncVerboseOpt)
+	}
+	if s.ExcludeFrom != "" {
+		name, err := excludeFile(from, s.ExcludeFrom)
+		if err != nil {
+			return fmt.Errorf("exclude_from %s: %w", s.ExcludeFrom, err)
+		}
+		args = append(args, "--exclude-from="+filepath.Join(from, name))
+	}
+	for _, pattern := range s.Excludes {
+		args = append(args, "--exclude="+pattern)
+	}
+	args = append(args, filepath.Clean(from)+"/", filepath.Clean(to)+"/")
+	name := "rsync " + strings.Join(args, " ")
+	log.Println("invoking command:", name)
+	return r.log(ctx, name, exec.Command("rsync", args...))
+}
+
+// excludeFile returns the path of a file relative to the archive's root dir,
+// after making sure that it is one and does not lead out of there.
+func excludeFile(dir, name string) (string, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	name = filepath.Clean(strings.TrimLeft(name, "/"))
+	info, err := root.Stat(name)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", errors.New("not a regular file")
+	}
+	return name, nil
+}
+
+// MvSyncStrategy syncs by renaming.
+type MvSyncStrategy struct {
+}
+
+// Sync renames from to to. It fails where to exists, even as an empty
+// directory, or is on another filesystem.
+func (s *MvSyncStrategy) Sync(from, to string) error {
+	to = filepath.Clean(to)
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// The filesystem cannot tell; rename(2) would replace an empty directory.
+		if _, err = os.Lstat(to); err == nil {
+			err = unix.EEXIST
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = os.Rename(from, to)
+		}
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("mv to %s: dest exists already, and the strategy mv does not replace it", to)
+	}
+	if err != nil {
+		return fmt.Errorf("mv to %s: %w", to, err)
+	}
+	return nil
+}
