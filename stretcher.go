@@ -318,10 +318,11 @@ func afterwards(ctx context.Context, conf Config) (context.Context, context.Canc
 	after, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	if conf.CommandTimeout == 0 {
 		stop := context.AfterFunc(ctx, func() {
-			timer := time.AfterFunc(most, func() { cancel(fmt.Errorf("%w after %s", errTimeout, most)) })
-			context.AfterFunc(after, func() { timer.Stop() })
+			if sleep(after, most) == nil {
+				cancel(fmt.Errorf("%w after %s", errTimeout, most))
+			}
 		})
-		defer context.AfterFunc(after, func() { stop() })
+		context.AfterFunc(after, func() { stop() })
 	}
 	if conf.Abort != nil {
 		go func() {
