@@ -94,8 +94,8 @@ func report(r io.Reader, w io.Writer, total *counts) error {
 		case "output":
 			output[t].WriteString(e.Output)
 		case "pass", "fail", "skip":
-			if e.Action == "fail" {
-				fmt.Fprint(w, output[t])
+			if e.Action == "fail" || e.Action == "skip" && e.Test != "" {
+				fmt.Fprint(w, output[t]) // for one that was skipped, why
 			}
 			delete(output, t)
 			if e.Test == "" {
@@ -109,7 +109,6 @@ func report(r io.Reader, w io.Writer, total *counts) error {
 				total.failed++
 			case "skip":
 				total.skipped++
-				fmt.Fprintf(w, "skipped %s: %s\n", e.Test, e.Package)
 			}
 		}
 	}
