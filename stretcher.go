@@ -155,6 +155,7 @@ func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error
 		// Each strategy removes what a dead run of its own left; the dead run
 		// may have had another one.
 		sweepTempDirs(os.TempDir(), tempPrefix)
+		sweepTempDirs(m.Dest, tempPrefix)
 		sweepTempDirs(besideDest(m.Dest))
 		spool, err := tempFile()
 		if err != nil {
