@@ -116,7 +116,7 @@ func sweepTempDirs(parent, prefix string) {
 	logError("look for what an earlier run left", err)
 	for _, e := range list {
 		number, ok := strings.CutPrefix(e.Name(), prefix)
-		if !ok || !e.IsDir() || strings.Trim(number, "0123456789") != "" {
+		if !ok || number == "" || !e.IsDir() || strings.Trim(number, "0123456789") != "" {
 			continue
 		}
 		path := filepath.Join(parent, e.Name())
