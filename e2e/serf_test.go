@@ -55,7 +55,7 @@ func startSerf(t *testing.T, n int) []*serfNode {
 
 // command returns a serf command that speaks to the node.
 func (n *serfNode) command(name string, args ...string) *exec.Cmd {
-	return n.host.command(tool(n.t, "serf"), append([]string{name, "-rpc-addr", n.rpc}, args...)...)
+	return n.host.command(tool(n.host.t, "serf"), append([]string{name, "-rpc-addr", n.rpc}, args...)...)
 }
 
 func (n *serfNode) fire(args ...string) {
