@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -41,14 +42,19 @@ func newRelease(t *testing.T, name string) *release {
 	})
 }
 
-// pack makes a release of some files.
+// packed counts the releases that were packed.
+var packed atomic.Int64
+
+// pack makes a release of some files. No two have the same times: what has
+// the same size and time, rsync takes to be the same.
 func pack(t *testing.T, f files) *release {
 	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
+	modified := time.Now().Add(-24*time.Hour + time.Duration(packed.Add(1))*time.Second)
 	for _, name := range slices.Sorted(maps.Keys(f)) {
-		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(f[name])), ModTime: time.Now(), Format: tar.FormatPAX}
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(f[name])), ModTime: modified, Format: tar.FormatPAX}
 		if strings.HasPrefix(name, "bin/") {
 			h.Mode = 0o755
 		}
@@ -71,8 +77,11 @@ func pack(t *testing.T, f files) *release {
 
 // manifest returns the release's manifest, with more lines of YAML after it.
 func (r *release) manifest(src, dest string, more ...string) string {
-	return fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n", src, r.checksum, dest) + strings.Join(append(more, ""), "\n")
+	return fmt.Sprintf("src: %s\nchecksum: %s\ndest: %s\n", quote(src), r.checksum, quote(dest)) + strings.Join(append(more, ""), "\n")
 }
+
+// quote returns s as a YAML string.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 // badManifest returns a manifest with a checksum that is not the archive's.
 func (r *release) badManifest(src, dest string, more ...string) string {
