@@ -25,7 +25,10 @@ func redact(s string) string {
 	if !strings.Contains(s, "://") {
 		return s
 	}
-	return urlPattern.ReplaceAllStringFunc(s, redactURL)
+	return urlPattern.ReplaceAllStringFunc(s, func(match string) string {
+		u := strings.TrimRight(match, ",.:;)") // of the sentence around it
+		return redactURL(u) + match[len(u):]
+	})
 }
 
 func redactURL(u string) string {
