@@ -153,12 +153,6 @@ func (r *release) wantDeployed(t *testing.T, dest string) {
 	}
 }
 
-// waitDeployed waits until dest is the release.
-func (r *release) waitDeployed(t *testing.T, dest string) {
-	t.Helper()
-	waitFor(t, "the deployment", func() error { return r.files.differs(dest) })
-}
-
 // wantMissing checks that nothing is at path.
 func wantMissing(t *testing.T, path string) {
 	t.Helper()
@@ -166,5 +160,31 @@ func wantMissing(t *testing.T, path string) {
 		t.Errorf("%s exists", path)
 	} else if !os.IsNotExist(err) {
 		t.Error(err)
+	}
+}
+
+// wantFile checks the content of a file.
+func wantFile(t *testing.T, path, content string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	} else if string(data) != content {
+		t.Errorf("%s holds %q, want %q", filepath.Base(path), data, content)
+	}
+}
+
+// wantFileHas checks that a file holds all the words.
+func wantFileHas(t *testing.T, path string, words ...string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(string(data), w) {
+			t.Errorf("%s holds no %q:\n%s", filepath.Base(path), w, data)
+		}
 	}
 }
