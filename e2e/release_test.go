@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,4 +188,19 @@ func wantFileHas(t *testing.T, path string, words ...string) {
 			t.Errorf("%s holds no %q:\n%s", filepath.Base(path), w, data)
 		}
 	}
+}
+
+// incompressible makes a release whose archive has about so many bytes.
+func incompressible(t *testing.T, size int) *release {
+	t.Helper()
+	random := rand.NewChaCha8([32]byte{})
+	data := make([]byte, size/4)
+	f := files{}
+	for i := range 4 {
+		if _, err := random.Read(data); err != nil {
+			t.Fatal(err)
+		}
+		f[fmt.Sprintf("data/%d", i)] = string(data)
+	}
+	return pack(t, f)
 }
