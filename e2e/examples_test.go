@@ -13,9 +13,7 @@ import (
 // of their own. Every path of it needs quoting.
 type project struct {
 	*host
-	app files // the application as it is now in the project
-	// deployed is how many of its deployments have succeeded.
-	deployed int
+	app files // the application as it is in the project, or ought to be in dest
 }
 
 func newProject(t *testing.T, env ...string) *project {
