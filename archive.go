@@ -2,44 +2,506 @@ package stretcher
 
 import (
 	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/bzip2"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"os"
-	"os/exec"
+
+	"github.com/dustin/go-humanize"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"stretcher/internal/xz"
 )
 
-// archive is a spooled archive, that tar(1) reads.
-type archive struct{ spool *os.File }
+// archive is the index of a spooled archive: what extracting it would make,
+// and where in a file the bytes of each entry are. Nothing of it is on disk
+// under a name before extract is called.
+type archive struct {
+	tree *tree
+	data *os.File // the tar: the spool itself, or what it decompresses to
+	own  bool     // data is ours to close
+}
 
-// indexArchive waits until all of the archive has arrived in spool.
-func indexArchive(_ context.Context, arriving io.Reader, spool *os.File, _ int64) (*archive, error) {
-	if _, err := io.Copy(io.Discard, arriving); err != nil {
+// indexArchive reads an archive while it arrives. spool must hold the bytes
+// that arriving has delivered, at the same offsets; the archive refers to them
+// until it is closed, so the spool must outlive it. arriving has to end with
+// an error when ctx does: indexArchive waits for it.
+//
+// maxSize bounds the bytes of the files' contents, 0 meaning no limit; sparse
+// files count without their holes.
+//
+// An archive that tar(1) would fail on is an error, and so is one without an
+// entry, as a web server's empty answer would be.
+func indexArchive(ctx context.Context, arriving io.Reader, spool *os.File, maxSize int64) (*archive, error) {
+	src := &recordingReader{r: arriving}
+	a, err := readArchive(ctx, src, spool, maxSize)
+	switch {
+	case err == nil:
+		return a, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("read the archive: %w", context.Cause(ctx))
+	case src.err != nil:
+		// What a decompressor made of it would hide the cause.
+		return nil, fmt.Errorf("read the archive: %w", src.err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, fmt.Errorf("archive is truncated: %w", err)
+	}
+	return nil, err
+}
+
+func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int64) (_ *archive, err error) {
+	unpacked, err := decompress(src)
+	if err != nil {
 		return nil, err
 	}
-	return &archive{spool}, nil
+	a := &archive{tree: newTree(), data: spool}
+	if unpacked.compressed {
+		if a.data, err = tempFile(); err != nil {
+			unpacked.close()
+			return nil, err
+		}
+		a.own = true
+	}
+	ahead := readAhead(ctx, unpacked)
+	err = a.index(ahead, maxSize)
+	ahead.stop()
+	if err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
 }
 
-func (a *archive) Close() error { return nil }
+// Close frees the decompressed tar, if there is one. The spool stays open.
+func (a *archive) Close() error {
+	if !a.own {
+		return nil
+	}
+	return a.data.Close()
+}
 
-// rootMode returns the mode of the entry for the root directory, if there is one.
-func (a *archive) rootMode() (fs.FileMode, bool) {
-	for r := tar.NewReader(io.NewSectionReader(a.spool, 0, 1<<62)); ; {
-		h, err := r.Next()
-		if err != nil {
-			return 0, false
+// rootMode is the mode of the entry "." or "./", if the archive has one.
+func (a *archive) rootMode() (mode fs.FileMode, ok bool) {
+	if a.tree.root.implicit {
+		return 0, false
+	}
+	return a.tree.root.fileMode(), true
+}
+
+// headerAllowance is how much of tar headers -max-size lets pass on top. It
+// is for archives of many small files; headers beyond it count, since endless
+// empty entries are a bomb too.
+const headerAllowance = 16 << 20
+
+// index reads the tar from its first header to the end of the input, whose
+// checksum (gzip's CRC and the like) is only looked at there.
+func (a *archive) index(ahead *aheadReader, maxSize int64) error {
+	in := &tarStream{ahead: ahead}
+	if a.own {
+		in.copyTo = a.data
+	}
+	var contents int64
+	for first := true; ; {
+		start := in.pos
+		hdr, err := in.next()
+		if err == io.EOF {
+			if first {
+				return errors.New("archive is empty: it has no entries")
+			}
+			break
 		}
-		if h.Name == "./" || h.Name == "." {
-			return h.FileInfo().Mode(), true
+		if errors.Is(err, tar.ErrHeader) {
+			if start == 0 {
+				return errors.New("not a tar archive, nor one compressed by gzip, bzip2, xz or zstd")
+			}
+			return fmt.Errorf("archive is corrupt: at byte %d of the tar: %w", start, err)
+		}
+		if err != nil {
+			return err
+		}
+		if hdr.Typeflag == tar.TypeXGlobalHeader || hdr.Typeflag == 'V' {
+			continue // of the archive, not a file: git's commit id, a volume's label
+		}
+		first = false
+		stored, segments, err := in.storedData(hdr)
+		if err != nil {
+			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		}
+		contents += stored
+		if excess := max(in.pos-contents-headerAllowance, 0); maxSize > 0 && contents+excess > maxSize {
+			return fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(maxSize)))
+		}
+		if err := a.tree.add(hdr, in.pos, segments); err != nil {
+			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		}
+		if err := in.skip(stored); err != nil {
+			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		}
+	}
+	return in.drain()
+}
+
+// maxHeader bounds an entry's headers: archive/tar takes up to 1 MiB each of
+// PAX records, a long name, a long link target and a sparse map.
+const maxHeader = 5 << 20
+
+// tarStream reads a tar once, from start to end. As it goes, it copies the tar
+// to a file where it came out of a decompressor.
+type tarStream struct {
+	ahead  *aheadReader
+	copyTo *os.File // nil for a tar that is in the spool as it is
+	pos    int64
+
+	block  []byte // what of the last block read is still to be consumed
+	copied int64
+	header []byte // what Read has handed out since next was called
+}
+
+// next reads up to the data of the next entry. The error at the end of the
+// archive is io.EOF.
+func (s *tarStream) next() (*tar.Header, error) {
+	s.header = s.header[:0]
+	// Next takes from its reader just what is header. Data would be skipped by
+	// a second call on the same Reader, which has no place for what it skips
+	// to be told apart from what it reads; so each entry has its own.
+	hdr, err := tar.NewReader(s).Next()
+	switch {
+	case err == nil:
+		return hdr, nil
+	case len(s.header) >= blockSize && [blockSize]byte(s.header) == [blockSize]byte{}:
+		if err != io.EOF {
+			log.Printf("[WARN] the archive ends with a lone zero block")
+		}
+		return nil, io.EOF
+	case s.ahead.err != nil && s.ahead.err != io.EOF:
+		return nil, s.ahead.err
+	case len(s.header) < blockSize && s.ahead.err == io.EOF:
+		if s.pos > 0 && s.pos < blockSize {
+			return nil, tar.ErrHeader
+		}
+		// As for tar(1), an archive may lack the blocks that mark its end, and
+		// may end with what does not fill a block.
+		return nil, io.EOF
+	case err == io.EOF:
+		return nil, io.ErrUnexpectedEOF
+	}
+	return nil, err
+}
+
+// Read is for archive/tar, which is to see headers only.
+func (s *tarStream) Read(p []byte) (int, error) {
+	if err := s.fill(); err != nil {
+		return 0, err
+	}
+	if len(s.header)+len(p) > maxHeader {
+		return 0, errors.New("tar header is too large")
+	}
+	n := copy(p, s.block)
+	s.consume(n)
+	s.header = append(s.header, p[:n]...)
+	return n, nil
+}
+
+// skip passes over an entry's data and the padding after it.
+func (s *tarStream) skip(size int64) error {
+	padding := -size & (blockSize - 1)
+	for _, left := range []int64{size, padding} {
+		for left > 0 {
+			if err := s.fill(); err == io.EOF {
+				return io.ErrUnexpectedEOF
+			} else if err != nil {
+				return err
+			}
+			n := min(left, int64(len(s.block)))
+			s.consume(int(n))
+			left -= n
+		}
+	}
+	return nil
+}
+
+// drain reads on to the end of the input, which checks what a compressed file
+// has there. Whatever follows the end of the tar is ignored, as by tar(1).
+func (s *tarStream) drain() error {
+	for {
+		if _, err := s.ahead.next(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
 }
 
-func (a *archive) extract(ctx context.Context, dir string) error {
-	cmd := exec.Command("tar", "-xf", "/dev/stdin", "-C", dir)
-	if _, err := a.spool.Seek(0, io.SeekStart); err != nil {
+func (s *tarStream) consume(n int) {
+	s.block = s.block[n:]
+	s.pos += int64(n)
+}
+
+// fill makes block non-empty.
+func (s *tarStream) fill() error {
+	if len(s.block) > 0 {
+		return nil
+	}
+	block, err := s.ahead.next()
+	if err != nil {
 		return err
 	}
-	cmd.Stdin = a.spool
-	return (&runner{}).log(ctx, "tar", cmd)
+	s.block = block
+	if s.copyTo == nil {
+		return nil
+	}
+	if _, err := s.copyTo.WriteAt(block, s.copied); err != nil {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			return fmt.Errorf("unpack the archive in %s: %w: set TMPDIR to a directory with more room", os.TempDir(), err)
+		}
+		return fmt.Errorf("unpack the archive in %s: %w", os.TempDir(), err)
+	}
+	s.copied += int64(len(block))
+	return nil
+}
+
+// storedData is how many bytes of data follow the header just read, and where
+// in the file they go where it is sparse.
+func (s *tarStream) storedData(hdr *tar.Header) (int64, []segment, error) {
+	switch hdr.Typeflag {
+	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+		return 0, nil, nil // archive/tar takes none for them, whatever their size says
+	}
+	segments, sparse, err := sparseMap(hdr, s.header)
+	if err != nil {
+		return 0, nil, err
+	}
+	stored := hdr.Size
+	if sparse {
+		stored = 0
+		for _, seg := range segments {
+			stored += seg.length
+		}
+	}
+	if stored < 0 || s.pos+stored+blockSize < 0 {
+		return 0, nil, fmt.Errorf("impossible size %d", stored)
+	}
+	return stored, segments, nil
+}
+
+// unpackedReader reads the tar that is in an archive of any format.
+type unpackedReader struct {
+	io.Reader
+	close      func()
+	compressed bool
+}
+
+// maxWindow bounds how much of its output a decompressor has to remember, and
+// so its memory. It is what zstd(1) takes unless told otherwise; xz -9 needs
+// half of it.
+const maxWindow = 128 << 20
+
+// decompress tells the format by the first bytes, as tar(1) does.
+func decompress(src io.Reader) (*unpackedReader, error) {
+	br := bufio.NewReaderSize(src, 256<<10)
+	magic, err := br.Peek(10)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(magic) == 0 {
+		return nil, errors.New("archive is empty: it has no bytes")
+	}
+	unpacked := &unpackedReader{close: func() {}, compressed: true}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		unpacked.Reader, err = newGzipReader(br)
+	case bytes.HasPrefix(magic, []byte("BZh")) && len(magic) == 10 &&
+		(string(magic[4:]) == "1AY&SY" || string(magic[4:]) == "\x17\x72\x45\x38\x50\x90"):
+		unpacked.Reader = bzip2Reader{bzip2.NewReader(br)}
+	case bytes.HasPrefix(magic, []byte(xz.Magic)):
+		unpacked.Reader = xz.NewReader(br, maxWindow)
+	case isZstd(magic):
+		var d *zstd.Decoder
+		d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		if err == nil {
+			unpacked.Reader, unpacked.close = d, d.Close
+		}
+	default:
+		unpacked.Reader, unpacked.compressed = br, false
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decompress the archive: %w", err)
+	}
+	return unpacked, nil
+}
+
+// isZstd reports whether magic is a frame's, or a skippable frame's, which may
+// come first.
+func isZstd(magic []byte) bool {
+	return bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
+		len(magic) > 3 && magic[0]&0xf0 == 0x50 && string(magic[1:4]) == "\x2a\x4d\x18"
+}
+
+// gzipReader reads the members of a gzip file as one, and as gzip(1) does,
+// takes zeros after the last one for the padding of a tape.
+type gzipReader struct {
+	br     *bufio.Reader
+	member *gzip.Reader
+}
+
+func newGzipReader(br *bufio.Reader) (*gzipReader, error) {
+	member, err := gzip.NewReader(br)
+	if err != nil {
+		return nil, err
+	}
+	member.Multistream(false)
+	return &gzipReader{br: br, member: member}, nil
+}
+
+func (z *gzipReader) Read(p []byte) (int, error) {
+	for {
+		n, err := z.member.Read(p)
+		if n > 0 || err != io.EOF {
+			if err == io.EOF {
+				err = nil
+			}
+			return n, err
+		}
+		if err := z.nextMember(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (z *gzipReader) nextMember() error {
+	first, err := z.br.Peek(1)
+	if err != nil {
+		return err // io.EOF where the file ends with the member
+	}
+	if first[0] != 0 {
+		if err := z.member.Reset(z.br); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("after the end of the gzip data: %w", err)
+		}
+		z.member.Multistream(false)
+		return nil
+	}
+	for {
+		c, err := z.br.ReadByte()
+		if err != nil {
+			return err
+		}
+		if c != 0 {
+			return errors.New("gzip data is followed by something else")
+		}
+	}
+}
+
+// bzip2Reader ignores what follows the last stream, as bzip2(1) does.
+type bzip2Reader struct{ r io.Reader }
+
+func (z bzip2Reader) Read(p []byte) (int, error) {
+	n, err := z.r.Read(p)
+	if err == bzip2.StructuralError("bad magic value in continuation file") {
+		log.Printf("[WARN] ignored what follows the archive's bzip2 data")
+		err = io.EOF
+	}
+	return n, err
+}
+
+// aheadReader reads in a goroutine of its own, so that decompressing overlaps
+// with what is done with the result.
+type aheadReader struct {
+	full  chan aheadBlock
+	empty chan []byte
+	used  []byte
+	done  chan struct{}
+	ended bool
+	err   error
+}
+
+type aheadBlock struct {
+	b   []byte
+	err error
+}
+
+// readAhead starts reading r, which is closed in the end.
+func readAhead(ctx context.Context, r *unpackedReader) *aheadReader {
+	const blocks, size = 4, 256 << 10
+	a := &aheadReader{
+		full:  make(chan aheadBlock, blocks),
+		empty: make(chan []byte, blocks),
+		done:  make(chan struct{}),
+	}
+	for range blocks {
+		a.empty <- make([]byte, size)
+	}
+	go func() {
+		defer close(a.full)
+		defer r.close()
+		for {
+			var b []byte
+			select {
+			case b = <-a.empty:
+			case <-a.done:
+				return
+			}
+			n, err := 0, ctx.Err()
+			for n < len(b) && err == nil {
+				var more int
+				more, err = r.Read(b[n:])
+				n += more
+			}
+			a.full <- aheadBlock{b[:n], err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return a
+}
+
+// next returns the next block, valid until the call after.
+func (a *aheadReader) next() ([]byte, error) {
+	for !a.ended {
+		if a.used != nil {
+			a.empty <- a.used[:cap(a.used)]
+			a.used = nil
+		}
+		block := <-a.full
+		if block.err != nil {
+			a.ended, a.err = true, block.err
+		}
+		if len(block.b) > 0 {
+			a.used = block.b
+			return block.b, nil
+		}
+	}
+	return nil, a.err
+}
+
+// stop ends the goroutine and waits for it.
+func (a *aheadReader) stop() {
+	close(a.done)
+	for range a.full {
+	}
+}
+
+// recordingReader keeps the error of the reader under it, other than io.EOF.
+type recordingReader struct {
+	r   io.Reader
+	err error
+}
+
+func (s *recordingReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
 }

@@ -124,34 +124,32 @@ func expandEnv(data []byte) ([]byte, error) {
 	return data, nil
 }
 
-// check finds what would fail later, before anything has been done.
+// check finds what would fail later, before anything has been done. A key
+// that is wrong counts as wrong also where src is missing and nobody reads it.
 func (m *Manifest) check() error {
-	if m.Src == "" {
-		if m.Commands.empty() {
-			return errors.New("manifest: neither src nor commands: nothing to deploy (is it a manifest at all?)")
+	if m.Src == "" && m.Commands.empty() {
+		return errors.New("manifest: neither src nor commands: nothing to deploy (is it a manifest at all?)")
+	}
+	if m.Src != "" {
+		if _, err := newSource(m.Src); err != nil {
+			return fmt.Errorf("manifest: src: %w", err)
 		}
-		return m.Commands.checkEnv()
+		if m.CheckSum == "" {
+			return errors.New("manifest: src without checksum: give the md5, sha1, sha256 or sha512 of the archive in hex")
+		}
+		if m.Dest == "" {
+			return errors.New("manifest: src without dest: name the directory to deploy to")
+		}
 	}
-	if _, err := newSource(m.Src); err != nil {
-		return fmt.Errorf("manifest: src: %w", err)
+	if m.CheckSum != "" {
+		if _, err := newDigest(m.CheckSum); err != nil {
+			return fmt.Errorf("manifest: %w", err)
+		}
 	}
-	if m.CheckSum == "" {
-		return errors.New("manifest: src without checksum: give the md5, sha1, sha256 or sha512 of the archive in hex")
-	}
-	if _, err := newDigest(m.CheckSum); err != nil {
-		return fmt.Errorf("manifest: %w", err)
-	}
-	if m.Dest == "" {
-		return errors.New("manifest: src without dest: name the directory to deploy to")
-	}
-	if !filepath.IsAbs(m.Dest) {
-		return fmt.Errorf("manifest: dest %q is not an absolute path", m.Dest)
-	}
-	if strings.ContainsRune(m.Dest, 0) {
-		return fmt.Errorf("manifest: dest %q has a NUL byte", m.Dest)
-	}
-	if filepath.Clean(m.Dest) == "/" {
-		return fmt.Errorf("manifest: dest %s is the root directory, whose other files would be deleted", m.Dest)
+	if m.Dest != "" {
+		if err := checkDest(m.Dest); err != nil {
+			return fmt.Errorf("manifest: %w", err)
+		}
 	}
 	if m.DestMode != nil && *m.DestMode > 07777 {
 		return fmt.Errorf("manifest: dest_mode %d is no file mode: write it in octal, as 0755", uint32(*m.DestMode))
@@ -168,6 +166,20 @@ func (m *Manifest) check() error {
 		return fmt.Errorf("manifest: exclude_from %q leaves the archive: name a file inside of it", m.ExcludeFrom)
 	}
 	return m.Commands.checkEnv()
+}
+
+func checkDest(dest string) error {
+	if !filepath.IsAbs(dest) {
+		return fmt.Errorf("dest %q is not an absolute path", dest)
+	}
+	if strings.ContainsRune(dest, 0) {
+		return fmt.Errorf("dest %q has a NUL byte", dest)
+	}
+	real, err := realPath(dest)
+	if filepath.Clean(dest) == "/" || err == nil && real == "/" {
+		return fmt.Errorf("dest %s is the root directory, whose other files would be deleted", dest)
+	}
+	return nil
 }
 
 // destMode returns the mode of dest for an archive that does not say it.

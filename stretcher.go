@@ -152,6 +152,11 @@ func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error
 			return err
 		}
 		defer lock.release()
+		// Each strategy removes what a dead run of its own left; the dead run
+		// may have had another one.
+		sweepTempDirs(os.TempDir(), tempPrefix)
+		sweepTempDirs(m.Dest, tempPrefix)
+		sweepTempDirs(besideDest(m.Dest))
 		spool, err := tempFile()
 		if err != nil {
 			return err
@@ -242,9 +247,7 @@ func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive) error
 	}
 	parent, prefix := os.TempDir(), tempPrefix
 	if _, ok := strategy.(*MvSyncStrategy); ok {
-		// What is renamed to dest has to be on its filesystem.
-		dest := filepath.Clean(m.Dest)
-		parent, prefix = filepath.Dir(dest), "."+filepath.Base(dest)+tempPrefix
+		parent, prefix = besideDest(m.Dest)
 	}
 	staging, err := newTempDir(parent, prefix)
 	if err != nil {
@@ -267,6 +270,13 @@ func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive) error
 		return s.sync(ctx, commands.unlimited(), from, m.Dest)
 	}
 	return strategy.Sync(from, m.Dest)
+}
+
+// besideDest returns where the strategy mv makes its staging directory, since
+// what is renamed to dest has to be on its filesystem, and with which prefix.
+func besideDest(dest string) (parent, prefix string) {
+	dest = filepath.Clean(dest)
+	return filepath.Dir(dest), "." + filepath.Base(dest) + tempPrefix
 }
 
 // summary is what the log tells of a manifest: not its commands, which are

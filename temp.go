@@ -48,11 +48,9 @@ type tempDir struct {
 // newTempDir first removes what dead runs left in parent under such names,
 // then makes a directory whose name is prefix and a number.
 func newTempDir(parent, prefix string) (*tempDir, error) {
-	if err := sweepTempDirs(parent, prefix); err != nil {
-		return nil, err
-	}
+	sweepTempDirs(parent, prefix)
 	for {
-		path, err := os.MkdirTemp(parent, prefix)
+		path, err := os.MkdirTemp(parent, prefix+"*") // a * in prefix is no place for the number
 		if err != nil {
 			return nil, fmt.Errorf("create a temporary directory: %w", err)
 		}
@@ -108,15 +106,17 @@ func lockTempDir(path string) (*os.File, error) {
 }
 
 // sweepTempDirs removes the directories in parent that are named by prefix and
-// a number, belong to this user, and are locked by nobody.
-func sweepTempDirs(parent, prefix string) error {
+// a number, belong to this user, and are locked by nobody. What it cannot
+// remove is no reason not to deploy.
+func sweepTempDirs(parent, prefix string) {
 	list, err := os.ReadDir(parent)
-	if err != nil {
-		return fmt.Errorf("look for what an earlier run left: %w", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
 	}
+	logError("look for what an earlier run left", err)
 	for _, e := range list {
 		number, ok := strings.CutPrefix(e.Name(), prefix)
-		if !ok || !e.IsDir() || strings.Trim(number, "0123456789") != "" {
+		if !ok || number == "" || !e.IsDir() || strings.Trim(number, "0123456789") != "" {
 			continue
 		}
 		path := filepath.Join(parent, e.Name())
@@ -127,13 +127,9 @@ func sweepTempDirs(parent, prefix string) error {
 		if err != nil {
 			continue // in use, or gone
 		}
-		err = removeTree(path)
+		logError("remove what an earlier run left", removeTree(path))
 		lock.Close()
-		if err != nil {
-			return fmt.Errorf("remove what an earlier run left: %w", err)
-		}
 	}
-	return nil
 }
 
 // removeTree is os.RemoveAll that also enters directories whose mode forbids

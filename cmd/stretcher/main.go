@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -124,7 +125,8 @@ func size(to *uint64) func(string) error {
 			return nil
 		}
 		n, err := humanize.ParseBytes(s)
-		if err != nil || n > math.MaxInt64 {
+		rounded := n == 0 && strings.ContainsAny(s, "123456789") // to no limit at all
+		if err != nil || n > math.MaxInt64 || rounded {
 			return errors.New("expected a number of bytes, as 1048576, 10MB or 1MiB")
 		}
 		*to = n

@@ -1,0 +1,73 @@
+# make help       what there is
+# make test       everything, against real servers: what has to pass
+# make check      the quick loop while writing: no servers, no race detector
+
+PREFIX   ?= /usr/local
+FUZZTIME ?= 10s
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+# Without the tag the GCS client brings all of gRPC, which nothing here uses.
+TAGS    := disable_grpc_modules
+LDFLAGS := -s -w $(if $(VERSION),-X stretcher.Version=$(VERSION))
+
+.PHONY: help build install demo check test deps lint fuzz clean
+
+help:
+	@echo 'make build    bin/stretcher ($(or $(VERSION),version unknown))'
+	@echo 'make install  to $$DESTDIR$$PREFIX/bin (PREFIX is $(PREFIX))'
+	@echo 'make demo     deploy a sample application on this machine, in a temporary directory'
+	@echo 'make check    vet and unit tests, no servers'
+	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync'
+	@echo 'make lint     gofmt, go vet, staticcheck'
+	@echo 'make fuzz     every fuzz target for FUZZTIME ($(FUZZTIME))'
+
+build:
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
+
+install: build
+	install -D -m 0755 bin/stretcher $(DESTDIR)$(PREFIX)/bin/stretcher
+
+demo: build
+	examples/demo.sh bin/stretcher
+
+check:
+	go vet ./...
+	go test ./...
+
+test: build deps
+	go vet ./...
+	cd e2e && go vet ./...
+	cd e2e && go run ./summary .. .
+
+# What the tests need beside Go: programs of the system, and the servers that
+# e2e/tools pins.
+deps: bin/tools/servers.built
+	e2e/deps.sh
+
+bin/tools/servers.built: e2e/tools/go.mod e2e/tools/go.sum
+	cd e2e/tools && go build -trimpath -ldflags '-s -w' -o ../../bin/tools/ tool
+	@touch $@
+
+bin/tools/lint.built: e2e/lint/go.mod e2e/lint/go.sum
+	cd e2e/lint && go build -trimpath -o ../../bin/tools/ tool
+	@touch $@
+
+lint: bin/tools/lint.built
+	@unformatted=$$(gofmt -l .) || exit 1; \
+	if [ -n "$$unformatted" ]; then echo "gofmt wants to change:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	cd e2e && go vet ./...
+	bin/tools/staticcheck ./...
+	cd e2e && ../bin/tools/staticcheck ./...
+
+fuzz:
+	@set -e; \
+	grep -rl --include='*_test.go' '^func Fuzz' . | grep -v '^\./e2e/' | sort | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$$target ($$file)"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
+		done; \
+	done
+
+clean:
+	rm -rf bin

@@ -1,0 +1,187 @@
+package stretcher
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// umask is the process's, read while nothing else runs yet: it can only be
+// read by setting it.
+var umask = func() uint32 {
+	mask := unix.Umask(0)
+	unix.Umask(mask)
+	return uint32(mask)
+}()
+
+// attributes says which owners and modes the files of a tree get: those the
+// archive names where root extracts it, else what tar xf gives an ordinary
+// user's files.
+type attributes struct {
+	root bool
+	ids  map[*owner][2]int
+}
+
+// newAttributes looks up the users and groups of a tree, each once.
+func newAttributes(t *tree) (*attributes, error) {
+	at := &attributes{root: os.Geteuid() == 0}
+	if !at.root {
+		return at, nil
+	}
+	at.ids = map[*owner][2]int{}
+	users, groups := map[string]int{}, map[string]int{}
+	for _, o := range t.owners {
+		uid, err := lookUp(users, o.user, o.uid, func(name string) (string, error) {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look up user %q: %w", o.user, err)
+		}
+		gid, err := lookUp(groups, o.group, o.gid, func(name string) (string, error) {
+			g, err := user.LookupGroup(name)
+			if err != nil {
+				return "", err
+			}
+			return g.Gid, nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look up group %q: %w", o.group, err)
+		}
+		at.ids[o] = [2]int{uid, gid}
+	}
+	return at, nil
+}
+
+// lookUp finds the id of a name: id itself where there is no such name here.
+func lookUp(known map[string]int, name string, id int, find func(string) (string, error)) (int, error) {
+	if name == "" {
+		return id, nil
+	}
+	if found, ok := known[name]; ok {
+		if found < 0 {
+			return id, nil
+		}
+		return found, nil
+	}
+	s, err := find(name)
+	var noUser user.UnknownUserError
+	var noGroup user.UnknownGroupError
+	switch {
+	case errors.As(err, &noUser), errors.As(err, &noGroup), errors.Is(err, fs.ErrNotExist):
+		known[name] = -1
+		return id, nil // ErrNotExist: a system without an /etc/passwd
+	case err != nil:
+		return 0, err
+	}
+	known[name], err = strconv.Atoi(s)
+	return known[name], err
+}
+
+// permissions is the mode, without the type, that an entry's file gets.
+func (at *attributes) permissions(e *entry) uint32 {
+	if at.root {
+		return e.mode & 0o7777
+	}
+	return e.mode & 0o777 &^ umask
+}
+
+// setFile gives an open regular file its owner, mode and time; name is where
+// it is in the directory dir.
+func (at *attributes) setFile(fd, dir int, name string, e *entry) error {
+	if at.root {
+		ids := at.ids[e.owner]
+		if err := unix.Fchown(fd, ids[0], ids[1]); err != nil {
+			return err
+		}
+		// After chown, which takes setuid away, and without the umask.
+		if e.mode&(0o7000|umask) != 0 {
+			if err := unix.Fchmod(fd, e.mode&0o7777); err != nil {
+				return err
+			}
+		}
+	}
+	return setTime(dir, name, e)
+}
+
+// setDir gives an open directory its owner, mode and time.
+func (at *attributes) setDir(fd int, e *entry) error {
+	if err := setTime(fd, ".", e); err != nil { // while the mode allows it
+		return err
+	}
+	if at.root {
+		ids := at.ids[e.owner]
+		if err := unix.Fchown(fd, ids[0], ids[1]); err != nil {
+			return err
+		}
+	}
+	return unix.Fchmod(fd, at.permissions(e))
+}
+
+// setOther gives a file that is not to be opened its owner, mode and time.
+func (at *attributes) setOther(dir int, name string, e *entry) error {
+	if at.root {
+		ids := at.ids[e.owner]
+		if err := unix.Fchownat(dir, name, ids[0], ids[1], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if !e.isSymlink() {
+			if err := chmodOther(dir, name, e); err != nil {
+				return err
+			}
+		}
+	}
+	return setTime(dir, name, e)
+}
+
+// chmodOther changes the mode of a fifo or a device. fchmodat(2) would follow
+// a symbolic link that somebody put there instead; Linux can be told not to
+// since 6.6 only.
+func chmodOther(dir int, name string, e *entry) error {
+	fd, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != e.kind() {
+		return errReplaced
+	}
+	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), e.mode&0o7777)
+}
+
+// errReplaced is what the swap of a file by another process comes to.
+var errReplaced = errors.New("was replaced by something else meanwhile")
+
+func setTime(dir int, name string, e *entry) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, e.mtime}
+	return unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// openat is openat(2), which file systems in user space may interrupt. Go's
+// own needs more system calls, to find out that a file cannot be polled.
+func openat(dir int, name string, flags int, mode uint32) (fd int, err error) {
+	for {
+		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC, mode)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// openDir opens a directory in a directory, and not what a symbolic link in
+// its place leads to.
+func openDir(dir int, name string) (fd int, err error) {
+	return openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
+	"fmt"
+	"hash"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"stretcher": main})
+}
+
+// TestScripts runs what a user would type. The command's own main runs as the
+// command stretcher.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else it sleeps a second
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"deploy":   deploy,
+			"archive":  archive,
+			"checksum": checksum,
+			"mode":     mode,
+		},
+	})
+}
+
+// deploy MANIFEST [flag...] is echo MANIFEST | stretcher [flag...], where
+// MANIFEST is a URL or a file. The exit status has to be 0, or 1 after a !.
+// However it ends, it must leave no temporary file behind.
+func deploy(ts *testscript.TestScript, neg bool, args []string) {
+	url := args[0]
+	if !strings.Contains(url, "://") {
+		url = "file://" + ts.MkAbs(url)
+	}
+	script := `url=$1; shift; echo "$url" | stretcher "$@"; status=$?; test $status = 1 && exit 1; test $status = 0 || kill $$`
+	err := ts.Exec("sh", append([]string{"-c", script, "sh", url}, args[1:]...)...)
+	if err != nil && err.Error() != "exit status 1" {
+		ts.Fatalf("stretcher exited with neither 0 nor 1: %v", err)
+	}
+	if neg == (err == nil) {
+		ts.Fatalf("deploy: %v", err)
+	}
+	ts.Check(filepath.WalkDir(ts.Getenv("WORK"), func(path string, d fs.DirEntry, err error) error {
+		inTemp := filepath.Dir(path) == ts.Getenv("TMPDIR")
+		if err == nil && (inTemp || strings.Contains(d.Name(), ".stretcher")) {
+			err = fmt.Errorf("%s was left behind", path)
+		}
+		return err
+	}))
+}
+
+// archive DIR packs what is in DIR, without an entry for DIR itself, to
+// DIR.tar, and sets SHA256 to its checksum.
+func archive(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	list, err := os.ReadDir(dir)
+	ts.Check(err)
+	tar := []string{"-cf", dir + ".tar", "-C", dir, "--"}
+	for _, e := range list {
+		tar = append(tar, e.Name())
+	}
+	ts.Check(ts.Exec("tar", tar...))
+	checksum(ts, neg, []string{"sha256", dir + ".tar"})
+}
+
+// checksum KIND FILE sets the variable of the name of KIND, in capitals, to
+// the checksum of FILE.
+func checksum(ts *testscript.TestScript, _ bool, args []string) {
+	digest := map[string]func() hash.Hash{"md5": md5.New, "sha1": sha1.New, "sha256": sha256.New, "sha512": sha512.New}[args[0]]()
+	digest.Write([]byte(ts.ReadFile(args[1])))
+	ts.Setenv(strings.ToUpper(args[0]), fmt.Sprintf("%x", digest.Sum(nil)))
+}
+
+// mode OCTAL FILE demands that FILE has exactly that mode.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Lstat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, expected %s", args[1], got, args[0])
+	}
+}

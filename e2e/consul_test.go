@@ -1,0 +1,259 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// consul is one Consul agent.
+type consul struct {
+	*server
+	host *host
+	http string // address of its API
+	lan  string // address where other agents join it
+}
+
+// startConsul starts an agent: a server that is a cluster of its own, or a
+// client of the server given.
+func startConsul(t *testing.T, join *consul) *consul {
+	t.Helper()
+	c := &consul{host: newHost(t)}
+	consulTool := tool(t, "consul")
+	c.server = startServer(t, "consul", func() *exec.Cmd {
+		p := freePorts(t, 4)
+		c.http, c.lan = fmt.Sprintf("127.0.0.1:%d", p[0]), fmt.Sprintf("127.0.0.1:%d", p[2])
+		args := []string{"agent", "-node", fmt.Sprintf("node-%d", p[0]), "-disable-host-node-id",
+			"-bind", "127.0.0.1", "-client", "127.0.0.1",
+			"-http-port", strconv.Itoa(p[0]), "-grpc-port=-1", "-grpc-tls-port=-1", "-dns-port=-1", "-https-port=-1",
+			"-server-port", strconv.Itoa(p[1]), "-serf-lan-port", strconv.Itoa(p[2]), "-serf-wan-port", strconv.Itoa(p[3]),
+			"-hcl", "disable_update_check=true", "-log-level", "warn",
+		}
+		if join == nil {
+			args = append(args, "-dev")
+		} else {
+			args = append(args, "-data-dir", t.TempDir(), "-retry-join", join.lan, "-retry-interval", "1s")
+		}
+		return c.host.command(consulTool, args...)
+	}, c.ready)
+	return c
+}
+
+// ready returns nil once the agent's cluster has a leader.
+func (c *consul) ready() error {
+	leader, err := get("http://" + c.http + "/v1/status/leader")
+	if err == nil && !strings.Contains(leader, ":") {
+		err = fmt.Errorf("no leader: %s", leader)
+	}
+	return err
+}
+
+// fire sends the event deploy, and waits until this agent has it: events that
+// are fired one after another stay in order.
+func (c *consul) fire(payload string) {
+	c.t.Helper()
+	before := c.events()
+	args := []string{"event", "-http-addr", c.http, "-name", "deploy"}
+	if payload != "" {
+		args = append(args, payload)
+	}
+	output(c.t, c.host.command(tool(c.t, "consul"), args...))
+	waitFor(c.t, "the event", func() error {
+		if n := c.events(); n <= before {
+			return fmt.Errorf("the agent knows %d events", n)
+		}
+		return nil
+	})
+}
+
+// events returns how many events this agent knows.
+func (c *consul) events() int {
+	c.t.Helper()
+	list, err := get("http://" + c.http + "/v1/event/list?name=deploy")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return strings.Count(list, `"ID"`)
+}
+
+// watch starts consul watch with the agent as its handler.
+func (c *consul) watch(h *host, args ...string) *server {
+	c.t.Helper()
+	handler := strings.Join(append([]string{stretcherPath}, args...), " ")
+	return launch(c.t, "consul-watch", h.command(tool(c.t, "consul"), "watch", "-http-addr", c.http, "-type", "event", "-name", "deploy", handler))
+}
+
+// wantWatching checks that the watch has survived its handlers.
+func wantWatching(t *testing.T, watch *server) {
+	t.Helper()
+	if !watch.running() {
+		t.Errorf("consul watch has ended:\n%s", watch.output())
+	}
+	wantNoRace(t, watch.output())
+}
+
+const noEvent = "No event: nothing to deploy."
+
+// publish writes a release's archive and a manifest to the host's disk, and
+// returns the manifest's URL.
+func (h *host) publish(name string, r *release, manifest func(src, dest string, more ...string) string, more ...string) string {
+	h.t.Helper()
+	src := h.path("files", name+".tar.gz")
+	write(h.t, src, r.archive)
+	url := h.path("files", name+".yml")
+	write(h.t, url, []byte(manifest("file://"+src, h.path("dest"), more...)))
+	return "file://" + url
+}
+
+func TestConsulWatch(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t, nil)
+	h := newHost(t)
+	one, two := newRelease(t, "one"), newRelease(t, "two")
+
+	// The handler is run at once, with an empty list.
+	watch := c.watch(h)
+	watch.waitForOutput(noEvent, 1)
+	wantMissing(t, h.path("dest"))
+
+	c.fire(h.publish("one", one, one.manifest))
+	watch.waitForOutput("Deploy manifest succeeded.", 1)
+	one.wantDeployed(t, h.path("dest"))
+
+	// A failure does not end the watch, whatever step it is of, and changes
+	// nothing.
+	c.fire(h.publish("bad", two, two.badManifest))
+	watch.waitForOutput("Checksum mismatch", 1)
+	watch.waitForOutput("Deploy manifest failed:", 1)
+	c.fire("file://" + h.path("files", "missing.yml"))
+	watch.waitForOutput("Load manifest failed:", 1)
+	c.fire("") // an event without a payload
+	watch.waitForOutput("has no payload", 1)
+	c.fire(h.publish("fails", two, two.manifest, "commands: {pre: [exit 7]}"))
+	watch.waitForOutput("failed: exit 7 exit status 7", 1)
+	wantWatching(t, watch)
+	one.wantDeployed(t, h.path("dest"))
+
+	c.fire(h.publish("two", two, two.manifest))
+	watch.waitForOutput("Deploy manifest succeeded.", 2)
+	two.wantDeployed(t, h.path("dest"))
+	wantWatching(t, watch)
+}
+
+// A watch that starts when there have been events gets them all again: the
+// last one counts.
+func TestConsulWatchStartsWithOldEvents(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t, nil)
+	h := newHost(t)
+	one, two := newRelease(t, "one"), newRelease(t, "two")
+	c.fire(h.publish("one", one, one.manifest, "commands: {success: [echo one >> "+h.path("deployed")+"]}"))
+	c.fire(h.publish("two", two, two.manifest, "commands: {success: [echo two >> "+h.path("deployed")+"]}"))
+
+	watch := c.watch(h)
+	watch.waitForOutput("Done", 1)
+	two.wantDeployed(t, h.path("dest"))
+	wantFile(t, h.path("deployed"), "two\n")
+	wantWatching(t, watch)
+}
+
+// Events that arrive while the handler is busy come as one list.
+func TestConsulEventsWhileBusy(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t, nil)
+	h := newHost(t)
+	watch := c.watch(h)
+	watch.waitForOutput(noEvent, 1)
+
+	deployed := func(name string) string {
+		return "commands:\n  success: [echo " + name + " >> " + h.path("deployed") + "]\n"
+	}
+	one, two, three := newRelease(t, "one"), newRelease(t, "two"), newRelease(t, "three")
+	busy := "  pre:\n  - touch " + h.path("busy") + "\n  - while [ ! -e " + h.path("go-on") + " ]; do sleep 0.05; done\n"
+	c.fire(h.publish("one", one, one.manifest, deployed("one")+busy))
+	waitFor(t, "the handler", func() error { _, err := os.Stat(h.path("busy")); return err })
+	c.fire(h.publish("two", two, two.manifest, deployed("two")))
+	c.fire(h.publish("three", three, three.manifest, deployed("three")))
+	write(t, h.path("go-on"), nil)
+
+	watch.waitForOutput("Done", 2)
+	three.wantDeployed(t, h.path("dest"))
+	wantFile(t, h.path("deployed"), "one\nthree\n")
+	wantWatching(t, watch)
+}
+
+// One event reaches the hosts of all agents of a cluster.
+func TestConsulCluster(t *testing.T) {
+	t.Parallel()
+	first := startConsul(t, nil)
+	second := startConsul(t, first)
+	waitFor(t, "two members", func() error {
+		members := output(t, first.host.command(tool(t, "consul"), "members", "-http-addr", first.http))
+		if n := strings.Count(members, "alive"); n != 2 {
+			return fmt.Errorf("members:\n%s", members)
+		}
+		return nil
+	})
+
+	shared := newHost(t) // what both hosts can read
+	r := newRelease(t, "one")
+	src, manifest := shared.path("app.tar.gz"), shared.path("app.yml")
+	write(t, src, r.archive)
+	write(t, manifest, []byte(r.manifest("file://"+src, `{{ must_env "HOME" }}/app`)))
+
+	var hosts []*host
+	var watches []*server
+	for _, c := range []*consul{first, second} {
+		h := newHost(t)
+		watch := c.watch(h)
+		watch.waitForOutput(noEvent, 1)
+		hosts, watches = append(hosts, h), append(watches, watch)
+	}
+	first.fire("file://" + manifest)
+	for i, watch := range watches {
+		watch.waitForOutput("Done", 1)
+		r.wantDeployed(t, hosts[i].path("home", "app"))
+		wantWatching(t, watch)
+	}
+}
+
+// A restarted agent has forgotten its events, and consul watch then delivers
+// an empty list again: nothing is deployed twice, and the next event still is.
+func TestConsulAgentRestart(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t, nil)
+	h := newHost(t)
+	r := newRelease(t, "one")
+	watch := c.watch(h)
+	watch.waitForOutput(noEvent, 1)
+	c.fire(h.publish("one", r, r.manifest))
+	watch.waitForOutput("Done", 1)
+
+	c.stop()
+	args := c.cmd.Args[1:]
+	c.server = launch(t, "consul-again", c.host.command(c.cmd.Path, args...))
+	waitFor(t, "the agent", c.ready)
+	watch.waitForOutput(noEvent, 2)
+	if n := strings.Count(watch.output(), "Deploy manifest succeeded."); n != 1 {
+		t.Errorf("%d deployments of one event", n)
+	}
+	two := newRelease(t, "two")
+	c.fire(h.publish("two", two, two.manifest))
+	watch.waitForOutput("Done", 2)
+	two.wantDeployed(t, h.path("dest"))
+	wantWatching(t, watch)
+}
+
+func wantFile(t *testing.T, path, content string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	} else if string(data) != content {
+		t.Errorf("%s holds %q, want %q", filepath.Base(path), data, content)
+	}
+}

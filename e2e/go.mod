@@ -1,0 +1,3 @@
+module stretcher/e2e
+
+go 1.26.0

@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// files maps the paths of a tree's regular files to their content.
+type files map[string]string
+
+// release is a version of an application, packed.
+type release struct {
+	files    files
+	archive  []byte // tar.gz
+	checksum string // SHA-256, in hex
+}
+
+// newRelease packs a small application. Releases of different names differ in
+// each way that a sync must carry out: a file changed, one added, one gone.
+func newRelease(t *testing.T, name string) *release {
+	t.Helper()
+	return pack(t, files{
+		"version":             name + "\n",
+		"bin/app":             "#!/bin/sh\necho " + name + "\n",
+		"lib/same.txt":        "the same in every release\n",
+		"only-in-" + name:     name + "\n",
+		"assets/ü b/" + name:  strings.Repeat(name, 10000),
+		"assets/" + name + "": "",
+	})
+}
+
+// packed counts the releases that were packed.
+var packed atomic.Int64
+
+// pack makes a release of some files. No two have the same times: what has
+// the same size and time, rsync takes to be the same.
+func pack(t *testing.T, f files) *release {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	modified := time.Now().Add(-24*time.Hour + time.Duration(packed.Add(1))*time.Second)
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(f[name])), ModTime: modified, Format: tar.FormatPAX}
+		if strings.HasPrefix(name, "bin/") {
+			h.Mode = 0o755
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(f[name])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return &release{files: f, archive: b.Bytes(), checksum: hex.EncodeToString(sum[:])}
+}
+
+// manifest returns the release's manifest, with more lines of YAML after it.
+func (r *release) manifest(src, dest string, more ...string) string {
+	return fmt.Sprintf("src: %s\nchecksum: %s\ndest: %s\n", quote(src), r.checksum, quote(dest)) + strings.Join(append(more, ""), "\n")
+}
+
+// quote returns s as a YAML string.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// badManifest returns a manifest with a checksum that is not the archive's.
+func (r *release) badManifest(src, dest string, more ...string) string {
+	wrong := hex.EncodeToString(make([]byte, sha256.Size))
+	return strings.Replace(r.manifest(src, dest, more...), r.checksum, wrong, 1)
+}
+
+// write writes data to a file, its directory made where it is missing, in one
+// step: a server never sees half of it.
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(filepath.Dir(path)), "write-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Chmod(0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// differs tells how the tree at dir differs from the files, which are all it
+// may hold.
+func (f files) differs(dir string) error {
+	found := files{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		rel, _ := filepath.Rel(dir, path)
+		found[rel] = string(data)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		if content, ok := found[name]; !ok {
+			return fmt.Errorf("%s: %s is missing", dir, name)
+		} else if content != f[name] {
+			return fmt.Errorf("%s: %s holds %.60q, not %.60q", dir, name, content, f[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if _, ok := f[name]; !ok {
+			return fmt.Errorf("%s: %s should not be there", dir, name)
+		}
+	}
+	return nil
+}
+
+// wantDeployed checks that dest is the release.
+func (r *release) wantDeployed(t *testing.T, dest string) {
+	t.Helper()
+	if err := r.files.differs(dest); err != nil {
+		t.Errorf("not deployed: %v", err)
+	}
+}
+
+// waitDeployed waits until dest is the release.
+func (r *release) waitDeployed(t *testing.T, dest string) {
+	t.Helper()
+	waitFor(t, "the deployment", func() error { return r.files.differs(dest) })
+}
+
+// wantMissing checks that nothing is at path.
+func wantMissing(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Lstat(path); err == nil {
+		t.Errorf("%s exists", path)
+	} else if !os.IsNotExist(err) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,212 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// serfNode is one Serf agent, with stretcher as its event handler.
+type serfNode struct {
+	*server
+	host *host
+	bind string // address where other nodes join it
+	rpc  string
+}
+
+// startSerf starts a cluster of n nodes whose handlers log to serf.log in the
+// home directories of their hosts.
+func startSerf(t *testing.T, n int) []*serfNode {
+	t.Helper()
+	serf := tool(t, "serf")
+	var nodes []*serfNode
+	for i := range n {
+		node := &serfNode{host: newHost(t)}
+		node.server = startServer(t, fmt.Sprintf("serf-%d", i), func() *exec.Cmd {
+			p := freePorts(t, 2)
+			node.bind, node.rpc = fmt.Sprintf("127.0.0.1:%d", p[0]), fmt.Sprintf("127.0.0.1:%d", p[1])
+			args := []string{"agent", "-node", fmt.Sprintf("node-%d", i), "-bind", node.bind, "-rpc-addr", node.rpc, "-profile", "local",
+				"-event-handler", "user:deploy=" + stretcherPath + " >> " + node.logFile() + " 2>&1",
+			}
+			if i > 0 {
+				args = append(args, "-retry-join", nodes[0].bind, "-retry-interval", "1s")
+			}
+			return node.host.command(serf, args...)
+		}, func() error {
+			return node.command("members").Run()
+		})
+		nodes = append(nodes, node)
+	}
+	for _, node := range nodes {
+		waitFor(t, "the cluster", func() error {
+			members, err := node.command("members").Output()
+			if alive := strings.Count(string(members), "alive"); err == nil && alive != n {
+				err = fmt.Errorf("members:\n%s", members)
+			}
+			return err
+		})
+	}
+	return nodes
+}
+
+// command returns a serf command that speaks to the node.
+func (n *serfNode) command(name string, args ...string) *exec.Cmd {
+	return n.host.command(tool(n.host.t, "serf"), append([]string{name, "-rpc-addr", n.rpc}, args...)...)
+}
+
+func (n *serfNode) fire(args ...string) {
+	n.t.Helper()
+	output(n.t, n.command("event", args...))
+}
+
+func (n *serfNode) logFile() string { return n.host.path("home", "serf.log") }
+
+// waitForLog waits until text is in the log of the node's handlers count
+// times.
+func (n *serfNode) waitForLog(text string, count int) {
+	n.t.Helper()
+	waitFor(n.t, fmt.Sprintf("%q %d times in the log of %s", text, count, n.host.dir), func() error {
+		log, err := os.ReadFile(n.logFile())
+		if err == nil && strings.Count(string(log), text) < count {
+			err = fmt.Errorf("the log:\n%s", log)
+		}
+		return err
+	})
+}
+
+// log returns the log of the node's handlers.
+func (n *serfNode) log() string {
+	n.t.Helper()
+	log, err := os.ReadFile(n.logFile())
+	if err != nil {
+		n.t.Error(err)
+	}
+	wantNoRace(n.t, string(log))
+	return string(log)
+}
+
+// serve serves a directory over HTTP and returns its URL.
+func serve(t *testing.T, dir string) string {
+	t.Helper()
+	s := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// publisher puts releases where every node of a cluster can fetch them. Each
+// node deploys to its own home directory.
+type publisher struct {
+	t        *testing.T
+	dir, url string
+}
+
+func newPublisher(t *testing.T) *publisher {
+	dir := t.TempDir()
+	return &publisher{t: t, dir: dir, url: serve(t, dir)}
+}
+
+func (p *publisher) publish(name string, r *release) (url string) {
+	p.t.Helper()
+	write(p.t, p.dir+"/files/"+name+".tar.gz", r.archive)
+	write(p.t, p.dir+"/files/"+name+".yml", []byte(r.manifest(p.url+"/files/"+name+".tar.gz", `{{ must_env "HOME" }}/app`,
+		"commands:", "  post:", "  - echo "+name+" $SERF_EVENT $SERF_USER_EVENT $SERF_SELF_NAME $STRETCHER_EVENT_ID >> $HOME/deployed")))
+	return p.url + "/files/" + name + ".yml"
+}
+
+func TestSerfCluster(t *testing.T) {
+	t.Parallel()
+	nodes := startSerf(t, 3)
+	p := newPublisher(t)
+	one := newRelease(t, "one")
+	nodes[0].fire("deploy", p.publish("one", one))
+	for i, n := range nodes {
+		n.waitForLog("Done", 1)
+		one.wantDeployed(t, n.host.path("home", "app"))
+		deployed, err := os.ReadFile(n.host.path("home", "deployed"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The Lamport time differs from run to run.
+		if want := fmt.Sprintf("one user deploy node-%d ", i); !strings.HasPrefix(string(deployed), want) || strings.TrimSpace(strings.TrimPrefix(string(deployed), want)) == "" {
+			t.Errorf("node %d deployed %q, want %q and an event's id", i, deployed, want)
+		}
+		n.log()
+	}
+
+	// An event of another name is none of ours.
+	nodes[1].fire("restart", "no-url")
+	// An event without a payload is an error that says what was expected.
+	nodes[1].fire("deploy")
+	for _, n := range nodes {
+		n.waitForLog("stdin is empty: expected a manifest URL", 1)
+		if log := n.log(); strings.Contains(log, "no-url") {
+			t.Errorf("another event was taken for a deployment:\n%s", log)
+		}
+	}
+
+	// A failure is in the log of every node, and what was deployed stays.
+	nodes[2].fire("deploy", p.url+"/files/missing.yml")
+	for _, n := range nodes {
+		n.waitForLog("404 Not Found", 1)
+		one.wantDeployed(t, n.host.path("home", "app"))
+	}
+	two := newRelease(t, "two")
+	nodes[2].fire("deploy", p.publish("two", two))
+	for _, n := range nodes {
+		n.waitForLog("Done", 2)
+		two.wantDeployed(t, n.host.path("home", "app"))
+	}
+}
+
+// Events that follow each other quickly are coalesced: the newest is
+// deployed, whichever others are left out.
+func TestSerfCoalesced(t *testing.T) {
+	t.Parallel()
+	nodes := startSerf(t, 3)
+	p := newPublisher(t)
+	var urls []string
+	var last *release
+	for _, name := range []string{"one", "two", "three", "four", "five"} {
+		last = newRelease(t, name)
+		urls = append(urls, p.publish(name, last))
+	}
+	for _, url := range urls {
+		nodes[0].fire("deploy", url)
+	}
+	for _, n := range nodes {
+		last.waitDeployed(t, n.host.path("home", "app"))
+		n.log()
+	}
+}
+
+// Events that are not to be coalesced are all deployed.
+func TestSerfNotCoalesced(t *testing.T) {
+	t.Parallel()
+	nodes := startSerf(t, 3)
+	p := newPublisher(t)
+	for i, name := range []string{"one", "two", "three"} {
+		r := newRelease(t, name)
+		nodes[0].fire("-coalesce=false", "deploy", p.publish(name, r))
+		for _, n := range nodes {
+			n.waitForLog("Done", i+1)
+			r.wantDeployed(t, n.host.path("home", "app"))
+		}
+	}
+	// Fired together, they may overtake each other on their way through the
+	// cluster, but none is lost, and what is deployed is one of them, whole.
+	four, five := newRelease(t, "four"), newRelease(t, "five")
+	nodes[0].fire("-coalesce=false", "deploy", p.publish("four", four))
+	nodes[0].fire("-coalesce=false", "deploy", p.publish("five", five))
+	for _, n := range nodes {
+		n.waitForLog("Done", 5)
+		app := n.host.path("home", "app")
+		if errFour, errFive := four.files.differs(app), five.files.differs(app); errFour != nil && errFive != nil {
+			t.Errorf("neither of two releases: %v; %v", errFour, errFive)
+		}
+		n.log()
+	}
+}

@@ -1,0 +1,347 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	tortureSeed  = flag.Uint64("torture.seed", 0, "seed of the torture tests; 0 is a random one")
+	tortureKills = flag.Int("torture.kills", 34, "how many times the kill test kills each strategy by each signal")
+)
+
+// victim is a site whose deployments are killed.
+type victim struct {
+	*site
+	strategy string
+	signal   syscall.Signal
+	random   *rand.Rand
+	trees    [2]tree
+	urls     [2]string
+
+	whole   time.Duration // that the last undisturbed run took
+	syncing time.Duration // that it took from the beginning of the sync
+
+	kills  int
+	phases map[string]int // kills in each
+}
+
+// Deployments of each strategy are killed at random points of the time that
+// they take. Each time dest has to be what the strategy promises, and the next
+// run that is left alone has to make it equal to the archive, with no trace of
+// the killed ones.
+func TestTortureKill(t *testing.T) {
+	t.Parallel()
+	seed := *tortureSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	start := time.Now()
+	var mu sync.Mutex
+	kills, phases := 0, map[string]int{}
+	t.Run("strategy", func(t *testing.T) {
+		for i, strategy := range []string{"rsync", "mv", "builtin"} {
+			for j, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+				t.Run(fmt.Sprintf("%s %s", strategy, signalName(signal)), func(t *testing.T) {
+					t.Parallel()
+					random := rand.New(rand.NewPCG(seed, uint64(2*i+j)))
+					v := newVictim(t, strategy, signal, random)
+					for v.kills < *tortureKills && !t.Failed() {
+						v.torture()
+					}
+					t.Logf("seed %d: %d kills; a run took %s, its sync %s; in the phases: %v", seed, v.kills, v.whole, v.syncing, v.phases)
+					mu.Lock()
+					defer mu.Unlock()
+					kills += v.kills
+					for phase, n := range v.phases {
+						phases[phase] += n
+					}
+				})
+			}
+		}
+	})
+	t.Logf("seed %d: %d kills in %s; in the phases: %v", seed, kills, time.Since(start).Round(time.Second), phases)
+}
+
+func signalName(s syscall.Signal) string {
+	return map[syscall.Signal]string{syscall.SIGKILL: "SIGKILL", syscall.SIGTERM: "SIGTERM", syscall.SIGINT: "SIGINT", syscall.SIGHUP: "SIGHUP"}[s]
+}
+
+func newVictim(t *testing.T, strategy string, signal syscall.Signal, random *rand.Rand) *victim {
+	v := &victim{site: newSite(t), strategy: strategy, signal: signal, random: random, trees: tortured(strategy == "builtin"), phases: map[string]int{}}
+	for i, tr := range v.trees {
+		v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, v.hooks())
+	}
+	v.repair() // the first deployment, which there is nothing to repair for
+	return v
+}
+
+// torture kills some runs, one upon the other, and repairs what they left.
+func (v *victim) torture() {
+	v.t.Helper()
+	for range 1 + v.random.IntN(3) {
+		killed := v.kill()
+		if killed && v.signal == syscall.SIGKILL && v.random.IntN(2) == 0 {
+			break // repair at once, while the last of its children go
+		}
+		v.waitForNoSurvivor()
+		v.wantPromise()
+		if v.t.Failed() {
+			return
+		}
+	}
+	v.repair()
+}
+
+// repair runs a deployment and leaves it alone.
+func (v *victim) repair() {
+	v.t.Helper()
+	i := v.random.IntN(2)
+	if v.strategy == "mv" {
+		v.removeDest()
+	}
+	v.ran()
+	seen := &sighting{text: "Syncing to"}
+	r := v.startWatched(v.urls[i], seen)
+	o := r.wait().wantSuccess()
+	v.whole, v.syncing = o.took, time.Since(seen.when())
+	v.wantDeployed(v.trees[i])
+	if ran, want := v.ran(), []string{"pre", "post", "success:success"}; !slices.Equal(ran, want) {
+		v.t.Errorf("commands that ran: %v, want %v", ran, want)
+	}
+	if v.strategy == "mv" {
+		wantSameFile(v.t, v.dest+"/hard/a", v.dest+"/hard/b")
+		v.removeDest()
+	}
+}
+
+// removeDest removes a dest that a run of mv has completed.
+func (v *victim) removeDest() {
+	v.t.Helper()
+	if err := openTree(v.dest); err != nil {
+		v.t.Fatal(err)
+	}
+	if err := os.RemoveAll(v.dest); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
+func wantSameFile(t *testing.T, a, b string) {
+	t.Helper()
+	ia, err := os.Stat(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ib, err := os.Stat(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(ia, ib) {
+		t.Errorf("%s and %s are not one file", a, b)
+	}
+}
+
+// kill runs a deployment and kills it: half of them at any time, half after
+// the sync has begun. It tells whether the signal came before the end.
+func (v *victim) kill() bool {
+	v.t.Helper()
+	if v.strategy == "mv" {
+		v.removeDest()
+	}
+	v.ran()
+	seen := &sighting{text: "Syncing to"}
+	r := v.startWatched(v.urls[v.random.IntN(2)], seen)
+	if v.random.IntN(2) == 0 {
+		time.Sleep(time.Duration(v.random.Int64N(int64(v.whole))))
+	} else {
+		seen.wait()
+		time.Sleep(time.Duration(v.random.Int64N(int64(v.syncing))))
+	}
+	if err := r.cmd.Process.Signal(v.signal); err != nil {
+		v.t.Fatal(err)
+	}
+	o := r.wait()
+	status := r.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	killed := status.Signaled() || o.code != 0 || strings.Contains(o.log, "interrupted by")
+	if killed {
+		v.kills++
+		v.phases[phase(o.log)]++
+	}
+	if v.signal == syscall.SIGTERM {
+		v.wantTerminated(o, status)
+	} else if killed && (!status.Signaled() || status.Signal() != v.signal) {
+		v.t.Errorf("exit status %d, want a death by SIGKILL; the log:\n%s", o.code, o.log)
+	}
+	return killed
+}
+
+// phase tells by its log in what phase a run was ended.
+func phase(log string) string {
+	phase := "start"
+	for _, p := range []struct{ name, text string }{
+		{"manifest", "Loading manifest:"},
+		{"download", "Downloading src:"},
+		{"verified", "Checksum ok:"},
+		{"pre", "tell pre;"},
+		{"sync", "Syncing to"},
+		{"rsync", "invoking command: rsync"},
+		{"post", "tell post;"},
+		{"success", "Deploy manifest succeeded."},
+	} {
+		if strings.Contains(log, p.text) {
+			phase = p.name
+		}
+	}
+	return phase
+}
+
+// wantTerminated checks what a run has to do on SIGTERM: clean up, run the
+// failure commands once if it knows them and has not succeeded, and exit 1.
+func (v *victim) wantTerminated(o *outcome, status syscall.WaitStatus) {
+	v.t.Helper()
+	v.wantClean()
+	ran := v.ran()
+	failures := 0
+	for _, word := range ran {
+		if strings.HasPrefix(word, "leftover:") {
+			v.t.Errorf("the failure command found a %s", word)
+		}
+		if strings.HasPrefix(word, "failure:") {
+			failures++
+		}
+	}
+	switch {
+	case status.Signaled() && o.log == "":
+		// before there was a handler
+	case o.code == 0:
+		if !strings.Contains(o.log, "Deploy manifest succeeded.") {
+			v.t.Errorf("exit status 0 without a success; the log:\n%s", o.log)
+		}
+		if failures != 0 {
+			v.t.Errorf("commands of a success: %v; the log:\n%s", ran, o.log)
+		}
+	case o.code != 1 || !strings.Contains(o.log, "interrupted by SIGTERM"):
+		v.t.Errorf("exit status %d, want 1 and interrupted by SIGTERM; the log:\n%s", o.code, o.log)
+	case strings.Contains(o.log, "Deploy manifest failed:"):
+		if failures != 1 || !slices.Contains(ran, "failure:failure") {
+			v.t.Errorf("commands of a failure: %v; the log:\n%s", ran, o.log)
+		}
+	case failures != 0 || strings.Contains(o.log, "Manifest:"):
+		v.t.Errorf("commands of a run that had not read its manifest: %v; the log:\n%s", ran, o.log)
+	}
+}
+
+// wantPromise checks what the strategy promises of dest after a kill.
+func (v *victim) wantPromise() {
+	v.t.Helper()
+	found := readTree(v.t, v.dest)
+	switch v.strategy {
+	case "rsync": // that the next run repairs it
+	case "mv":
+		if len(found) > 0 && len(v.trees[0].differences(found)) > 0 && len(v.trees[1].differences(found)) > 0 {
+			v.t.Errorf("dest is neither missing nor complete: %v", v.trees[0].differences(found))
+		}
+	case "builtin":
+		v.wantWhole(found)
+	}
+}
+
+// wantWhole checks that each file is whole, of one version or the other, and
+// that nothing else is in dest.
+func (v *victim) wantWhole(found tree) {
+	v.t.Helper()
+	a, b := v.trees[0].extracted(), v.trees[1].extracted()
+	for path, n := range found {
+		top, _, _ := strings.Cut(path, "/")
+		if strings.HasPrefix(top, ".stretcher-") {
+			if v.signal == syscall.SIGTERM {
+				v.t.Errorf("left in dest: %s", path)
+			}
+			if path == top && (n.kind != tar.TypeDir || n.mode != 0o700) {
+				v.t.Errorf("the staging directory %s is %s", path, n)
+			}
+			continue
+		}
+		if !n.isWhole(a[path], b[path]) {
+			v.t.Errorf("%s is %s: neither %s nor %s", path, n, a[path], b[path])
+		}
+	}
+	// What both versions have, in whatever state, is never missing.
+	for path, n := range a {
+		if other, ok := b[path]; ok && n.kind == other.kind {
+			if _, ok := found[path]; !ok {
+				v.t.Errorf("%s is missing", path)
+			}
+		}
+	}
+}
+
+// isWhole tells whether n, found on disk, is one of a and b. The attributes of
+// directories are set in the end, and those of a file with the same content in
+// both one by one.
+func (n node) isWhole(a, b node) bool {
+	switch {
+	case n.kind == tar.TypeDir:
+		return a.kind == tar.TypeDir || b.kind == tar.TypeDir
+	case n.kind == tar.TypeReg && a.kind == b.kind && a.content == b.content:
+		return n.kind == a.kind && n.content == a.content && (n.mode == a.mode || n.mode == b.mode) && (n.mtime == a.mtime || n.mtime == b.mtime)
+	}
+	return n == a || n == b
+}
+
+// startWatched starts the agent and watches its log for a text.
+func (v *victim) startWatched(url string, seen *sighting) *running {
+	v.t.Helper()
+	r := &running{h: v.host, cmd: v.command(stretcherPath), start: time.Now()}
+	seen.seen = make(chan struct{})
+	r.cmd.Stdin = strings.NewReader(url + "\n")
+	r.cmd.Stdout = &r.stdout
+	r.cmd.Stderr = io.MultiWriter(&r.log, seen)
+	if err := r.cmd.Start(); err != nil {
+		v.t.Fatal(err)
+	}
+	v.pids = append(v.pids, r.cmd.Process.Pid)
+	return r
+}
+
+// sighting is a writer that waits for a text to be written to it.
+type sighting struct {
+	text string
+	seen chan struct{}
+	at   time.Time
+	last []byte
+}
+
+func (s *sighting) Write(p []byte) (int, error) {
+	if !s.at.IsZero() {
+		return len(p), nil
+	}
+	s.last = append(s.last, p...)
+	if bytes.Contains(s.last, []byte(s.text)) {
+		s.at = time.Now()
+		close(s.seen)
+	}
+	return len(p), nil
+}
+
+// wait waits for the text, or gives up on it.
+func (s *sighting) wait() {
+	select {
+	case <-s.seen:
+	case <-time.After(patience):
+	}
+}
+
+// when returns when the text was seen, in a run that has ended.
+func (s *sighting) when() time.Time { return s.at }

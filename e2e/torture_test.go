@@ -1,0 +1,469 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The torture tests treat deployments as machines and operators do: they kill
+// them, run two at once, fill disks, and give them commands that misbehave.
+
+// site is a host with a dest that has its surroundings for itself, so that
+// whatever is left beside it is seen.
+type site struct {
+	*host
+	dest string
+	mark string // in the environment of all that runs here
+	pids []int  // of the agents that have run here
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	mark := fmt.Sprintf("TORTURED_SITE=%d-%x", os.Getpid(), rand.Uint64())
+	// Without the option, the race detector keeps each run for a second more.
+	s := &site{host: newHost(t, mark, "GORACE=atexit_sleep_ms=0"), mark: mark}
+	s.dest = s.path("site", "dest")
+	if err := os.Mkdir(filepath.Dir(s.dest), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := openTree(s.dest); err != nil {
+			t.Error(err)
+		}
+		for _, p := range s.survivors() {
+			t.Errorf("still running at the end of the test: %s", p)
+			syscall.Kill(p.pid, syscall.SIGKILL)
+		}
+	})
+	return s
+}
+
+// publish writes a manifest for the tree's archive, and returns its URL.
+func (s *site) publish(name string, archive []byte, more ...string) string {
+	s.t.Helper()
+	src := s.path("files", name+".tar.gz")
+	write(s.t, src, archive)
+	sum := sha256.Sum256(archive)
+	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n%s\n", "file://"+src, hex.EncodeToString(sum[:]), s.dest, strings.Join(more, "\n"))
+	write(s.t, s.path("files", name+".yml"), []byte(manifest))
+	return "file://" + s.path("files", name+".yml")
+}
+
+// hooks returns the lines of a manifest for commands that tell what ran: a
+// word each into the file ran. The one for failures also tells what it found
+// in TMPDIR and beside dest, where nothing may be left by then.
+func (s *site) hooks() string {
+	look := fmt.Sprintf("for f in %[1]s/.[!.]* %[1]s/* %[2]s/.[!.]*; do [ ! -e \"$f\" ] || tell leftover:$f; done", s.path("tmp"), filepath.Dir(s.dest))
+	tell := fmt.Sprintf("tell() { echo $1 >> %s; }; ", s.path("ran"))
+	return fmt.Sprintf(`commands:
+  pre: [%q]
+  post: [%q]
+  success: [%q]
+  failure: [%q]`,
+		tell+"tell pre; sleep 0.02; true",
+		tell+"tell post; sleep 0.02; true",
+		tell+"cat >/dev/null; tell success:$STRETCHER_RESULT",
+		tell+"cat >/dev/null; tell failure:$STRETCHER_RESULT; "+look)
+}
+
+// ran returns what the commands of hooks have told, and forgets it.
+func (s *site) ran() []string {
+	s.t.Helper()
+	data, err := os.ReadFile(s.path("ran"))
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.path("ran")); err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.Fields(string(data))
+}
+
+// wantClean checks that a run left no process, and nothing in TMPDIR and
+// beside dest.
+func (s *site) wantClean() {
+	s.t.Helper()
+	for _, p := range s.survivors() {
+		s.t.Errorf("a process survived: %s", p)
+	}
+	s.wantNoLeftovers()
+	for _, name := range s.neighbours() {
+		s.t.Errorf("left beside dest: %s", name)
+	}
+}
+
+// neighbours returns the names beside dest.
+func (s *site) neighbours() []string {
+	s.t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(s.dest))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Name() != filepath.Base(s.dest) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// wantDeployed checks that dest equals the tree, and that nothing else is left
+// of the runs so far, the killed ones included.
+func (s *site) wantDeployed(want tree) {
+	s.t.Helper()
+	for _, d := range want.differences(readTree(s.t, s.dest)) {
+		s.t.Errorf("dest is not the archive: %s", d)
+	}
+	s.wantClean()
+	for _, name := range s.lockFiles() {
+		s.t.Errorf("a lock file is left: %s", name)
+	}
+}
+
+// lockFiles returns the lock files that the dead agents of this site left in
+// the directories where the agent has them.
+func (s *site) lockFiles() []string {
+	s.t.Helper()
+	var left []string
+	for _, pattern := range []string{"/run/stretcher/*", "/dev/shm/stretcher-*/*", "/tmp/stretcher-*/*"} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, name := range names {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				continue // another user's, or gone
+			}
+			pid, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
+			if n, err := strconv.Atoi(pid); err == nil && slices.Contains(s.pids, n) && !locked(name) {
+				left = append(left, name)
+			}
+		}
+	}
+	return left
+}
+
+// locked tells whether a process holds the lock on a file: then its pid is
+// that of a living process, which got the number of a dead one.
+func locked(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return true // gone: somebody's
+	}
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
+}
+
+// process is one that was found in /proc.
+type process struct {
+	pid     int
+	command string
+}
+
+func (p process) String() string { return fmt.Sprintf("pid %d: %s", p.pid, p.command) }
+
+// survivors returns the processes whose environment has the site's mark. A
+// process that has ended and only waits for its parent has none.
+func (s *site) survivors() []process {
+	s.t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var list []process
+	for _, path := range found {
+		env, err := os.ReadFile(path)
+		if err != nil || !slices.Contains(strings.Split(string(env), "\x00"), s.mark) {
+			continue // it has ended, or is another user's
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		command, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		list = append(list, process{pid, strings.ReplaceAll(strings.Trim(string(command), "\x00"), "\x00", " ")})
+	}
+	return list
+}
+
+// waitForNoSurvivor waits until what a killed agent had started has ended.
+func (s *site) waitForNoSurvivor() {
+	s.t.Helper()
+	waitFor(s.t, "the end of all processes", func() error {
+		if p := s.survivors(); len(p) > 0 {
+			return fmt.Errorf("running: %v", p)
+		}
+		return nil
+	})
+}
+
+// start is host.start for an agent whose pid is remembered.
+func (s *site) start(url string, args ...string) *running {
+	s.t.Helper()
+	r := s.host.start(url, args...)
+	s.pids = append(s.pids, r.cmd.Process.Pid)
+	return r
+}
+
+// deploy runs a deployment that must succeed.
+func (s *site) deploy(url string, args ...string) *outcome {
+	s.t.Helper()
+	return s.start(url, args...).wait().wantSuccess()
+}
+
+// tree is what a directory holds: paths relative to it, "." for itself.
+type tree map[string]node
+
+type node struct {
+	kind    byte // tar.TypeDir, TypeReg, TypeSymlink or TypeLink
+	mode    fs.FileMode
+	mtime   int64  // seconds; 0 of a directory that an archive has no entry for
+	content string // of a file; the target of a link
+}
+
+func (n node) String() string {
+	return fmt.Sprintf("%c %v %d bytes %.40q, mtime %d", n.kind, n.mode, len(n.content), n.content, n.mtime)
+}
+
+// pack makes a tar.gz of the tree.
+func (tr tree) pack(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	for _, path := range slices.Sorted(maps.Keys(tr)) {
+		n := tr[path]
+		h := &tar.Header{Name: path, Typeflag: n.kind, Mode: int64(n.mode.Perm()), ModTime: time.Unix(n.mtime, 0), Uid: os.Geteuid(), Gid: os.Getegid()}
+		switch n.kind {
+		case tar.TypeReg:
+			h.Size = int64(len(n.content))
+		case tar.TypeDir:
+			if n.mtime == 0 {
+				continue
+			}
+			h.Name = path + "/"
+		default:
+			h.Linkname = n.content
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if n.kind == tar.TypeReg {
+			if _, err := w.Write([]byte(n.content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// readTree returns what is at dir: nothing, where dir is not there.
+func readTree(t *testing.T, dir string) tree {
+	t.Helper()
+	tr := tree{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if path == dir && os.IsNotExist(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		n := node{mode: info.Mode().Perm() | info.Mode()&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky), mtime: info.ModTime().Unix()}
+		switch info.Mode().Type() {
+		case fs.ModeDir:
+			n.kind = tar.TypeDir
+		case fs.ModeSymlink:
+			n.kind = tar.TypeSymlink
+			n.content, err = os.Readlink(path)
+		case 0:
+			n.kind = tar.TypeReg
+			var data []byte
+			data, err = os.ReadFile(path)
+			n.content = string(data)
+		default:
+			return fmt.Errorf("%s: unexpected %v", path, info.Mode())
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		tr[rel] = n
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// extracted returns the tree as it is found after its extraction: a hard link
+// is a file like the one that it names, and links have no mode.
+func (tr tree) extracted() tree {
+	tr = maps.Clone(tr)
+	for path, n := range tr {
+		switch n.kind {
+		case tar.TypeLink:
+			tr[path] = tr[n.content]
+		case tar.TypeSymlink:
+			n.mode = 0o777
+			tr[path] = n
+		}
+	}
+	return tr
+}
+
+// differences tells what is different in found, which was read from a disk.
+func (tr tree) differences(found tree) []string {
+	var list []string
+	want := tr.extracted()
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		w := want[path]
+		f, ok := found[path]
+		if w.mtime == 0 {
+			f.mtime = 0
+		}
+		if !ok {
+			list = append(list, fmt.Sprintf("%s is missing", path))
+		} else if f != w {
+			list = append(list, fmt.Sprintf("%s is %s, not %s", path, f, w))
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(found)) {
+		if _, ok := want[path]; !ok {
+			list = append(list, fmt.Sprintf("%s should not be there", path))
+		}
+	}
+	return list
+}
+
+// openTree lets an ordinary user remove a tree with read-only directories.
+func openTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if os.IsNotExist(err) {
+			return nil
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o755)
+	})
+}
+
+// tortured returns two versions of an application of a few hundred files that
+// differ in every way that a deployment must carry out. With clamped, as
+// archives with clamped times have them, there are files whose content alone
+// differs, at the same size and time: rsync(1) takes those for equal.
+func tortured(clamped bool) [2]tree {
+	var versions [2]tree
+	for v := range versions {
+		const epoch = 1_700_000_000
+		tr := tree{}
+		dir := func(path string, mode fs.FileMode) {
+			tr[path] = node{kind: tar.TypeDir, mode: mode, mtime: epoch + int64(len(path))}
+		}
+		file := func(path string, mode fs.FileMode, age int64, size int, version int) {
+			line := fmt.Sprintf("version %d of %s\n", version, path)
+			tr[path] = node{kind: tar.TypeReg, mode: mode, mtime: epoch + age, content: strings.Repeat(line, size/len(line)+1)[:size]}
+		}
+		link := func(path, target string) {
+			tr[path] = node{kind: tar.TypeSymlink, mtime: epoch + int64(v), content: target}
+		}
+		if v == 0 {
+			dir(".", 0o750)
+		} else {
+			tr["."] = node{kind: tar.TypeDir, mode: 0o755} // dest_mode's default
+		}
+		for d := range 12 {
+			dir(fmt.Sprintf("d%d", d), 0o755)
+			dir(fmt.Sprintf("d%d/sub", d), []fs.FileMode{0o755, 0o700, 0o555, 0o750}[(d+v)%4])
+		}
+		for i := range 300 {
+			path := fmt.Sprintf("d%d/file-%d", i%12, i)
+			if i%3 == 0 {
+				path = fmt.Sprintf("d%d/sub/file-%d", i%12, i)
+			}
+			size := i * i * 37 % 20_000
+			if i%60 == 5 {
+				size = 400_000
+			}
+			switch i % 10 {
+			case 0, 1, 2, 3: // the same in both
+				file(path, 0o644, 0, size, 0)
+			case 4, 5: // other content
+				file(path, 0o644, int64(v), size, v)
+			case 6: // another size and mode
+				file(path, []fs.FileMode{0o600, 0o755}[v], int64(v), size+v, v)
+			case 7, 8: // in one of them only
+				if i%10 == 7+v {
+					file(path, 0o640, 0, size, v)
+				}
+			case 9: // other attributes only
+				file(path, []fs.FileMode{0o644, 0o444}[v], 100+int64(v), size, 0)
+			}
+		}
+		dir("empty", 0o755)
+		dir("ü b", 0o755)
+		file("ü b/\"odd' $name\\", 0o644, int64(v), 100+v, v)
+		file("zero", 0o644, int64(v), 0, v)
+		dir("hard", 0o755)
+		file("hard/a", 0o644, int64(v), 5000, v)
+		tr["hard/b"] = node{kind: tar.TypeLink, content: "hard/a"}
+		link("link", fmt.Sprintf("d%d", v))
+		link("link-out", "/nonexistent/../etc")
+		// One name, another kind of thing in each version.
+		if v == 0 {
+			file("file-or-dir", 0o644, 0, 3000, v)
+			link("link-or-file", "zero")
+			dir("dir-or-link", 0o755)
+			file("dir-or-link/inside", 0o644, 0, 3000, v)
+			dir("gone", 0o755)
+			dir("gone/deep", 0o555)
+			file("gone/deep/file", 0o444, 0, 3000, v)
+		} else {
+			dir("file-or-dir", 0o755)
+			file("file-or-dir/inside", 0o644, 0, 3000, v)
+			file("link-or-file", 0o644, 0, 3000, v)
+			link("dir-or-link", "d0")
+		}
+		if clamped {
+			for i := range 20 {
+				file(fmt.Sprintf("d0/clamped-%d", i), 0o644, 0, 4000, v)
+			}
+		}
+		versions[v] = tr
+	}
+	return versions
+}
