@@ -224,6 +224,7 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 		if archive != nil {
 			archive.Close()
 		}
+		//lint:ignore ST1005 operators match on these words
 		return nil, fmt.Errorf("Get src failed: %w", err)
 	}
 	log.Println("Checksum ok:", m.CheckSum)
