@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -246,14 +245,4 @@ func TestConsulAgentRestart(t *testing.T) {
 	watch.waitForOutput("Done", 2)
 	two.wantDeployed(t, h.path("dest"))
 	wantWatching(t, watch)
-}
-
-func wantFile(t *testing.T, path, content string) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Error(err)
-	} else if string(data) != content {
-		t.Errorf("%s holds %q, want %q", filepath.Base(path), data, content)
-	}
 }

@@ -140,18 +140,24 @@ type running struct {
 	stdout bytes.Buffer
 	log    syncBuffer
 	start  time.Time
+	done   chan struct{} // closed when it has ended
+	err    error         // of waiting for it, once done
 }
 
 // start starts the agent with the manifest's URL on stdin.
 func (h *host) start(url string, args ...string) *running {
 	h.t.Helper()
-	r := &running{h: h, cmd: h.command(stretcherPath, args...), start: time.Now()}
+	r := &running{h: h, cmd: h.command(stretcherPath, args...), start: time.Now(), done: make(chan struct{})}
 	r.cmd.Stdin = strings.NewReader(url + "\n")
 	r.cmd.Stdout = &r.stdout
 	r.cmd.Stderr = &r.log
 	if err := r.cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
+	go func() {
+		r.err = r.cmd.Wait()
+		close(r.done)
+	}()
 	return r
 }
 
@@ -159,8 +165,14 @@ func (h *host) start(url string, args ...string) *running {
 func (r *running) waitForLog(text string) {
 	r.h.t.Helper()
 	waitFor(r.h.t, fmt.Sprintf("%q in the log", text), func() error {
+		gone := error(nil)
+		select {
+		case <-r.done:
+			gone = errGone
+		default:
+		}
 		if log := r.log.String(); !strings.Contains(log, text) {
-			return fmt.Errorf("the log is:\n%s", log)
+			return errors.Join(gone, fmt.Errorf("the log:\n%s", log))
 		}
 		return nil
 	})
@@ -169,15 +181,17 @@ func (r *running) waitForLog(text string) {
 // wait waits for the agent's end.
 func (r *running) wait() *outcome {
 	r.h.t.Helper()
-	tooLong := time.AfterFunc(patience, func() { syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) })
-	err := r.cmd.Wait()
+	select {
+	case <-r.done:
+	case <-time.After(patience):
+		syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+		<-r.done
+		r.h.t.Fatalf("stretcher still ran after %s; its log:\n%s", patience, r.log.String())
+	}
+	if exit := (*exec.ExitError)(nil); r.err != nil && !errors.As(r.err, &exit) {
+		r.h.t.Fatal(r.err)
+	}
 	o := &outcome{t: r.h.t, code: r.cmd.ProcessState.ExitCode(), stdout: r.stdout.String(), log: r.log.String(), took: time.Since(r.start)}
-	if !tooLong.Stop() {
-		r.h.t.Fatalf("stretcher still ran after %s; its log:\n%s", patience, o.log)
-	}
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		r.h.t.Fatal(err)
-	}
 	wantNoRace(r.h.t, o.log)
 	return o
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,12 +154,6 @@ func (r *release) wantDeployed(t *testing.T, dest string) {
 	}
 }
 
-// waitDeployed waits until dest is the release.
-func (r *release) waitDeployed(t *testing.T, dest string) {
-	t.Helper()
-	waitFor(t, "the deployment", func() error { return r.files.differs(dest) })
-}
-
 // wantMissing checks that nothing is at path.
 func wantMissing(t *testing.T, path string) {
 	t.Helper()
@@ -167,4 +162,45 @@ func wantMissing(t *testing.T, path string) {
 	} else if !os.IsNotExist(err) {
 		t.Error(err)
 	}
+}
+
+// wantFile checks the content of a file.
+func wantFile(t *testing.T, path, content string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	} else if string(data) != content {
+		t.Errorf("%s holds %q, want %q", filepath.Base(path), data, content)
+	}
+}
+
+// wantFileHas checks that a file holds all the words.
+func wantFileHas(t *testing.T, path string, words ...string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(string(data), w) {
+			t.Errorf("%s holds no %q:\n%s", filepath.Base(path), w, data)
+		}
+	}
+}
+
+// incompressible makes a release whose archive has about so many bytes.
+func incompressible(t *testing.T, size int) *release {
+	t.Helper()
+	random := rand.NewChaCha8([32]byte{})
+	data := make([]byte, size/4)
+	f := files{}
+	for i := range 4 {
+		if _, err := random.Read(data); err != nil {
+			t.Fatal(err)
+		}
+		f[fmt.Sprintf("data/%d", i)] = string(data)
+	}
+	return pack(t, f)
 }

@@ -178,7 +178,16 @@ func TestSerfCoalesced(t *testing.T) {
 		nodes[0].fire("deploy", url)
 	}
 	for _, n := range nodes {
-		last.waitDeployed(t, n.host.path("home", "app"))
+		waitFor(t, "the last deployment", func() error {
+			log, err := os.ReadFile(n.logFile())
+			if err != nil {
+				return err
+			}
+			if strings.Count(string(log), "Starting up") > strings.Count(string(log), "Done") {
+				return fmt.Errorf("a handler still runs:\n%s", log)
+			}
+			return last.files.differs(n.host.path("home", "app"))
+		})
 		n.log()
 	}
 }

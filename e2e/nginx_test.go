@@ -1,0 +1,210 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// nginx is an nginx that serves the directory www of its host.
+type nginx struct {
+	*host
+	url string
+}
+
+// startNginx starts nginx with a few directives in its server block. In them,
+// ROOT stands for the host's directory.
+func startNginx(t *testing.T, directives string) *nginx {
+	t.Helper()
+	n := &nginx{host: newHost(t)}
+	// As root too the files are read by root itself: there are no workers.
+	write(t, n.path("www", "index.html"), nil)
+	daemon := program(t, "nginx")
+	startServer(t, "nginx", func() *exec.Cmd {
+		addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		n.url = "http://" + addr
+		write(t, n.path("etc", "nginx.conf"), []byte(strings.ReplaceAll(`
+daemon off;
+master_process off;
+pid ROOT/nginx.pid;
+error_log stderr;
+events {}
+http {
+	access_log ROOT/access.log combined;
+	client_body_temp_path ROOT/tmp-body;
+	proxy_temp_path ROOT/tmp-proxy;
+	fastcgi_temp_path ROOT/tmp-fastcgi;
+	uwsgi_temp_path ROOT/tmp-uwsgi;
+	scgi_temp_path ROOT/tmp-scgi;
+	server {
+		listen `+addr+`;
+		root ROOT/www;
+`+directives+`
+	}
+}
+`, "ROOT", n.dir)))
+		return n.command(daemon, "-e", "stderr", "-c", n.path("etc", "nginx.conf"))
+	}, func() error {
+		conn, err := net.DialTimeout("tcp", strings.TrimPrefix(n.url, "http://"), time.Second)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	return n
+}
+
+// put serves a release with its manifest for a deployment to h, and returns
+// the path of the manifest. The archive's URL begins with base.
+func (n *nginx) put(h *host, base string, r *release, more ...string) string {
+	n.t.Helper()
+	write(n.t, n.path("www", "app.tar.gz"), r.archive)
+	write(n.t, n.path("www", "deploy.yml"), []byte(r.manifest(base+"/app.tar.gz", h.path("dest"), more...)))
+	return "/deploy.yml"
+}
+
+func TestNginx(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t, "one")
+
+	t.Run("plain", func(t *testing.T) {
+		n, h := startNginx(t, ""), newHost(t)
+		h.stretcher(n.url + n.put(h, n.url, r)).wantSuccess().wantLog("Checksum ok: " + r.checksum)
+		r.wantDeployed(t, h.path("dest"))
+		wantFileHas(t, n.path("access.log"), `"GET /deploy.yml HTTP/1.1" 200`, `"GET /app.tar.gz HTTP/1.1" 200`, `"Stretcher/`)
+	})
+
+	t.Run("redirect", func(t *testing.T) {
+		n, h := startNginx(t, `
+		location /moved/    { rewrite ^/moved/(.*)$ /found/$1 redirect; }
+		location /found/    { rewrite ^/found/(.*)$ /$1 permanent; }
+		location /circle    { return 302 /circle; }
+		location /elsewhere { return 302 file:///etc/passwd; }`), newHost(t)
+		h.stretcher(n.url + "/moved" + n.put(h, n.url+"/moved", r)).wantSuccess()
+		r.wantDeployed(t, h.path("dest"))
+		h.stretcher(n.url+"/circle").wantFailure(n.url+"/circle", "redirect")
+		h.stretcher(n.url + "/elsewhere").wantFailure(n.url + "/elsewhere")
+	})
+
+	// The error page of a server is not a manifest, not even if it is one.
+	t.Run("error pages", func(t *testing.T) {
+		n := startNginx(t, `
+		error_page 404 /error.yml;
+		error_page 403 /error.yml;
+		location /forbidden { return 403; }
+		location /broken    { return 500; }
+		location /empty     { return 204; }`)
+		h := newHost(t)
+		write(t, n.path("www", "error.yml"), []byte("commands:\n  pre: [touch "+h.path("run")+"]\n  success: [touch "+h.path("run")+"]\n"))
+		for path, words := range map[string]string{
+			"/missing.yml": "404 Not Found",
+			"/forbidden":   "403 Forbidden",
+			"/broken":      "500 Internal Server Error",
+			"/empty":       "neither src nor commands",
+		} {
+			h.stretcher(n.url+path).wantFailure(n.url+path, words)
+			wantMissing(t, h.path("run"))
+		}
+		// Forbidden is for good: the retries would take an hour.
+		h.stretcher(n.url+"/forbidden", "-retry=3", "-retry-wait=1h").wantFailure("403 Forbidden")
+
+		write(t, n.path("www", "deploy.yml"), []byte(r.manifest(n.url+"/missing.tar.gz", h.path("dest"),
+			"commands:", "  pre: [touch "+h.path("run")+"]", "  failure: ['cat > "+h.path("failure")+"']")))
+		h.stretcher(n.url+"/deploy.yml").wantFailure("Deploy manifest failed:", "Get src failed:", n.url+"/missing.tar.gz", "404 Not Found")
+		wantMissing(t, h.path("run"))
+		wantMissing(t, h.path("dest"))
+		wantFileHas(t, h.path("failure"), "Get src failed:", "404 Not Found")
+	})
+
+	t.Run("503 then 200", func(t *testing.T) {
+		n, h := startNginx(t, `
+		location = /deploy.yml { if (!-f ROOT/manifest-ready) { return 503; } }
+		location = /app.tar.gz { if (!-f ROOT/archive-ready) { return 503; } }`), newHost(t)
+		url := n.url + n.put(h, n.url, r)
+		h.stretcher(url).wantFailure(url, "503 Service")
+
+		agent := h.start(url, "-retry=1000", "-retry-wait=100ms")
+		agent.waitForLog("fetch " + url + ": attempt 2")
+		write(t, n.path("manifest-ready"), nil)
+		agent.waitForLog("fetch " + n.url + "/app.tar.gz: attempt 2")
+		wantMissing(t, h.path("dest"))
+		write(t, n.path("archive-ready"), nil)
+		agent.wait().wantSuccess()
+		r.wantDeployed(t, h.path("dest"))
+	})
+
+	t.Run("password in the URL", func(t *testing.T) {
+		n := startNginx(t, `
+		auth_basic test;
+		auth_basic_user_file ROOT/etc/passwords;`)
+		write(t, n.path("etc", "passwords"), []byte("alice:{PLAIN}open+sesame\n"))
+		h := newHost(t)
+		withPassword := strings.Replace(n.url, "//", "//alice:open+sesame@", 1)
+		url := withPassword + n.put(h, withPassword, r, "commands:", "  success: ['cat > "+h.path("success")+"; env >> "+h.path("success")+"']")
+		h.stretcher(url, "-log-level=DEBUG").wantSuccess().wantNotPrinted("open+sesame", "open%2Bsesame", "YWxpY2U6")
+		r.wantDeployed(t, h.path("dest"))
+		wantFileHas(t, h.path("success"), "Deploy manifest succeeded.", "STRETCHER_SRC=")
+		log, err := os.ReadFile(h.path("success"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(log), "open+sesame") {
+			t.Errorf("a command has been given the password:\n%s", log)
+		}
+
+		wrong := strings.Replace(url, "open+sesame", "shut+sesame", 1)
+		h.stretcher(wrong, "-retry=3", "-retry-wait=1h").wantFailure("401 Unauthorized").wantNotPrinted("shut+sesame", "shut%2Bsesame")
+		h.stretcher(n.url+"/deploy.yml", "-retry=3", "-retry-wait=1h").wantFailure(n.url+"/deploy.yml", "401 Unauthorized")
+	})
+
+	// Above 16 MiB the archive is fetched over several connections, if the
+	// server can do that.
+	big := incompressible(t, 24<<20)
+	t.Run("with ranges", func(t *testing.T) {
+		n, h := startNginx(t, ""), newHost(t)
+		h.stretcher(n.url + n.put(h, n.url, big)).wantSuccess()
+		big.wantDeployed(t, h.path("dest"))
+		wantFileHas(t, n.path("access.log"), `"GET /app.tar.gz HTTP/1.1" 206`)
+	})
+	t.Run("without ranges", func(t *testing.T) {
+		n, h := startNginx(t, "max_ranges 0;"), newHost(t)
+		h.stretcher(n.url + n.put(h, n.url, big)).wantSuccess()
+		big.wantDeployed(t, h.path("dest"))
+		log, err := os.ReadFile(n.path("access.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(log), `" 206 `) {
+			t.Errorf("a server without ranges answered with one:\n%s", log)
+		}
+	})
+
+	// A server that closes the connection: the retry is what gets through.
+	t.Run("gone and back", func(t *testing.T) {
+		n, h := startNginx(t, `
+		location = /app.tar.gz { if (!-f ROOT/archive-ready) { return 444; } }`), newHost(t)
+		url := n.url + n.put(h, n.url, r)
+		agent := h.start(url, "-retry=1000", "-retry-wait=100ms")
+		agent.waitForLog("fetch " + n.url + "/app.tar.gz: attempt 1")
+		write(t, n.path("archive-ready"), nil)
+		agent.wait().wantSuccess()
+		r.wantDeployed(t, h.path("dest"))
+	})
+
+	t.Run("slower than the timeout", func(t *testing.T) {
+		n, h := startNginx(t, "limit_rate 100k;"), newHost(t)
+		o := h.stretcher(n.url+n.put(h, n.url, big), "-timeout=1").wantFailure("Get src failed:", "timeout")
+		if o.took < time.Second {
+			t.Errorf("a timeout of a second after %s", o.took)
+		}
+		wantMissing(t, h.path("dest"))
+	})
+	t.Run("nobody listens", func(t *testing.T) {
+		url := fmt.Sprintf("http://127.0.0.1:%d/deploy.yml", freePort(t))
+		newHost(t).stretcher(url, "-retry=1", "-retry-wait=100ms").wantFailure(url, "connection refused")
+	})
+}

@@ -1,0 +1,276 @@
+package e2e
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// By hand, the deployment that stretcher stands for: tar and rsync, as an
+// operator would type it.
+const byHand = `set -e
+mkdir -m 0755 stage
+tar -xf "$ARCHIVE" -C stage
+rsync -a --delete "$@" stage/ dest/
+`
+
+// TestByHand deploys archives of real trees, made by tar, over an older dest,
+// and compares what is there with what tar and rsync make of it.
+func TestByHand(t *testing.T) {
+	t.Parallel()
+	trees := newHost(t)
+	makeTree(t, trees.path("new"), "new")
+	makeTree(t, trees.path("old"), "old")
+	replaceTypes(t, trees.path("new"), trees.path("old"))
+	sh := func(h *host, script string, args ...string) {
+		t.Helper()
+		cmd := h.command("sh", append([]string{"-c", script, "sh"}, args...)...)
+		output(t, cmd)
+	}
+
+	archives := []struct{ name, tar string }{
+		{"app.tar", "tar -cf $OUT ."},
+		{"app.tar.gz", "tar -czf $OUT ."},
+		{"app-without-root.tar.gz", "tar -czf $OUT *"},
+		{"app-posix.tar.gz", "tar --format=posix -czf $OUT ."},
+		{"app-ustar.tar.gz", "tar --format=ustar --exclude='longlong*' -czf $OUT ."},
+		{"app.tar.bz2", "tar -cjf $OUT ."},
+		{"app.tar.xz", "tar -cJf $OUT ."},
+		{"app.tar.zst", "tar --zstd -cf $OUT ."},
+	}
+	for _, a := range archives {
+		sh(&host{t: t, dir: trees.dir, env: append(trees.env, "OUT="+trees.path(a.name))}, "cd ../new && "+a.tar)
+	}
+
+	excludes := []struct {
+		name     string
+		manifest string
+		rsync    []string
+	}{
+		{"", "", nil},
+		{"excludes", "excludes: ['*.pid', '/sub/*.log', 'cache/']\nexclude_from: etc/excludes\n",
+			[]string{"--exclude-from=stage/etc/excludes", "--exclude=*.pid", "--exclude=/sub/*.log", "--exclude=cache/"}},
+	}
+	for _, a := range archives {
+		for _, strategy := range []string{"", "rsync", "builtin"} {
+			for _, exclude := range excludes {
+				t.Run(strings.Join([]string{a.name, strategy, exclude.name}, "/"), func(t *testing.T) {
+					h := newHost(t)
+					// The old dest twice, one for each way.
+					sh(h, `cp -a "$1" "$2"; mkdir hand; cp -a "$1" hand/dest`, trees.path("old"), h.path("dest"))
+					hand := &host{t: t, dir: h.dir, env: append(h.env, "ARCHIVE="+trees.path(a.name))}
+					sh(hand, "cd hand\n"+byHand, exclude.rsync...)
+
+					data, err := os.ReadFile(trees.path(a.name))
+					if err != nil {
+						t.Fatal(err)
+					}
+					sum := sha256.Sum256(data)
+					manifest := fmt.Sprintf("src: file://%s\nchecksum: %s\ndest: %s\nsync_strategy: %q\n%s",
+						trees.path(a.name), hex.EncodeToString(sum[:]), h.path("dest"), strategy, exclude.manifest)
+					write(t, h.path("files", "deploy.yml"), []byte(manifest))
+					url := "file://" + h.path("files", "deploy.yml")
+					h.stretcher(url).wantSuccess()
+					wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
+					// And again, with nothing left to do.
+					h.stretcher(url).wantSuccess()
+					wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
+				})
+			}
+		}
+	}
+}
+
+// makeTree makes a tree with what trees are made of. Those of two versions
+// differ.
+func makeTree(t *testing.T, dir, version string) {
+	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := func(name, content string, mode os.FileMode) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		check(os.MkdirAll(filepath.Dir(path), 0o755))
+		check(os.WriteFile(path, []byte(content), 0o600))
+		check(os.Chmod(path, mode))
+	}
+	file("version", version+"\n", 0o644)
+	file("same", "the same\n", 0o644)
+	file("only-"+version, version, 0o600)
+	file("bin/run", "#!/bin/sh\necho "+version+"\n", 0o755)
+	file("bin/setuid", version, os.ModeSetuid|0o755)
+	file("etc/excludes", "# comment\n; another\n\n*.secret\n+ sub/kept.conf\n- sub/*.conf\n", 0o644)
+	file("etc/readonly", version, 0o444)
+	file("empty", "", 0o644)
+	file("large", strings.Repeat(version+"0123456789abcdef", 50000), 0o644)
+	for _, name := range []string{"with space", "ümläut 日本", "-dash", "new\nline", "quote'\"$`\\", "*?[x]", ".hidden", "\xff\xfe not UTF-8", strings.Repeat("long", 60)} {
+		file("odd/"+name, version+name, 0o644)
+	}
+	file(filepath.Join("deep", strings.Repeat("d/", 20), "file"), version, 0o644)
+	for _, name := range []string{"app.pid", "sub/app.pid", "sub/app.log", "sub/other/app.log", "cache/" + version, "sub/cache/" + version, "sub/kept.conf", "sub/left.conf", "a.secret"} {
+		file(name, version, 0o644)
+	}
+	for name, target := range map[string]string{"link": "bin/run", "dangling": "nowhere/" + version, "absolute": "/etc/passwd", "to-dir": "bin", "up": "../../.."} {
+		check(os.Symlink(target, filepath.Join(dir, name)))
+	}
+	check(os.Link(filepath.Join(dir, "version"), filepath.Join(dir, "hard-link")))
+	check(syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o644))
+	check(os.MkdirAll(filepath.Join(dir, "empty-dir"), 0o755))
+	check(os.Mkdir(filepath.Join(dir, "closed-dir"), 0o755))
+	file("closed-dir/file", version, 0o644)
+	// Times long ago and of the version's own; for directories last.
+	when := time.Date(2020, 2, 3, 4, 5, 6, 789_000_000, time.UTC)
+	if version == "old" {
+		when = when.Add(-1000 * time.Hour)
+	}
+	var paths []string
+	check(filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		paths = append(paths, path)
+		return err
+	}))
+	slices.Reverse(paths)
+	for i, path := range paths {
+		if os.Geteuid() == 0 && i%3 == 0 {
+			info, err := os.Lstat(path)
+			check(err)
+			check(os.Lchown(path, 12345, 54321))
+			if info.Mode()&os.ModeSymlink == 0 {
+				check(os.Chmod(path, info.Mode())) // which lchown takes the setuid bit from
+			}
+		}
+	}
+	for i, path := range paths {
+		info, err := os.Lstat(path)
+		check(err)
+		if info.Mode()&os.ModeSymlink == 0 {
+			at := when.Add(time.Duration(i) * time.Second)
+			check(os.Chtimes(path, at, at))
+		}
+	}
+	check(os.Chmod(filepath.Join(dir, "closed-dir"), 0o555))
+	check(os.Chmod(dir, 0o711))
+	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "closed-dir"), 0o755) })
+}
+
+// replaceTypes makes paths that are one thing in the new tree another thing
+// in the old one.
+func replaceTypes(t *testing.T, newTree, oldTree string) {
+	t.Helper()
+	kinds := []func(path string) error{
+		func(path string) error { return os.WriteFile(path, []byte("file"), 0o644) },
+		func(path string) error { return os.Symlink("bin", path) },
+		func(path string) error {
+			if err := os.Mkdir(path, 0o755); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(path, "inside"), []byte(path), 0o644)
+		},
+	}
+	for i, is := range kinds {
+		for j, was := range kinds {
+			name := fmt.Sprintf("was-%d-is-%d", j, i)
+			if err := is(filepath.Join(newTree, name)); err != nil {
+				t.Fatal(err)
+			}
+			if err := was(filepath.Join(oldTree, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// wantSameTree checks that two trees are equal in all that rsync -a keeps.
+func wantSameTree(t *testing.T, got, want string) {
+	t.Helper()
+	gotTree, wantTree := describe(t, got), describe(t, want)
+	for path, w := range wantTree {
+		if g, ok := gotTree[path]; !ok {
+			t.Errorf("%q is missing, want %s", path, w)
+		} else if g != w {
+			t.Errorf("%q is %s, want %s", path, g, w)
+		}
+	}
+	for path, g := range gotTree {
+		if _, ok := wantTree[path]; !ok {
+			t.Errorf("%q should not be there: %s", path, g)
+		}
+	}
+}
+
+// describe returns what rsync -a keeps of each file in a tree.
+func describe(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	tree := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		what := fmt.Sprintf("%s %d:%d", info.Mode(), st.Uid, st.Gid)
+		switch {
+		case info.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil && os.Geteuid() == 0 {
+				return err
+			}
+			what += fmt.Sprintf(" %d bytes, %x", info.Size(), sha256.Sum256(data))
+		case info.Mode()&os.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			what += " -> " + target
+		}
+		rel, err := filepath.Rel(dir, path)
+		if rel != "." { // where the archive has no "./", its time is that of the deployment
+			what += info.ModTime().UTC().Format(" 2006-01-02 15:04:05.999999999")
+		}
+		tree[rel] = what
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// sync_strategy mv renames what tar would unpack.
+func TestByHandMv(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	makeTree(t, h.path("new"), "new")
+	h.env = append(h.env, "ARCHIVE="+h.path("app.tar.gz"))
+	output(t, h.command("sh", "-c", "tar -C ../new -czf $ARCHIVE . && mkdir hand && tar -C hand -xf $ARCHIVE"))
+	data, err := os.ReadFile(h.path("app.tar.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(data)
+	write(t, h.path("files", "deploy.yml"), fmt.Appendf(nil, "src: file://%s\nchecksum: %x\ndest: %s\nsync_strategy: mv\n", h.path("app.tar.gz"), sum, h.path("dest")))
+	url := "file://" + h.path("files", "deploy.yml")
+	h.stretcher(url).wantSuccess()
+	wantSameTree(t, h.path("dest"), h.path("work", "hand"))
+	// It is for a new dest only.
+	h.stretcher(url).wantFailure("Deploy manifest failed:", h.path("dest"))
+	wantSameTree(t, h.path("dest"), h.path("work", "hand"))
+	left, err := filepath.Glob(h.path(".dest*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left beside dest: %q %v", left, err)
+	}
+}
