@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,7 +86,8 @@ func (l *destLock) release() {
 	if l == nil {
 		return
 	}
-	for _, f := range l.files {
+	// The last one first: who waits, waits for the first one, once.
+	for _, f := range slices.Backward(l.files) {
 		logError("remove lock", os.Remove(f.Name()))
 		f.Close()
 	}
@@ -94,18 +96,27 @@ func (l *destLock) release() {
 
 // flock locks f, waiting for who holds it. It closes f where it fails.
 func flock(ctx context.Context, f *os.File, dest string) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return nil
+	var pid, since string
+	for deadline := time.Now().Add(time.Second); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return err
+		}
+		// A holder that has just begun has not written yet who it is.
+		var alive bool
+		if pid, since, alive = holder(f); alive || time.Now().After(deadline) {
+			break
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			f.Close()
+			return err
+		}
 	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		f.Close()
-		return err
-	}
-	buf := make([]byte, 128)
-	n, _ := f.ReadAt(buf, 0) // nothing yet, where the holder has just begun
-	pid, since, _ := strings.Cut(strings.TrimSpace(string(buf[:n])), " ")
-	if holder, err := strconv.Atoi(pid); err == nil && isAncestor(holder) {
+	if n, err := strconv.Atoi(pid); err == nil && isAncestor(n) {
 		f.Close()
 		return fmt.Errorf("pid %s is deploying there and waits for a command that runs this deployment: neither could go on", pid)
 	}
@@ -136,6 +147,17 @@ func flock(ctx context.Context, f *os.File, dest string) error {
 		}()
 		return fmt.Errorf("waiting for pid %s: %w", pid, context.Cause(ctx))
 	}
+}
+
+// holder reads who holds the lock f and since when. Nobody who is alive is in
+// it for a moment after it changed hands.
+func holder(f *os.File) (pid, since string, alive bool) {
+	buf := make([]byte, 128)
+	n, _ := f.ReadAt(buf, 0) // io.EOF, as the file is shorter
+	line, _, complete := strings.Cut(string(buf[:n]), "\n")
+	pid, since, _ = strings.Cut(line, " ")
+	number, err := strconv.Atoi(pid)
+	return pid, since, complete && err == nil && unix.Kill(number, 0) != unix.ESRCH
 }
 
 // isAncestor tells whether this process descends from pid.
