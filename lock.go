@@ -35,6 +35,7 @@ func lockDest(ctx context.Context, dest string) (*destLock, error) {
 		return nil, fmt.Errorf("lock %s: %w", dest, err)
 	}
 	defer dir.Close()
+	sweepLocks(dir)
 	path, err := realPath(dest)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dest, err)
@@ -78,6 +79,28 @@ func (l *destLock) acquire(ctx context.Context, dir *os.File, name, dest string)
 		}
 		_, err = fmt.Fprintf(f, "%d %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
 		return err
+	}
+}
+
+// sweepLocks removes the locks that nobody holds: those that killed holders
+// left. Nobody may ask for theirs again, where dest has been replaced since.
+func sweepLocks(dir *os.File) {
+	names, err := dir.Readdirnames(-1)
+	logError("look for locks that nobody holds", err)
+	for _, name := range names {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // gone
+		}
+		f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name))
+		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+			// Only who holds a lock removes it. Without a link it has been,
+			// and the name may be another's.
+			if info, err := f.Stat(); err == nil && info.Sys().(*syscall.Stat_t).Nlink > 0 {
+				logError("remove a lock that nobody holds", os.Remove(f.Name()))
+			}
+		}
+		f.Close()
 	}
 }
 
