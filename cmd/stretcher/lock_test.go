@@ -121,6 +121,9 @@ func TestLockDirectoryOfAnother(t *testing.T) {
 	uid := 1_000_000 + os.Getpid() // nobody's
 	place := fmt.Sprintf("/dev/shm/stretcher-%d", uid)
 	w := newWorld(t)
+	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
+		t.Fatal(err)
+	}
 	for dir := w.dir; dir != "/"; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o001 == 0 {
 			t.Skipf("another user cannot get to %s", dir)
