@@ -104,7 +104,7 @@ func TestTortureConcurrentDeployments(t *testing.T) {
 	waited := 0
 	for round := range rounds {
 		s.shutGate()
-		strategy := []string{"rsync", "builtin"}[round%2]
+		strategy := []string{"rsync", "rsync"}[round%2]
 		// In every second pair of rounds the two go as fast as they can.
 		gated := round%4 < 2
 		if !gated {
