@@ -24,7 +24,7 @@ import (
 // was itself opened in its parent, never through a symbolic link.
 func (a *archive) extract(ctx context.Context, dir string) error {
 	if err := a.extractTo(ctx, dir); err != nil {
-		return fmt.Errorf("extract the archive to %s: %w", dir, err)
+		return fmt.Errorf("%s: %w", dir, err)
 	}
 	return nil
 }

@@ -185,6 +185,7 @@ func TestExtractLikeTar(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			data := makeTar(t, members...)
 			want, got := t.TempDir(), t.TempDir()
+			t.Cleanup(func() { removeTree(want); removeTree(got) })
 			tarErr := extractByTar(t, data, want)
 			a, err := indexBytes(t, data, 0)
 			if err == nil {

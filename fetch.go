@@ -18,18 +18,21 @@ import (
 const (
 	// maxManifestSize bounds what is taken for a manifest, in bytes.
 	maxManifestSize = 1 << 20
-	// parallelSize is from where on several connections are worth it.
-	parallelSize = 16 << 20
-	// partSize is what a connection asks for at a time.
-	partSize = 8 << 20
 	// chunkSize is what is read and stored at a time.
 	chunkSize = 256 << 10
 	// maxRetryAfter bounds what a server may ask us to wait.
 	maxRetryAfter = 10 * time.Minute
 )
 
-// stallTimeout is how long a transfer may go without a byte.
-var stallTimeout = 60 * time.Second
+// These are variables for the tests.
+var (
+	// parallelSize is from where on several connections are worth it.
+	parallelSize int64 = 16 << 20
+	// partSize is what a connection asks for at a time.
+	partSize int64 = 8 << 20
+	// stallTimeout is how long a transfer may go without a byte.
+	stallTimeout = 60 * time.Second
+)
 
 // source is an object at a URL of some scheme.
 type source interface {
@@ -76,35 +79,30 @@ func newSource(rawURL string) (source, error) {
 	if !ok {
 		return nil, fmt.Errorf("%.200q is no URL: expected s3://, gs://, http://, https:// or file://", rawURL)
 	}
-	switch strings.ToLower(scheme) {
+	var s source
+	var err error
+	switch scheme = strings.ToLower(scheme); scheme {
 	case "file":
-		return newFileSource(rest)
+		s, err = newFileSource(rest)
 	case "http", "https":
-		return newHTTPSource(rawURL)
-	case "s3":
-		bucket, key, err := splitBucket(rest)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", rawURL, err)
+		s, err = newHTTPSource(rawURL)
+	case "s3", "gs":
+		bucket, key, _ := strings.Cut(rest, "/")
+		switch {
+		case bucket == "" || key == "":
+			err = fmt.Errorf("expected a bucket and a key, as in %s://bucket/key", scheme)
+		case scheme == "s3":
+			s = &s3Source{bucket: bucket, key: unescape(key)}
+		default:
+			s = &gcsSource{bucket: bucket, key: unescape(key)}
 		}
-		return &s3Source{bucket: bucket, key: key}, nil
-	case "gs":
-		bucket, key, err := splitBucket(rest)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", rawURL, err)
-		}
-		return &gcsSource{bucket: bucket, key: key}, nil
+	default:
+		err = fmt.Errorf("unknown scheme %q: expected s3, gs, http, https or file", scheme)
 	}
-	return nil, fmt.Errorf("%s: unknown scheme %q: expected s3, gs, http, https or file", redact(rawURL), scheme)
-}
-
-// splitBucket takes the bucket and the key from what follows s3:// or gs://.
-// In the key, percent escapes stand for what they encode.
-func splitBucket(rest string) (bucket, key string, err error) {
-	bucket, key, _ = strings.Cut(rest, "/")
-	if bucket == "" || key == "" {
-		return "", "", errors.New("expected a bucket and a key, as in s3://bucket/key")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", redactURL(rawURL), err)
 	}
-	return bucket, unescape(key), nil
+	return s, nil
 }
 
 // unescape decodes percent escapes, unless there is one that is none: then
@@ -181,22 +179,20 @@ type fetcher struct {
 
 // fetch fetches the whole object, and ends the spool with the outcome.
 func (f *fetcher) fetch(ctx context.Context) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("fetch %s: %w", f.name(), err)
-		}
-		f.to.end(err)
-	}()
+	defer func() { f.to.end(err) }()
 	f.source, err = newSource(f.url)
 	if err != nil {
 		return err
 	}
 	defer func() { logError("close "+f.name(), f.source.close()) }()
-	return f.retry(ctx, f.name(), f.attempt)
+	if err := f.retry(ctx, f.name(), f.attempt); err != nil {
+		return safeError{fmt.Errorf("fetch %s: %w", f.name(), err)}
+	}
+	return nil
 }
 
 // name is what the log and errors call the object.
-func (f *fetcher) name() string { return redact(f.url) }
+func (f *fetcher) name() string { return redactURL(f.url) }
 
 // retry calls attempt until it succeeds, fails for good, or has been tried
 // often enough. The name is what the log calls it.
@@ -231,7 +227,7 @@ func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.C
 }
 
 // attempt fetches what the spool does not have yet. Where the object has
-// changed since, or the server cannot continue it, it starts over, once.
+// changed since, it starts over, once.
 func (f *fetcher) attempt(ctx context.Context) error {
 	changed := false
 	for {
@@ -239,6 +235,9 @@ func (f *fetcher) attempt(ctx context.Context) error {
 		switch {
 		case errors.Is(err, errChanged) && !changed:
 			changed = true
+			// Or the machines behind one name differ in their validators:
+			// over one connection, only one of them is asked.
+			f.connections = 1
 			if err := f.restart(); err != nil {
 				return err
 			}
@@ -252,6 +251,8 @@ func (f *fetcher) attempt(ctx context.Context) error {
 	}
 }
 
+// fetchRest fetches what the spool does not have yet, or all where the server
+// cannot go on from there.
 func (f *fetcher) fetchRest(ctx context.Context) error {
 	offset := f.to.len()
 	if offset > 0 && f.validator == "" {
@@ -260,51 +261,57 @@ func (f *fetcher) fetchRest(ctx context.Context) error {
 		}
 		offset = 0
 	}
-	t := f.begin(ctx)
-	defer t.close()
-	o, err := t.open(f.source, offset, -1, f.validator)
+	t, err := f.open(ctx, offset, -1)
 	if err != nil {
 		return err
 	}
-	if o.offset != offset {
+	defer t.close()
+	if t.offset != offset {
 		if err := f.restart(); err != nil {
 			return err
 		}
-		offset = o.offset
+		offset = 0
 	}
-	f.validator = o.validator
-	f.progress.size.Store(o.size)
-	if err := f.to.fits(o.size); err != nil {
+	size := t.object.size
+	f.validator = t.object.validator
+	f.progress.size.Store(size)
+	if err := f.to.fits(size); err != nil {
 		return err
 	}
 	if f.toDisk {
-		if err := checkSpace(o.size - offset); err != nil {
+		if err := checkSpace(size - offset); err != nil {
 			return err
 		}
 	}
-	if f.connections > 1 && o.ranges && o.validator != "" && o.size-offset > parallelSize {
-		return f.parallel(ctx, t, offset, o.size)
+	if f.connections > 1 && t.object.ranges && f.validator != "" && size-offset > parallelSize {
+		return f.parallel(ctx, t, size)
 	}
 	for {
-		n, err := t.next()
+		n, err := t.next(chunkSize)
 		if n > 0 {
-			if err := f.store(t.buf[:n], offset); err != nil {
+			if err := f.store(t.buf[:n], t.offset-int64(n)); err != nil {
 				return err
 			}
-			offset += int64(n)
-			f.to.arrived(offset)
+			f.to.arrived(t.offset)
 		}
-		if err == io.EOF {
-			break
+		if err == io.EOF && (size < 0 || t.offset == size) {
+			return nil
 		}
 		if err != nil {
-			return err
+			return after(err, t.offset, size)
 		}
 	}
-	if o.size >= 0 && offset != o.size {
-		return fmt.Errorf("got %d of %d bytes: %w", offset, o.size, io.ErrUnexpectedEOF)
+}
+
+// after says of an error in the middle of an object where that was.
+func after(err error, offset, size int64) error {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
 	}
-	return nil
+	if size < 0 {
+		return fmt.Errorf("after %d bytes: %w", offset, err)
+	}
+	return fmt.Errorf("after %d of %d bytes: %w", offset, size, err)
 }
 
 func (f *fetcher) restart() error {
@@ -328,39 +335,54 @@ type transfer struct {
 	stall   *time.Timer
 	limiter *rate.Limiter
 	object  *object
+	offset  int64 // in the object, of what comes next
+	rest    bool  // its body goes on to the end of the object
 	buf     []byte
 }
 
-func (f *fetcher) begin(ctx context.Context) *transfer {
-	t := &transfer{limiter: f.limiter, buf: make([]byte, chunkSize)}
+// open opens the object at offset; length is as of a source. The transfer may
+// be at offset 0 instead. It is of the object whose beginning the spool has,
+// unless it is at 0.
+func (f *fetcher) open(ctx context.Context, offset, length int64) (*transfer, error) {
+	t := &transfer{limiter: f.limiter, rest: length < 0, buf: make([]byte, chunkSize)}
 	if f.limiter != nil {
 		t.buf = t.buf[:f.limiter.Burst()]
 	}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	limit := stallTimeout
 	t.stall = time.AfterFunc(limit, func() { t.cancel(fmt.Errorf("%w: no byte for %s", errStalled, limit)) })
-	return t
-}
-
-func (t *transfer) open(s source, offset, length int64, validator string) (*object, error) {
-	t.closeBody()
-	t.stall.Reset(stallTimeout)
-	o, err := s.open(t.ctx, offset, length, validator)
+	o, err := f.source.open(t.ctx, offset, length, f.validator)
 	t.stall.Stop()
 	if err != nil {
-		return nil, t.cause(err)
+		err = t.cause(err)
+		t.close()
+		return nil, err
 	}
 	t.object = o
-	return o, nil
+	t.offset = o.offset
+	switch size := f.progress.size.Load(); {
+	case o.offset == 0:
+	case o.offset != offset:
+		err = fmt.Errorf("asked for the bytes from %d on, got those from %d on", offset, o.offset)
+	case o.validator != f.validator, o.size >= 0 && size >= 0 && o.size != size:
+		err = errChanged
+	case o.size < 0:
+		o.size = size
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
 }
 
-// next reads some bytes into t.buf.
-func (t *transfer) next() (int, error) {
+// next reads some bytes into t.buf, as many as wanted at most.
+func (t *transfer) next(wanted int64) (int, error) {
 	if t.ctx.Err() != nil {
 		return 0, context.Cause(t.ctx)
 	}
 	t.stall.Reset(stallTimeout)
-	n, err := t.object.body.Read(t.buf)
+	n, err := t.object.body.Read(t.buf[:min(wanted, int64(len(t.buf)))])
 	t.stall.Stop()
 	if t.limiter != nil && n > 0 {
 		if err := t.limiter.WaitN(t.ctx, n); err != nil {
@@ -370,6 +392,7 @@ func (t *transfer) next() (int, error) {
 			return 0, context.Cause(t.ctx)
 		}
 	}
+	t.offset += int64(n)
 	if err != nil && err != io.EOF {
 		err = t.cause(err)
 	}
@@ -384,17 +407,17 @@ func (t *transfer) cause(err error) error {
 	return err
 }
 
-func (t *transfer) closeBody() {
+// close ends the transfer. A nil one, and a second call, are no-ops.
+func (t *transfer) close() {
+	if t == nil {
+		return
+	}
+	t.stall.Stop()
+	t.cancel(nil)
 	if t.object != nil {
 		t.object.body.Close() // nothing of it is wanted any more
 		t.object = nil
 	}
-}
-
-func (t *transfer) close() {
-	t.stall.Stop()
-	t.cancel(nil)
-	t.closeBody()
 }
 
 // sleep waits for d, or until ctx ends: then the error is its cause.

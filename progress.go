@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// progressEvery is how often the log tells of a download.
+var progressEvery = 10 * time.Second
+
 // progress counts a download, and tells of it while it runs.
 type progress struct {
 	size     atomic.Int64 // negative where unknown
@@ -22,11 +25,10 @@ type progress struct {
 }
 
 // show tells of the progress until the returned function is called: on a
-// terminal in one line that is updated, elsewhere in a line of log every ten
-// seconds.
+// terminal in one line that is updated, elsewhere in a line of log now and then.
 func (p *progress) show() (stop func()) {
 	p.start = time.Now()
-	every, say, clear := 10*time.Second, func() { log.Printf("Downloading: %s", p.status()) }, func() {}
+	every, say, clear := progressEvery, func() { log.Printf("Downloading: %s", p.status()) }, func() {}
 	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
 		every = 200 * time.Millisecond
 		// The cursor goes back to the first column, for a line of log to

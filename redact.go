@@ -10,7 +10,7 @@ const redacted = "REDACTED"
 
 // urlPattern finds the URLs in a line of log. A backslash ends one, since it
 // stands before the closing quote where a URL is quoted twice.
-var urlPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>\\` + "`" + `]+`)
+var urlPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"<>\\` + "`" + `]+`)
 
 // secretParameter matches the names of query parameters whose values let
 // their reader in: signatures, tokens, keys and the like, those of presigned
@@ -25,7 +25,10 @@ func redact(s string) string {
 	if !strings.Contains(s, "://") {
 		return s
 	}
-	return urlPattern.ReplaceAllStringFunc(s, redactURL)
+	return urlPattern.ReplaceAllStringFunc(s, func(match string) string {
+		u := strings.TrimRight(match, ",.:;)") // of the sentence around it
+		return redactURL(u) + match[len(u):]
+	})
 }
 
 func redactURL(u string) string {
@@ -35,8 +38,9 @@ func redactURL(u string) string {
 		end = len(rest)
 	}
 	authority := rest[:end]
-	if _, port, ok := strings.Cut(authority, ":"); ok && !strings.Contains(authority, "@") && strings.Trim(port, "0123456789") != "" && !strings.HasPrefix(authority, "[") {
-		// What follows the colon is no port: a password with a slash in it.
+	if _, port, ok := strings.Cut(authority, ":"); ok && !strings.Contains(authority, "@") && (port == "" || strings.Trim(port, "0123456789") != "") && !strings.HasPrefix(authority, "[") {
+		// What follows the colon is no port: a password with a slash in it,
+		// or another URL.
 		if at := strings.LastIndex(rest, "@"); at >= 0 {
 			end = at + 1
 			if i := strings.IndexAny(rest[end:], "/?#"); i >= 0 {
@@ -58,11 +62,10 @@ func redactURL(u string) string {
 		}
 		authority = user + authority[at:]
 	}
-	path, query, ok := strings.Cut(rest, "?")
-	if ok {
-		path += "?" + redactQuery(query)
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		rest = rest[:i+1] + redactQuery(rest[i+1:])
 	}
-	return scheme + "://" + authority + path
+	return scheme + "://" + authority + redact(rest) // for another URL in it
 }
 
 func redactQuery(query string) string {

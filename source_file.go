@@ -19,11 +19,11 @@ type fileSource struct{ path string }
 func newFileSource(rest string) (source, error) {
 	host, path, ok := strings.Cut(rest, "/")
 	if !ok || host != "" && host != "localhost" {
-		return nil, fmt.Errorf("file://%s: expected an absolute path, as in file:///path", rest)
+		return nil, errors.New("expected an absolute path, as in file:///path")
 	}
 	path = "/" + unescape(path)
 	if strings.ContainsRune(path, 0) {
-		return nil, fmt.Errorf("file://%s: the path has a NUL byte", rest)
+		return nil, errors.New("the path has a NUL byte")
 	}
 	return fileSource{path}, nil
 }
@@ -45,11 +45,7 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 		f.Close()
 		return nil, permanent(err)
 	}
-	o := &object{
-		offset:    offset,
-		size:      info.Size(),
-		validator: fmt.Sprintf("%d-%d", info.ModTime().UnixNano(), info.Size()),
-	}
+	o := &object{offset: offset, size: info.Size(), validator: fileValidator(info)}
 	if validator != "" && validator != o.validator {
 		f.Close()
 		return nil, errChanged
@@ -57,11 +53,34 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 	if length < 0 {
 		length = o.size - offset
 	}
-	o.body = struct {
-		io.Reader
-		io.Closer
-	}{io.NewSectionReader(f, offset, length), f}
+	o.body = &fileBody{f, io.NewSectionReader(f, offset, length), o.validator}
 	return o, nil
 }
 
 func (fileSource) close() error { return nil }
+
+func fileValidator(info fs.FileInfo) string {
+	return fmt.Sprintf("%d-%d", info.ModTime().UnixNano(), info.Size())
+}
+
+// fileBody is a file that is not written to while it is read.
+type fileBody struct {
+	*os.File
+	section   *io.SectionReader
+	validator string
+}
+
+func (b *fileBody) Read(p []byte) (int, error) {
+	n, err := b.section.Read(p)
+	if err != io.EOF {
+		return n, err
+	}
+	info, statErr := b.File.Stat()
+	if statErr != nil {
+		return n, statErr
+	}
+	if fileValidator(info) != b.validator {
+		return n, errChanged
+	}
+	return n, err
+}

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 
+	"cloud.google.com/go/auth/credentials"
+	"cloud.google.com/go/auth/httptransport"
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/option"
@@ -18,6 +22,7 @@ type gcsSource struct {
 	bucket, key string
 	mu          sync.Mutex
 	client      *storage.Client
+	transport   *http.Transport
 }
 
 func (s *gcsSource) connect() (*storage.Client, error) {
@@ -26,10 +31,22 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 	if s.client != nil {
 		return s.client, nil
 	}
-	// The context is the client's for its whole life: it fetches tokens with it.
-	client, err := storage.NewClient(context.Background(), option.WithUserAgent(userAgent()))
+	s.transport = onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
+	hc := &http.Client{Transport: gcsTransport{s.transport}}
+	options := []option.ClientOption{option.WithHTTPClient(hc)}
+	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
+		creds, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{storage.ScopeReadOnly}})
+		if err == nil {
+			err = httptransport.AddAuthorizationMiddleware(hc, creds)
+		}
+		if err != nil {
+			return nil, permanent(fmt.Errorf("GCP credentials: %w (set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key)", err))
+		}
+		options = append(options, option.WithAuthCredentials(creds))
+	}
+	client, err := storage.NewClient(context.Background(), options...)
 	if err != nil {
-		return nil, permanent(fmt.Errorf("GCP credentials: %w (set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key)", err))
+		return nil, permanent(fmt.Errorf("GCS client: %w", err))
 	}
 	// Attempts are counted in one place, for all schemes.
 	client.SetRetry(storage.WithPolicy(storage.RetryNever))
@@ -51,18 +68,42 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 		}
 		handle = handle.Generation(generation)
 	}
-	r, err := handle.NewRangeReader(ctx, offset, length)
+	r, err := handle.NewRangeReader(context.WithValue(ctx, gcsReadKey{}, new(error)), offset, length)
 	if err != nil {
-		if validator != "" && (errors.Is(err, storage.ErrObjectNotExist) || gcsStatus(err) == http.StatusRequestedRangeNotSatisfiable) {
-			return nil, errChanged // that generation is gone
-		}
-		return nil, gcsError(err)
+		return nil, s.error(ctx, err, validator)
 	}
 	o := &object{body: r, offset: r.Attrs.StartOffset, size: r.Attrs.Size, ranges: true}
-	if r.Attrs.Generation != 0 {
+	if r.Attrs.Generation > 0 {
 		o.validator = strconv.FormatInt(r.Attrs.Generation, 10)
 	}
 	return o, nil
+}
+
+// error tells what another attempt may mend from what it cannot.
+func (s *gcsSource) error(ctx context.Context, err error, validator string) error {
+	if errors.Is(err, storage.ErrObjectNotExist) {
+		if validator != "" {
+			return errChanged // that generation is gone
+		}
+		// A missing bucket looks the same, but is not worth a retry.
+		if _, bucketErr := s.client.Bucket(s.bucket).Attrs(ctx); errors.Is(bucketErr, storage.ErrBucketNotExist) {
+			return permanent(storage.ErrBucketNotExist)
+		}
+		return storage.ErrObjectNotExist
+	}
+	api, ok := errors.AsType[*googleapi.Error](err)
+	if !ok {
+		return withoutURL(err) // no answer at all
+	}
+	switch {
+	case api.Code == http.StatusRequestedRangeNotSatisfiable:
+		return errChanged
+	case api.Code == http.StatusRequestTimeout:
+		return err
+	case api.Code == http.StatusTooManyRequests, api.Code >= 500:
+		return busyError{err, retryAfter(api.Header.Get("Retry-After"))}
+	}
+	return permanent(err)
 }
 
 func (s *gcsSource) close() error {
@@ -71,30 +112,43 @@ func (s *gcsSource) close() error {
 	if s.client == nil {
 		return nil
 	}
+	s.transport.CloseIdleConnections()
 	return s.client.Close()
 }
 
-func gcsStatus(err error) int {
-	var api *googleapi.Error
-	if errors.As(err, &api) {
-		return api.Code
+// gcsReadKey is of a context of one read; its value is a *error.
+type gcsReadKey struct{}
+
+// gcsTransport lets a read fail where its body does. The client would ask for
+// the rest on its own, with no limit, no pause and no word in the log.
+type gcsTransport struct{ http.RoundTripper }
+
+func (t gcsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Set("User-Agent", userAgent())
+	failed, ok := req.Context().Value(gcsReadKey{}).(*error)
+	if !ok {
+		return t.RoundTripper.RoundTrip(req)
 	}
-	return 0
+	if *failed != nil {
+		return nil, *failed
+	}
+	resp, err := t.RoundTripper.RoundTrip(req)
+	if err == nil {
+		resp.Body = &gcsBody{resp.Body, failed}
+	}
+	return resp, err
 }
 
-// gcsError tells what another attempt may mend from what it cannot.
-func gcsError(err error) error {
-	switch status := gcsStatus(err); {
-	case errors.Is(err, storage.ErrBucketNotExist):
-		return permanent(err)
-	case errors.Is(err, storage.ErrObjectNotExist), status == http.StatusNotFound, status == http.StatusRequestTimeout:
-		return err
-	case status == http.StatusTooManyRequests, status >= 500:
-		var api *googleapi.Error
-		errors.As(err, &api)
-		return busyError{err, retryAfter(api.Header.Get("Retry-After"))}
-	case status >= 400:
-		return permanent(err)
+type gcsBody struct {
+	io.ReadCloser
+	failed *error
+}
+
+func (b *gcsBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		*b.failed = err
 	}
-	return err
+	return n, err
 }

@@ -34,18 +34,23 @@ func newHTTPSource(rawURL string) (source, error) {
 		if errors.As(err, &bad) {
 			err = bad.Err // without the URL, which may hold a password
 		}
-		return nil, fmt.Errorf("%s: %w", redact(rawURL), err)
+		return nil, err
 	}
 	if u.Hostname() == "" {
-		return nil, fmt.Errorf("%s: the URL names no host", redact(rawURL))
+		return nil, errors.New("the URL names no host")
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
+	t := onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
 	// The checksum is that of the bytes as they are stored.
 	t.DisableCompression = true
-	// HTTP/2 would put all ranges on one connection.
+	return &httpSource{url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
+}
+
+// onlyHTTP1 keeps a transport from HTTP/2, which would put all ranges on one
+// connection.
+func onlyHTTP1(t *http.Transport) *http.Transport {
 	t.Protocols = &http.Protocols{}
 	t.Protocols.SetHTTP1(true)
-	return &httpSource{url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
+	return t
 }
 
 // checkRedirect follows what a browser would, and takes care of secrets: they
@@ -91,11 +96,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		var at *url.Error
-		if errors.As(err, &at) {
-			err = at.Err // our own errors name the URL
-		}
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	resp.Body = stat.atClose(resp)
 	o := &object{
@@ -107,31 +108,33 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && ranged:
 		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
-		if err == nil && o.offset != offset {
-			err = fmt.Errorf("asked for bytes from %d on, got them from %d on", offset, o.offset)
-		}
-		if err != nil {
-			resp.Body.Close()
-			return nil, err
-		}
-		if o.validator == "" {
+		if o.validator == "" || strings.HasPrefix(validator, `"`) && resp.Header.Get("ETag") == "" {
 			// With If-Range, the server answers 206 only for the same object,
 			// and need not name it again (RFC 9110, section 15.3.7).
 			o.validator = validator
 		}
-		if o.validator != validator {
-			resp.Body.Close()
-			return nil, errChanged
-		}
-		return o, nil
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
-		resp.Body.Close()
-		return nil, errChanged
+		err = errChanged
 	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
+		err = httpStatusError(resp.Status, resp.StatusCode, resp.Header)
+		if resp.Request.URL.String() != req.URL.String() {
+			err = fmt.Errorf("%w (redirected to %s)", err, redactURL(resp.Request.URL.String()))
+		}
+	}
+	if err != nil {
 		resp.Body.Close()
-		return nil, httpStatusError(resp.Status, resp.StatusCode, resp.Header)
+		return nil, err
 	}
 	return o, nil
+}
+
+// withoutURL returns what went wrong with a request; our own errors name the
+// URL.
+func withoutURL(err error) error {
+	if at, ok := errors.AsType[*url.Error](err); ok {
+		return at.Err
+	}
+	return err
 }
 
 func (s *httpSource) close() error {

@@ -8,11 +8,12 @@ import (
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
+	smithymiddleware "github.com/aws/smithy-go/middleware"
 )
 
 // s3Source is an object of Amazon S3, or of what speaks its protocol.
@@ -20,6 +21,7 @@ type s3Source struct {
 	bucket, key string
 	mu          sync.Mutex
 	client      *s3.Client
+	transport   *http.Transport
 }
 
 func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
@@ -31,14 +33,22 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	conf, err := config.LoadDefaultConfig(ctx,
 		// Attempts are counted in one place, for all schemes.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		config.WithAppID("Stretcher-"+Version))
+		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", Version)}))
 	if err != nil {
-		return nil, fmt.Errorf("AWS configuration: %w", err)
+		return nil, permanent(fmt.Errorf("AWS configuration: %w", err))
 	}
 	if conf.Region == "" {
 		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
 	}
+	// The SDK's own client is the one that knows AWS_CA_BUNDLE.
+	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
+		o.HTTPClient = &http.Client{
+			Transport: s.transport,
+			// Where S3 redirects, it is to another region, for which the
+			// request is not signed.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
 		// What runs at an endpoint of its own seldom has a name for each bucket.
 		o.UsePathStyle = o.BaseEndpoint != nil
 		// The checksum of the manifest is checked anyway.
@@ -51,6 +61,11 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	client, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	// GetObject would do this too, but in its error one could not tell S3 from
+	// who gives the credentials.
+	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
+		return nil, fmt.Errorf("AWS credentials: %w (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role)", err)
 	}
 	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: &s.key}
 	ranged := offset > 0 || length >= 0
@@ -83,41 +98,43 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	return o, nil
 }
 
-func (s *s3Source) close() error { return nil }
+func (s *s3Source) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.transport != nil {
+		s.transport.CloseIdleConnections()
+	}
+	return nil
+}
 
 // s3Error tells what another attempt may mend from what it cannot, and
 // shortens what the SDK says.
 func s3Error(err error) error {
-	var api smithy.APIError
-	code := ""
-	if errors.As(err, &api) {
+	resp, ok := errors.AsType[*awshttp.ResponseError](err)
+	if !ok || resp.HTTPStatusCode() == 0 {
+		return withoutURL(err) // no answer at all
+	}
+	status, code := resp.HTTPStatusCode(), ""
+	short := fmt.Errorf("%d %s", status, http.StatusText(status))
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		code = api.ErrorCode()
+		short = fmt.Errorf("%s: %s (%d)", code, api.ErrorMessage(), status)
 	}
-	var resp *smithyhttp.ResponseError
-	if !errors.As(err, &resp) {
-		return err // no answer at all
+	if id := resp.ServiceRequestID(); id != "" {
+		short = fmt.Errorf("%w, request %s", short, id)
 	}
-	var at *awshttp.ResponseError
-	request := ""
-	if errors.As(err, &at) && at.ServiceRequestID() != "" {
-		request = ", request " + at.ServiceRequestID()
-	}
-	status := resp.HTTPStatusCode()
-	short := fmt.Errorf("%d %s%s", status, http.StatusText(status), request)
-	if code != "" {
-		short = fmt.Errorf("%s: %s (%d%s)", code, api.ErrorMessage(), status, request)
+	if region := resp.Response.Header.Get("X-Amz-Bucket-Region"); region != "" && (status == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed") {
+		short = fmt.Errorf("%w (set AWS_REGION to %s, where the bucket is)", short, region)
 	}
 	switch {
 	case status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
 		return errChanged
 	case code == "NoSuchBucket":
 		return permanent(short)
-	case code == "NoSuchKey", status == http.StatusNotFound, status == http.StatusRequestTimeout:
+	case status == http.StatusNotFound, status == http.StatusRequestTimeout, code == "RequestTimeout":
 		return short
 	case status == http.StatusTooManyRequests, status >= 500:
 		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}
-	case code == "RequestTimeout", code == "SlowDown":
-		return short
 	}
 	return permanent(short)
 }

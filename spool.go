@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"os"
 	"sync"
 
@@ -192,7 +194,7 @@ func (m *memory) Truncate(size int64) error {
 func checkSpace(size int64) error {
 	free, err := freeSpace(os.TempDir())
 	if err != nil {
-		return permanent(fmt.Errorf("free space of %s: %w", os.TempDir(), err))
+		return permanent(err)
 	}
 	if size > free {
 		return permanent(spaceError(unix.ENOSPC, size))
@@ -205,19 +207,26 @@ func spaceError(err error, size int64) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
-	free, _ := freeSpace(os.TempDir()) // 0 is as good an answer where there is none
-	return fmt.Errorf("the download needs %s in %s, which has %s left: free some, or set TMPDIR to another directory: %w",
-		humanize.IBytes(uint64(size)), os.TempDir(), humanize.IBytes(uint64(free)), err)
+	left := "an unknown space"
+	if free, err := freeSpace(os.TempDir()); err == nil {
+		left = humanize.IBytes(uint64(free))
+	}
+	return fmt.Errorf("the download needs at least %s in %s, which has %s left (free some, or set TMPDIR to another directory): %w",
+		humanize.IBytes(uint64(size)), os.TempDir(), left, err)
 }
 
+// freeSpace returns how many bytes this user can still write to dir.
 func freeSpace(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
+		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if st.Blocks == 0 {
+		return math.MaxInt64, nil // a filesystem that does not tell
 	}
 	blocks := st.Bavail
 	if os.Geteuid() == 0 {
 		blocks = st.Bfree // root may use what is kept for it
 	}
-	return int64(blocks) * st.Bsize, nil
+	return int64(blocks) * st.Frsize, nil
 }

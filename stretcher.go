@@ -4,6 +4,7 @@
 package stretcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -287,7 +288,7 @@ func (m *Manifest) summary() string {
 	if m.Src == "" {
 		return s
 	}
-	return fmt.Sprintf("src: %s, checksum: %s, dest: %s, sync_strategy: %s, %s", m.Src, m.CheckSum, m.Dest, m.SyncStrategy, s)
+	return fmt.Sprintf("src: %s, checksum: %s, dest: %s, sync_strategy: %s, %s", m.Src, m.CheckSum, m.Dest, cmp.Or(m.SyncStrategy, "(default)"), s)
 }
 
 // environment is what the commands find in their environment: that of the

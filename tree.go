@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,11 +52,10 @@ func newTree() *tree {
 	return t
 }
 
-func (e *entry) kind() uint32       { return e.mode & unix.S_IFMT }
-func (e *entry) isDir() bool        { return e.kind() == unix.S_IFDIR }
-func (e *entry) isRegular() bool    { return e.kind() == unix.S_IFREG }
-func (e *entry) isSymlink() bool    { return e.kind() == unix.S_IFLNK }
-func (e *entry) modTime() time.Time { return time.Unix(e.mtime.Unix()) }
+func (e *entry) kind() uint32    { return e.mode & unix.S_IFMT }
+func (e *entry) isDir() bool     { return e.kind() == unix.S_IFDIR }
+func (e *entry) isRegular() bool { return e.kind() == unix.S_IFREG }
+func (e *entry) isSymlink() bool { return e.kind() == unix.S_IFLNK }
 
 // fileMode is the permissions with setuid, setgid and sticky, in Go's terms.
 func (e *entry) fileMode() fs.FileMode {

@@ -3,9 +3,9 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -24,6 +24,7 @@ var (
 // victim is a site whose deployments are killed.
 type victim struct {
 	*site
+	program  string
 	strategy string
 	signal   syscall.Signal
 	random   *rand.Rand
@@ -79,7 +80,10 @@ func signalName(s syscall.Signal) string {
 }
 
 func newVictim(t *testing.T, strategy string, signal syscall.Signal, random *rand.Rand) *victim {
-	v := &victim{site: newSite(t), strategy: strategy, signal: signal, random: random, trees: tortured(strategy == "builtin"), phases: map[string]int{}}
+	v := &victim{site: newSite(t), program: stretcherPath, strategy: strategy, signal: signal, random: random, trees: tortured(strategy == "builtin"), phases: map[string]int{}}
+	if signal == syscall.SIGKILL {
+		v.program = plainPath(t) // what is killed on the spot reports no race
+	}
 	for i, tr := range v.trees {
 		v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, v.hooks())
 	}
@@ -90,7 +94,7 @@ func newVictim(t *testing.T, strategy string, signal syscall.Signal, random *ran
 // torture kills some runs, one upon the other, and repairs what they left.
 func (v *victim) torture() {
 	v.t.Helper()
-	for range 1 + v.random.IntN(3) {
+	for range 1 + v.random.IntN(5) {
 		killed := v.kill()
 		if killed && v.signal == syscall.SIGKILL && v.random.IntN(2) == 0 {
 			break // repair at once, while the last of its children go
@@ -115,7 +119,7 @@ func (v *victim) repair() {
 	seen := &sighting{text: "Syncing to"}
 	r := v.startWatched(v.urls[i], seen)
 	o := r.wait().wantSuccess()
-	v.whole, v.syncing = o.took, time.Since(seen.when())
+	v.whole, v.syncing = o.took, time.Since(seen.at)
 	v.wantDeployed(v.trees[i])
 	if ran, want := v.ran(), []string{"pre", "post", "success:success"}; !slices.Equal(ran, want) {
 		v.t.Errorf("commands that ran: %v, want %v", ran, want)
@@ -168,7 +172,7 @@ func (v *victim) kill() bool {
 		seen.wait()
 		time.Sleep(time.Duration(v.random.Int64N(int64(v.syncing))))
 	}
-	if err := r.cmd.Process.Signal(v.signal); err != nil {
+	if err := r.cmd.Process.Signal(v.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		v.t.Fatal(err)
 	}
 	o := r.wait()
@@ -300,26 +304,20 @@ func (n node) isWhole(a, b node) bool {
 	return n == a || n == b
 }
 
-// startWatched starts the agent and watches its log for a text.
+// startWatched starts a run whose log seen watches.
 func (v *victim) startWatched(url string, seen *sighting) *running {
 	v.t.Helper()
-	r := &running{h: v.host, cmd: v.command(stretcherPath), start: time.Now()}
 	seen.seen = make(chan struct{})
-	r.cmd.Stdin = strings.NewReader(url + "\n")
-	r.cmd.Stdout = &r.stdout
-	r.cmd.Stderr = io.MultiWriter(&r.log, seen)
-	if err := r.cmd.Start(); err != nil {
-		v.t.Fatal(err)
-	}
-	v.pids = append(v.pids, r.cmd.Process.Pid)
-	return r
+	cmd := v.command(v.program)
+	cmd.Stderr = seen
+	return v.startCommand(cmd, url)
 }
 
 // sighting is a writer that waits for a text to be written to it.
 type sighting struct {
 	text string
 	seen chan struct{}
-	at   time.Time
+	at   time.Time // when it was, in a run that has ended
 	last []byte
 }
 
@@ -342,6 +340,3 @@ func (s *sighting) wait() {
 	case <-time.After(patience):
 	}
 }
-
-// when returns when the text was seen, in a run that has ended.
-func (s *sighting) when() time.Time { return s.at }

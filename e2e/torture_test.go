@@ -7,14 +7,17 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +25,31 @@ import (
 
 // The torture tests treat deployments as machines and operators do: they kill
 // them, run two at once, fill disks, and give them commands that misbehave.
+
+// plainPath returns the path of the program without the race detector, which
+// takes memory and time of its own.
+func plainPath(t *testing.T) string {
+	t.Helper()
+	if os.Getenv("STRETCHER_BIN") != "" {
+		return stretcherPath
+	}
+	path, err := buildPlain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The directory of the other one goes with the end of all tests.
+var buildPlain = sync.OnceValues(func() (string, error) {
+	path := stretcherPath + "-plain"
+	build := exec.Command("go", "build", "-tags", "disable_grpc_modules", "-o", path, "./cmd/stretcher")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build stretcher: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 // site is a host with a dest that has its surroundings for itself, so that
 // whatever is left beside it is seen.
@@ -217,11 +245,30 @@ func (s *site) waitForNoSurvivor() {
 	})
 }
 
-// start is host.start for an agent whose pid is remembered.
+// start starts the agent with the manifest's URL on stdin.
 func (s *site) start(url string, args ...string) *running {
 	s.t.Helper()
-	r := s.host.start(url, args...)
-	s.pids = append(s.pids, r.cmd.Process.Pid)
+	return s.startCommand(s.command(stretcherPath, args...), url)
+}
+
+// startCommand is start for a command that may have a stdin of its own, and a
+// second writer for its log.
+func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
+	s.t.Helper()
+	r := &running{h: s.host, cmd: cmd, start: time.Now()}
+	if cmd.Stdin == nil {
+		cmd.Stdin = strings.NewReader(url + "\n")
+	}
+	cmd.Stdout = &r.stdout
+	if cmd.Stderr == nil {
+		cmd.Stderr = &r.log
+	} else {
+		cmd.Stderr = io.MultiWriter(&r.log, cmd.Stderr)
+	}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.pids = append(s.pids, cmd.Process.Pid)
 	return r
 }
 

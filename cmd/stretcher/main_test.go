@@ -31,6 +31,12 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else it sleeps a second
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %s", cond)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"deploy":   deploy,
 			"archive":  archive,

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// byHand is the deployment that the agent is compared with. Its arguments are
+// the URL of the archive, its SHA-256, a directory for temporary files, dest.
+const byHand = `
+curl -sSf -o "$3/archive" "$1"
+echo "$2  $3/archive" | sha256sum --check --status
+mkdir "$3/tree"
+tar xf "$3/archive" -C "$3/tree"
+rsync -a --delete -v "$3/tree/" "$4/"
+rm -rf "$3/archive" "$3/tree"
+`
+
+// dest is the directory that both sides deploy to.
+func (b *bench) dest() string { return filepath.Join(b.dir, "dest") }
+
+// tmp is the directory that both sides use for temporary files.
+func (b *bench) tmp() string { return filepath.Join(b.dir, "tmp") }
+
+// side is one way of deploying an archive, timed.
+type side struct {
+	name string
+	run  func(context.Context, archive) (time.Duration, error)
+}
+
+func (b *bench) sides() []side {
+	return []side{
+		{"by hand", b.byHand},
+		{"default", func(ctx context.Context, a archive) (time.Duration, error) { return b.byAgent(ctx, a, "") }},
+		{"builtin", func(ctx context.Context, a archive) (time.Duration, error) { return b.byAgent(ctx, a, "builtin") }},
+	}
+}
+
+// byHand deploys the archive by hand.
+func (b *bench) byHand(ctx context.Context, a archive) (time.Duration, error) {
+	return b.shell(ctx, byHand, a.url, a.sum, b.tmp(), b.dest())
+}
+
+// shell runs a script and tells how long that took.
+func (b *bench) shell(ctx context.Context, script string, args ...string) (time.Duration, error) {
+	return b.timed(command(ctx, "sh", append([]string{"-ec", script, "sh"}, args...)...), nil)
+}
+
+// deployment returns the agent about to deploy the archive. The strategy "" is
+// the default.
+func (b *bench) deployment(ctx context.Context, a archive, strategy string, args ...string) (*exec.Cmd, error) {
+	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n", a.url, a.sum, b.dest())
+	if strategy != "" {
+		manifest += fmt.Sprintf("sync_strategy: %s\n", strategy)
+	}
+	path := filepath.Join(b.dir, "manifest.yml")
+	if err := os.WriteFile(path, []byte(manifest), 0o644); err != nil {
+		return nil, err
+	}
+	cmd := command(ctx, b.agent, args...)
+	cmd.Stdin = bytes.NewReader([]byte(fileURL(path) + "\n"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+b.tmp())
+	return cmd, nil
+}
+
+// byAgent deploys the archive by the agent.
+func (b *bench) byAgent(ctx context.Context, a archive, strategy string) (time.Duration, error) {
+	cmd, err := b.deployment(ctx, a, strategy)
+	if err != nil {
+		return 0, err
+	}
+	return b.timed(cmd, nil)
+}
+
+// command returns a command that ctx ends together with its children.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	return cmd
+}
+
+// timed runs the command and tells how long that took. Meanwhile, if it is not
+// nil, watch is called with the process id and runs until the channel closes.
+//
+// The output goes through a pipe on both sides: so no child of an ended
+// command, which holds the pipe too, is still at work after timed.
+func (b *bench) timed(cmd *exec.Cmd, watch func(pid int, done <-chan struct{})) (time.Duration, error) {
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	done, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		if watch != nil {
+			watch(cmd.Process.Pid, done)
+		}
+	}()
+	err := cmd.Wait()
+	took := time.Since(start)
+	close(done)
+	<-watched
+	if err != nil {
+		const most = 2000
+		tail := output.Bytes()
+		return 0, fmt.Errorf("%s: %w\n%s", cmd, err, tail[max(0, len(tail)-most):])
+	}
+	left, err := os.ReadDir(b.tmp())
+	if err == nil && len(left) > 0 {
+		err = errors.New("not removed: " + filepath.Join(b.tmp(), left[0].Name()))
+	}
+	return took, err
+}
+
+func fileURL(path string) string {
+	return (&url.URL{Scheme: "file", Path: path}).String()
+}

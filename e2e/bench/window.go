@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// window measures for how long dest is neither the old version nor the new one
+// while every file of it is replaced.
+func (b *bench) window(ctx context.Context) error {
+	fill, err := goTree(ctx)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(b.dir, "go.tar")
+	tree, err := pack(ctx, path, fill)
+	if err != nil {
+		return err
+	}
+	archive, err := compress(ctx, path, ".zst", "zstd", "-qc")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("the tree of Go: %s\n\n", tree)
+
+	strategies := []string{"rsync", "builtin"}
+	targets := map[string]float64{"builtin": 0.1}
+	windows := map[string]samples{}
+	if _, err := b.byAgent(ctx, archive, "rsync"); err != nil {
+		return err
+	}
+	for range b.runs {
+		for _, strategy := range strategies {
+			if err := spoil(b.dest(), 1); err != nil {
+				return err
+			}
+			_, err := b.byAgent(ctx, archive, strategy)
+			if err == nil {
+				err = tree.verify(b.dest())
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", strategy, err)
+			}
+			mixed, err := changeWindow(b.dest())
+			if err != nil {
+				return err
+			}
+			windows[strategy] = append(windows[strategy], mixed)
+		}
+	}
+
+	t := newTable("", "dest is mixed for", "ratio", "target", "")
+	for _, s := range strategies {
+		t.row(append([]string{s, windows[s].String()}, b.verdict(windows[s].to(windows["rsync"]), targets[s])...)...)
+	}
+	return t.print()
+}
+
+// changeWindow returns the time between the first change of a file in dir and
+// the last change of anything in it, dir included, when each file was changed.
+//
+// The change times tell it, which the kernel sets and no program can: both
+// strategies rename new files over the old ones, which sets it, and touch none
+// afterwards. They cost the program nothing, as a watcher would. The kernel's
+// clock for them ticks every 1 to 10 ms.
+func changeWindow(dir string) (time.Duration, error) {
+	var first, last time.Time
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		changed := time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix())
+		if d.Type().IsRegular() && (first.IsZero() || changed.Before(first)) {
+			first = changed
+		}
+		if changed.After(last) {
+			last = changed
+		}
+		return nil
+	})
+	return last.Sub(first), err
+}

@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// project is a copy of the examples on a host, as somebody may start a project
+// of their own. Every path of it needs quoting.
+type project struct {
+	*host
+	app files // the application as it is in the project, or ought to be in dest
+}
+
+func newProject(t *testing.T, env ...string) *project {
+	t.Helper()
+	h := newHost(t)
+	p := &project{host: h, app: files{}}
+	h.env = append(h.env,
+		"PATH="+filepath.Dir(tool(t, "consul"))+":"+os.Getenv("PATH"),
+		"STRETCHER="+h.path("the agent's", "stretcher"),
+		"STORE="+h.path("the store"),
+		"DEST="+p.dest(),
+		"LOG="+p.log())
+	h.env = append(h.env, env...)
+	if err := os.CopyFS(p.file(), os.DirFS(filepath.Join("..", "examples"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bin/hello", "public/greeting.txt", "public/index.html"} {
+		data, err := os.ReadFile(p.file("app", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.app[name] = string(data)
+	}
+	if err := os.Mkdir(h.path("the agent's"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(stretcherPath, h.path("the agent's", "stretcher")); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// file returns the path of a file of the project.
+func (p *project) file(elem ...string) string {
+	return p.path(append([]string{"my project's %20 files"}, elem...)...)
+}
+
+func (p *project) dest() string { return p.path("where it's deployed: #1") }
+
+func (p *project) log() string { return p.path("it's a log") }
+
+func (p *project) script(name string, args ...string) *exec.Cmd {
+	return p.command(p.file(name), args...)
+}
+
+// releaseAndFollow releases the project three times: new, changed and broken.
+// waitForLog waits until text is in the agent's log n times.
+func (p *project) releaseAndFollow(with string, waitForLog func(text string, n int)) {
+	p.t.Helper()
+	const ran = "hello release\n" // what the application logs when post runs it
+	output(p.t, p.script("release.sh", with))
+	waitForLog("Done", 1)
+	p.app["log/hello.log"] = ran
+	p.wantDeployed()
+
+	// A file that is gone from the release goes from dest; what the application
+	// wrote there stays.
+	p.change("public/greeting.txt", "Hello again.\n")
+	if err := os.Remove(p.file("app", "public", "index.html")); err != nil {
+		p.t.Fatal(err)
+	}
+	delete(p.app, "public/index.html")
+	output(p.t, p.script("release.sh", with))
+	waitForLog("Done", 2)
+	waitForLog("Hello again.", 1)
+	p.app["log/hello.log"] = ran + ran
+	p.wantDeployed()
+
+	// A release whose post command fails says so, in the failure command too.
+	p.change("bin/hello", "#!/bin/sh\nexit 3\n")
+	output(p.t, p.script("release.sh", with))
+	waitForLog(`post command: failed: "$STRETCHER_DEST/bin/hello" release exit status 3`, 2)
+	p.wantDeployed()
+
+	store, err := os.ReadDir(p.path("the store"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if len(store) != 6 {
+		p.t.Errorf("the store of three releases holds %v", store)
+	}
+}
+
+func (p *project) change(name, content string) {
+	p.t.Helper()
+	if err := os.WriteFile(p.file("app", name), []byte(content), 0o644); err != nil { // keeps the mode
+		p.t.Fatal(err)
+	}
+	p.app[name] = content
+}
+
+func (p *project) wantDeployed() {
+	p.t.Helper()
+	if err := p.app.differs(p.dest()); err != nil {
+		p.t.Errorf("not deployed: %v", err)
+	}
+}
+
+func TestExamplesWithConsul(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t, nil)
+	p := newProject(t, "CONSUL_HTTP_ADDR="+c.http)
+	watch := launch(t, "receive", p.script("receive.sh", "consul", "-log-level", "DEBUG"))
+	watch.waitForOutput(noEvent, 1)
+	p.releaseAndFollow("consul", watch.waitForOutput)
+	wantWatching(t, watch)
+}
+
+func TestExamplesWithSerf(t *testing.T) {
+	t.Parallel()
+	var p *project
+	startServer(t, "serf", func() *exec.Cmd {
+		ports := freePorts(t, 2)
+		rpc := fmt.Sprintf("127.0.0.1:%d", ports[1])
+		p = newProject(t, "SERF_RPC_ADDR="+rpc)
+		agent, err := p.script("receive.sh", "serf", "-log-level", "DEBUG").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := strings.TrimSpace(string(agent))
+		return p.command("sh", "-c", fmt.Sprintf("exec %s -node=n -bind=127.0.0.1:%d -rpc-addr=%s -profile=local", line, ports[0], rpc))
+	}, func() error {
+		return p.command(tool(t, "serf"), "members").Run()
+	})
+	p.releaseAndFollow("serf", func(text string, n int) {
+		t.Helper()
+		waitFor(t, fmt.Sprintf("%q %d times in the log", text, n), func() error {
+			log, err := os.ReadFile(p.log())
+			if err == nil && strings.Count(string(log), text) < n {
+				err = fmt.Errorf("the log:\n%s", log)
+			}
+			return err
+		})
+	})
+	log, err := os.ReadFile(p.log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantNoRace(t, string(log))
+}
+
+// Without an agent, the scripts are used by hand: release.sh prints the URL,
+// which any shell can hand to stretcher.
+func TestExamplesByHand(t *testing.T) {
+	t.Parallel()
+	p := newProject(t)
+	url, err := p.script("release.sh", "print").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.stretcher(string(url)).wantSuccess()
+	p.app["log/hello.log"] = "hello release\n"
+	p.wantDeployed()
+
+	for _, script := range []string{"release.sh", "receive.sh"} {
+		for _, args := range [][]string{nil, {"carrier-pigeon"}} {
+			out, err := p.script(script, args...).CombinedOutput()
+			if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 2 || !strings.Contains(string(out), "usage:") {
+				t.Errorf("%s %q: %v\n%s", script, args, err, out)
+			}
+		}
+	}
+}
