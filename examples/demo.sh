@@ -10,8 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
-[ -t 1 ] || say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s\n' "$*"; }
 
 # package VERSION: what happens on a build machine. The application's tree
 # becomes an archive, and a manifest says where it is, what its checksum is
@@ -37,8 +36,12 @@ package() {
 	MANIFEST
 }
 
-# show DIR: what is there.
-show() { (cd "$1" && find . -type f | sort | while read -r f; do printf '%-16s %s\n' "$f" "$(head -n 1 "$f" | cut -c 1-40)"; done); }
+# show: what is live, file by file.
+show() {
+	find live -type f | sort | while read -r file; do
+		printf '%-16s %s\n' "$file" "$(cat "$file")"
+	done
+}
 
 command -v rsync >/dev/null || say "rsync is not installed: stretcher does its work itself, and says so"
 
@@ -52,7 +55,7 @@ cat app-1.yml
 echo
 echo "file://$work/app-1.yml" | "$stretcher"
 say "What is live now"
-show live
+show
 
 say "The running application writes its pid file; version 2 changes a file, adds one and drops one"
 echo 4711 >live/app.pid
@@ -62,7 +65,7 @@ echo 'new in version 2' >app/new.txt
 package 2
 echo "file://$work/app-2.yml" | "$stretcher"
 say "What is live now: old.txt is gone, app.pid is excluded and has stayed"
-show live
+show
 
 say "Version 3 is damaged on its way: its checksum is not that of the manifest"
 echo 'echo "hello from version 3"' >app/hello.sh
@@ -73,5 +76,5 @@ if echo "file://$work/app-3.yml" | "$stretcher"; then
 	exit 1
 fi
 say "It was refused with exit status 1, and what is live is still version 2"
-show live
+show
 sh live/hello.sh
