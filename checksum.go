@@ -33,6 +33,7 @@ func newDigest(checksum string) (hash.Hash, error) {
 func verify(checksum string, digest hash.Hash) error {
 	got := hex.EncodeToString(digest.Sum(nil))
 	if !strings.EqualFold(got, checksum) {
+		//lint:ignore ST1005 operators match on these words
 		return fmt.Errorf("Checksum mismatch: the manifest says %s, the archive has %s", checksum, got)
 	}
 	return nil

@@ -60,7 +60,7 @@ func parseEvent(data []byte) (*event, error) {
 		e.id = ce.ID
 		e.manifestURL = strings.TrimSpace(string(ce.Payload))
 		if e.manifestURL == "" {
-			return nil, fmt.Errorf("Consul event %s has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", ce.ID, ce.Name)
+			return nil, fmt.Errorf("event %s of Consul has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", ce.ID, ce.Name)
 		}
 	}
 	if e.manifestURL == "" {

@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +35,7 @@ func lockDest(ctx context.Context, dest string) (*destLock, error) {
 		return nil, fmt.Errorf("lock %s: %w", dest, err)
 	}
 	defer dir.Close()
+	sweepLocks(dir)
 	path, err := realPath(dest)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dest, err)
@@ -80,12 +82,35 @@ func (l *destLock) acquire(ctx context.Context, dir *os.File, name, dest string)
 	}
 }
 
+// sweepLocks removes the locks that nobody holds: those that killed holders
+// left. Nobody may ask for theirs again, where dest has been replaced since.
+func sweepLocks(dir *os.File) {
+	names, err := dir.Readdirnames(-1)
+	logError("look for locks that nobody holds", err)
+	for _, name := range names {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // gone
+		}
+		f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name))
+		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
+			// Only who holds a lock removes it. Without a link it has been,
+			// and the name may be another's.
+			if info, err := f.Stat(); err == nil && info.Sys().(*syscall.Stat_t).Nlink > 0 {
+				logError("remove a lock that nobody holds", os.Remove(f.Name()))
+			}
+		}
+		f.Close()
+	}
+}
+
 // release lets the next one in. A nil lock is none.
 func (l *destLock) release() {
 	if l == nil {
 		return
 	}
-	for _, f := range l.files {
+	// The last one first: who waits, waits for the first one, once.
+	for _, f := range slices.Backward(l.files) {
 		logError("remove lock", os.Remove(f.Name()))
 		f.Close()
 	}
@@ -94,18 +119,27 @@ func (l *destLock) release() {
 
 // flock locks f, waiting for who holds it. It closes f where it fails.
 func flock(ctx context.Context, f *os.File, dest string) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return nil
+	var pid, since string
+	for deadline := time.Now().Add(time.Second); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return err
+		}
+		// A holder that has just begun has not written yet who it is.
+		var alive bool
+		if pid, since, alive = holder(f); alive || time.Now().After(deadline) {
+			break
+		}
+		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+			f.Close()
+			return err
+		}
 	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		f.Close()
-		return err
-	}
-	buf := make([]byte, 128)
-	n, _ := f.ReadAt(buf, 0) // nothing yet, where the holder has just begun
-	pid, since, _ := strings.Cut(strings.TrimSpace(string(buf[:n])), " ")
-	if holder, err := strconv.Atoi(pid); err == nil && isAncestor(holder) {
+	if n, err := strconv.Atoi(pid); err == nil && isAncestor(n) {
 		f.Close()
 		return fmt.Errorf("pid %s is deploying there and waits for a command that runs this deployment: neither could go on", pid)
 	}
@@ -136,6 +170,17 @@ func flock(ctx context.Context, f *os.File, dest string) error {
 		}()
 		return fmt.Errorf("waiting for pid %s: %w", pid, context.Cause(ctx))
 	}
+}
+
+// holder reads who holds the lock f and since when. Nobody who is alive is in
+// it for a moment after it changed hands.
+func holder(f *os.File) (pid, since string, alive bool) {
+	buf := make([]byte, 128)
+	n, _ := f.ReadAt(buf, 0) // io.EOF, as the file is shorter
+	line, _, complete := strings.Cut(string(buf[:n]), "\n")
+	pid, since, _ = strings.Cut(line, " ")
+	number, err := strconv.Atoi(pid)
+	return pid, since, complete && err == nil && unix.Kill(number, 0) != unix.ESRCH
 }
 
 // isAncestor tells whether this process descends from pid.

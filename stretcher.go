@@ -147,7 +147,12 @@ func (m *Manifest) deploy(ctx context.Context, conf Config, ev *event) error {
 // put puts the files of the archive in place, with the commands around it.
 func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error {
 	var archive *archive
+	var strategy SyncStrategy
 	if m.Src != "" {
+		var err error
+		if strategy, err = NewSyncStrategy(m); err != nil {
+			return err
+		}
 		lock, err := lockDest(ctx, m.Dest)
 		if err != nil {
 			return err
@@ -173,7 +178,7 @@ func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error
 		return fmt.Errorf("pre command: %w", err)
 	}
 	if archive != nil {
-		if err := m.sync(ctx, commands, archive); err != nil {
+		if err := m.sync(ctx, commands, archive, strategy); err != nil {
 			return err
 		}
 	}
@@ -224,6 +229,7 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 		if archive != nil {
 			archive.Close()
 		}
+		//lint:ignore ST1005 operators match on these words
 		return nil, fmt.Errorf("Get src failed: %w", err)
 	}
 	log.Println("Checksum ok:", m.CheckSum)
@@ -234,13 +240,9 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 }
 
 // sync makes dest equal to the archive.
-func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive) error {
+func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive, strategy SyncStrategy) error {
 	if _, ok := a.rootMode(); ok && m.DestMode != nil {
 		log.Printf("dest_mode %04o is not applied: the archive brings the mode of its root directory", *m.DestMode)
-	}
-	strategy, err := NewSyncStrategy(m)
-	if err != nil {
-		return err
 	}
 	log.Printf("Syncing to %s", m.Dest)
 	if s, ok := strategy.(*builtinStrategy); ok {
@@ -269,6 +271,14 @@ func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive) error
 	}
 	if s, ok := strategy.(*RsyncStrategy); ok {
 		return s.sync(ctx, commands.unlimited(), from, m.Dest)
+	}
+	if len(m.Excludes) > 0 || m.ExcludeFrom != "" {
+		log.Println("[WARN] excludes and exclude_from do nothing with sync_strategy mv: dest is new")
+	}
+	if m.ExcludeFrom != "" {
+		if _, err := excludeFile(from, m.ExcludeFrom); err != nil {
+			return err
+		}
 	}
 	return strategy.Sync(from, m.Dest)
 }

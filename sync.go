@@ -79,11 +79,11 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 		args = append(args, RsyncVerboseOpt)
 	}
 	if s.ExcludeFrom != "" {
-		name, err := excludeFile(from, s.ExcludeFrom)
+		file, err := excludeFile(from, s.ExcludeFrom)
 		if err != nil {
-			return fmt.Errorf("exclude_from %s: %w", s.ExcludeFrom, err)
+			return err
 		}
-		args = append(args, "--exclude-from="+filepath.Join(from, name))
+		args = append(args, "--exclude-from="+file)
 	}
 	for _, pattern := range s.Excludes {
 		args = append(args, "--exclude="+pattern)
@@ -94,23 +94,24 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	return r.log(ctx, name, exec.Command("rsync", args...))
 }
 
-// excludeFile returns the path of a file relative to the archive's root dir,
-// after making sure that it is one and does not lead out of there.
+// excludeFile returns the path of the file that exclude_from names in the
+// extracted archive, after making sure that it is one and does not lead out of
+// there.
 func excludeFile(dir, name string) (string, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
-	name = filepath.Clean(strings.TrimLeft(name, "/"))
-	info, err := root.Stat(name)
+	relative := filepath.Clean(strings.TrimLeft(name, "/"))
+	info, err := root.Stat(relative)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("exclude_from %s: %w", name, err)
 	}
-	if !info.Mode().IsRegular() {
-		return "", errors.New("not a regular file")
-	}
-	return name, nil
+	return filepath.Join(dir, relative), nil
 }
 
 // MvSyncStrategy syncs by renaming.

@@ -93,7 +93,7 @@ func TestTortureConcurrentDeployments(t *testing.T) {
 	if err := os.Symlink(filepath.Dir(s.dest), filepath.Dir(alias.dest)); err != nil {
 		t.Fatal(err)
 	}
-	trees := tortured(false)
+	trees := tortured(100, false)
 	urls := map[string][2]string{}
 	for _, strategy := range []string{"rsync", "builtin"} {
 		urls[strategy] = [2]string{
@@ -155,7 +155,7 @@ func TestTortureConcurrentDeployments(t *testing.T) {
 func TestTortureConcurrentMv(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	trees := tortured(false)
+	trees := tortured(100, false)
 	var urls [2]string
 	for i, tr := range trees {
 		urls[i] = s.publish(fmt.Sprint(i), tr.pack(t), "sync_strategy: mv", s.inTurn())
@@ -185,7 +185,7 @@ func TestTortureConcurrentMv(t *testing.T) {
 func TestTortureLockOfKilledHolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	tr := tortured(false)[0]
+	tr := tortured(100, false)[0]
 	url := s.publish("app", tr.pack(t), s.inTurn())
 	holder := s.start(url)
 	holder.waitForLog("invoking command: echo begin")
@@ -210,7 +210,7 @@ func TestTortureLockOfKilledHolder(t *testing.T) {
 func TestTortureLockOfReplacedDest(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	tr := tortured(false)[0]
+	tr := tortured(100, false)[0]
 	url := s.publish("app", tr.pack(t), s.inTurn())
 	if err := os.Mkdir(s.dest, 0o755); err != nil {
 		t.Fatal(err)
@@ -235,7 +235,7 @@ func TestTortureLockOfReplacedDest(t *testing.T) {
 func TestTortureNestedDeployments(t *testing.T) {
 	t.Parallel()
 	outer, inner := newSite(t), newSite(t)
-	tr := tortured(false)[0]
+	tr := tortured(100, false)[0]
 	archive := tr.pack(t)
 	// nest returns a hook that deploys what is at a URL, with the
 	// surroundings of a site.
@@ -271,7 +271,7 @@ func TestTortureNestedDeployments(t *testing.T) {
 func TestTortureSignalsWhileWaiting(t *testing.T) {
 	t.Parallel()
 	s, busy := newSite(t), newSite(t)
-	archive := tortured(false)[0].pack(t)
+	archive := tortured(100, false)[0].pack(t)
 	holder := busy.start(busy.publish("holder", archive, busy.inTurn()))
 	holder.waitForLog("invoking command: echo begin")
 	app, second := s.publish("app", archive, s.hooks()), busy.publish("second", archive, busy.hooks())
@@ -311,15 +311,7 @@ func TestTortureSignalsWhileWaiting(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.wait().wantFailure("interrupted by " + signalName(signal))
-			failures := 0
-			for _, word := range wait.site.ran() {
-				if strings.HasPrefix(word, "failure:") {
-					failures++
-				}
-			}
-			if failures != wait.failures {
-				t.Errorf("the failure command ran %d times, want %d", failures, wait.failures)
-			}
+			wait.site.wantFailureCommands(wait.failures)
 			if t.Failed() {
 				t.Fatalf("failed with %s while it waited for %s", signalName(signal), wait.name)
 			}

@@ -122,6 +122,25 @@ func (s *site) ran() []string {
 	return strings.Fields(string(data))
 }
 
+// wantFailureCommands checks how often the failure command of hooks has run,
+// and that it found nothing of the run left.
+func (s *site) wantFailureCommands(times int) {
+	s.t.Helper()
+	ran := s.ran()
+	failures := 0
+	for _, word := range ran {
+		if strings.HasPrefix(word, "leftover:") {
+			s.t.Errorf("the failure command found a %s", word)
+		}
+		if word == "failure:failure" {
+			failures++
+		}
+	}
+	if failures != times {
+		s.t.Errorf("the failure command ran %d times, want %d; commands that ran: %v", failures, times, ran)
+	}
+}
+
 // wantClean checks that a run left no process, and nothing in TMPDIR and
 // beside dest.
 func (s *site) wantClean() {
@@ -429,11 +448,11 @@ func openTree(dir string) error {
 	})
 }
 
-// tortured returns two versions of an application of a few hundred files that
-// differ in every way that a deployment must carry out. With clamped, as
-// archives with clamped times have them, there are files whose content alone
-// differs, at the same size and time: rsync(1) takes those for equal.
-func tortured(clamped bool) [2]tree {
+// tortured returns two versions of an application of so many files that differ
+// in every way that a deployment must carry out. With clamped, as archives
+// with clamped times have them, there are files whose content alone differs,
+// at the same size and time: rsync(1) takes those for equal.
+func tortured(size int, clamped bool) [2]tree {
 	var versions [2]tree
 	for v := range versions {
 		const epoch = 1_700_000_000
@@ -457,7 +476,7 @@ func tortured(clamped bool) [2]tree {
 			dir(fmt.Sprintf("d%d", d), 0o755)
 			dir(fmt.Sprintf("d%d/sub", d), []fs.FileMode{0o755, 0o700, 0o555, 0o750}[(d+v)%4])
 		}
-		for i := range 300 {
+		for i := range size {
 			path := fmt.Sprintf("d%d/file-%d", i%12, i)
 			if i%3 == 0 {
 				path = fmt.Sprintf("d%d/sub/file-%d", i%12, i)

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// hold starts a deployment to dest that stays in its pre command until the
+// file go is there.
+func hold(w *world, dest string) *agent {
+	w.write("holder.yml", w.archive(dest)+"commands: {pre: [echo begin >> order; until test -e go; do sleep 0.02; done; echo end >> order]}\n")
+	a := w.start("holder.yml", nil)
+	w.until("the holder has begun", func() bool {
+		_, err := os.Stat(w.path("order"))
+		return err == nil
+	})
+	return a
+}
+
+// Deployments to one dest are run one after another, whatever path leads there.
+func TestLockSerialises(t *testing.T) {
+	for name, dests := range map[string][2]string{
+		"the same path":             {"srv/app", "srv/app"},
+		"spelled otherwise":         {"srv/app", "srv/../srv//app/"},
+		"through a symlink":         {"srv/app", "link/app"},
+		"of a dest that is missing": {"link/new", "srv/new"},
+		"a symlink itself":          {"current", "srv/app"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.run("mkdir", "-p", "srv/app")
+			w.run("ln", "-s", "srv", "link")
+			w.run("ln", "-s", "srv/app", "current")
+			first := hold(w, w.path(dests[0]))
+			w.write("second.yml", w.archive(w.dir+"/"+dests[1])+"commands: {pre: [echo second >> order]}\n")
+			second := w.start("second.yml", nil)
+			second.logged(fmt.Sprintf(`waiting for another deployment to .*: pid %d, since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d`, first.pid()))
+			w.write("go", "")
+			first.exits(0)
+			second.exits(0)
+			if order := w.read("order"); order != "begin\nend\nsecond\n" {
+				t.Errorf("they were run in this order:\n%s", order)
+			}
+			w.clean()
+		})
+	}
+}
+
+// Another dest does not wait, not even one that lies within.
+func TestLockOfAnotherDest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run("mkdir", "-p", "srv/app")
+	first := hold(w, w.path("srv/app"))
+	for _, dest := range []string{"srv/app2", "srv/app/inner"} {
+		w.write("second.yml", w.archive(w.path(dest)))
+		w.start("second.yml", nil).exits(0)
+	}
+	w.write("go", "")
+	first.exits(0)
+}
+
+// A holder that is killed blocks nobody, be they waiting already or not.
+func TestLockOfKilledHolder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("killed.yml", w.archive(w.path("dest"))+"commands: {pre: [exec sleep 600]}\n")
+	w.write("next.yml", w.archive(w.path("dest")))
+	for _, waits := range []bool{true, false} {
+		first := w.start("killed.yml", nil)
+		first.logged("invoking command")
+		var second *agent
+		if waits {
+			second = w.start("next.yml", nil)
+			second.logged("waiting for another deployment")
+		}
+		first.signal(syscall.SIGKILL)
+		first.exits(-1)
+		if !waits {
+			second = w.start("next.yml", nil)
+		}
+		second.exits(0)
+	}
+	w.clean()
+}
+
+// Several that wait all have their turn, one at a time.
+func TestLockOfMany(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := hold(w, w.path("dest"))
+	w.write("next.yml", w.archive(w.path("dest"))+"commands: {pre: [mkdir alone], post: [rmdir alone; echo next >> order]}\n")
+	var others []*agent
+	for range 4 {
+		a := w.start("next.yml", nil)
+		a.logged("waiting for another deployment")
+		others = append(others, a)
+	}
+	w.write("go", "")
+	first.exits(0)
+	for _, a := range others {
+		a.exits(0)
+	}
+	if order := w.read("order"); order != "begin\nend\n"+strings.Repeat("next\n", 4) {
+		t.Errorf("they were run in this order:\n%s", order)
+	}
+}
+
+// Another user may have put something in the place of the directory for locks.
+// It is neither used nor followed.
+func TestLockDirectoryOfAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can run the agent as a user who has no directory for locks yet")
+	}
+	uid := 1_000_000 + os.Getpid() // nobody's
+	place := fmt.Sprintf("/dev/shm/stretcher-%d", uid)
+	w := newWorld(t)
+	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
+		t.Fatal(err)
+	}
+	for dir := w.dir; dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o001 == 0 {
+			t.Skipf("another user cannot get to %s", dir)
+		}
+	}
+	// The test binary may lie where only root can read it.
+	binary, err := exec.LookPath("stretcher")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run("cp", binary, "stretcher")
+	w.run("mkdir", "srv", "victim")
+	w.run("chown", fmt.Sprint(uid), "srv", "tmp", "victim")
+	w.write("manifest.yml", w.archive(w.path("srv/dest")))
+	w.run("chmod", "-R", "a+rX", ".")
+	for _, hostile := range []struct {
+		name string
+		make func() error
+		want string
+	}{
+		{"symlink", func() error { return os.Symlink(w.path("victim"), place) }, "lock .*/srv/dest: "},
+		{"directory", func() error { return os.Mkdir(place, 0o777) }, "lock .*/srv/dest: .* is not this user's alone"},
+		{"file", func() error { return os.WriteFile(place, nil, 0o666) }, "lock .*/srv/dest: "},
+		{"nothing", func() error { return nil }, "Deploy manifest succeeded"},
+	} {
+		t.Run(hostile.name, func(t *testing.T) {
+			defer os.RemoveAll(place)
+			if err := hostile.make(); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(w.path("stretcher"))
+			cmd.Stdin = strings.NewReader("file://" + w.path("manifest.yml"))
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+			a := w.startCommand(cmd, nil)
+			if hostile.name == "nothing" {
+				a.exits(0)
+			} else {
+				a.exits(1)
+			}
+			a.logged(hostile.want)
+			if list, err := os.ReadDir(w.path("victim")); err != nil || len(list) > 0 {
+				t.Errorf("the symlink was followed: %v %v", list, err)
+			}
+			if hostile.name == "directory" {
+				if list, err := os.ReadDir(place); err != nil || len(list) > 0 {
+					t.Errorf("the other's directory was used: %v %v", list, err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a test waits for what is bound to happen.
+const patience = 2 * time.Minute
+
+// world is a directory for a test's files, with a TMPDIR of its own.
+type world struct {
+	t   *testing.T
+	dir string
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t, t.TempDir()}
+	if err := os.Mkdir(w.path("tmp"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+
+// write writes a file; for %s in the text stands the directory.
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(w.path(name)), 0o777); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(w.path(name), []byte(strings.ReplaceAll(text, "%s", w.dir)), 0o777); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) read(name string) string {
+	w.t.Helper()
+	data, err := os.ReadFile(w.path(name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// run runs a command of the system in the directory.
+func (w *world) run(name string, args ...string) string {
+	w.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = w.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// archive makes app.tar with a file, and returns the beginning of a manifest
+// that deploys it to the path dest.
+func (w *world) archive(dest string) string {
+	w.t.Helper()
+	w.write("app/file", "content\n")
+	w.run("tar", "-cf", "app.tar", "-C", "app", "file")
+	sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
+	return fmt.Sprintf("src: file://%s\nchecksum: %s\ndest: %s\n", w.path("app.tar"), sum, dest)
+}
+
+// agent is a running stretcher.
+type agent struct {
+	world *world
+	cmd   *exec.Cmd
+	log   *output // its stderr
+	ended chan error
+}
+
+// start starts stretcher with what event names on its stdin: a URL, or a
+// manifest's file. The variables are of the form NAME=value.
+func (w *world) start(event string, variables []string, flags ...string) *agent {
+	w.t.Helper()
+	if !strings.Contains(event, "://") {
+		event = "file://" + w.path(event)
+	}
+	cmd := exec.Command("stretcher", flags...)
+	cmd.Stdin = strings.NewReader(event + "\n")
+	return w.startCommand(cmd, variables)
+}
+
+func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
+	w.t.Helper()
+	a := &agent{w, cmd, &output{}, make(chan error, 1)}
+	cmd.Dir = w.dir
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "TMPDIR="+w.path("tmp"))
+	cmd.Env = append(cmd.Env, variables...)
+	cmd.Stderr = a.log
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() { a.ended <- cmd.Wait() }()
+	w.t.Cleanup(func() {
+		cmd.Process.Kill()
+		if w.t.Failed() {
+			w.t.Logf("log of pid %d:\n%s", cmd.Process.Pid, a.log)
+		}
+	})
+	return a
+}
+
+func (a *agent) pid() int { return a.cmd.Process.Pid }
+
+// logged waits until the log has a match of pattern.
+func (a *agent) logged(pattern string) {
+	a.world.t.Helper()
+	re := regexp.MustCompile("(?m)" + pattern)
+	a.world.until("the log has "+pattern, func() bool { return re.MatchString(a.log.String()) })
+}
+
+func (a *agent) signal(s syscall.Signal) {
+	a.world.t.Helper()
+	if err := a.cmd.Process.Signal(s); err != nil {
+		a.world.t.Fatal(err)
+	}
+}
+
+// exits waits for the end, and demands this exit status.
+func (a *agent) exits(status int) {
+	a.world.t.Helper()
+	select {
+	case err := <-a.ended:
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			a.world.t.Fatal(err)
+		}
+		if got := a.cmd.ProcessState.ExitCode(); got != status {
+			a.world.t.Fatalf("exit status %d, expected %d", got, status)
+		}
+	case <-time.After(patience):
+		a.world.t.Fatalf("does not end")
+	}
+}
+
+// until waits until something is the case.
+func (w *world) until(what string, is func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("it never came that %s", what)
+		}
+	}
+}
+
+// pid waits for a file with a line that is a process ID.
+func (w *world) pid(name string) int {
+	w.t.Helper()
+	var pid int
+	w.until(name+" has a pid", func() bool {
+		data, err := os.ReadFile(w.path(name))
+		if err != nil || !bytes.HasSuffix(data, []byte("\n")) {
+			return false
+		}
+		pid, err = strconv.Atoi(string(bytes.TrimSpace(data)))
+		return err == nil
+	})
+	return pid
+}
+
+// dead demands that a process has ended. (Nobody may have waited for it.)
+func (w *world) dead(pid int) {
+	w.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return
+	}
+	state := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
+	if state != "Z" && state != "X" {
+		w.t.Errorf("process %d is still there: %s", pid, stat)
+		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// clean demands that no temporary file is left.
+func (w *world) clean() {
+	w.t.Helper()
+	err := filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && (filepath.Dir(path) == w.path("tmp") || strings.Contains(d.Name(), ".stretcher")) {
+			w.t.Errorf("%s was left behind", path)
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Error(err)
+	}
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+var _ io.Writer = (*output)(nil)
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// forever starts a process in the background and waits for it: both
+	// write their process IDs first.
+	forever = "echo $$ > parent.pid; sleep 600 & echo $! > child.pid; wait"
+
+	// failed keeps what the failure commands get to know.
+	failed = "  failure: ['cat > failure.log; echo \"$STRETCHER_RESULT $STRETCHER_ERROR\" > failure.env']\n"
+)
+
+// stalled serves files that never come to their end. It tells when they are
+// asked for.
+func stalled(t *testing.T) (url string, asked chan struct{}) {
+	asked = make(chan struct{}, 10)
+	done := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		io.WriteString(w, "half of it")
+		w.(http.Flusher).Flush()
+		asked <- struct{}{}
+		<-done
+	}))
+	t.Cleanup(func() {
+		close(done)
+		s.Close()
+	})
+	return s.URL, asked
+}
+
+// waits are the places where a signal may find the agent. Each start returns
+// when the agent waits for what it will not get; hooks tells whether it knows
+// the manifest by then, and runs whether processes of forever are running.
+var waits = map[string]struct {
+	start       func(w *world, variables ...string) *agent
+	hooks, runs bool
+}{
+	"stdin": {start: func(w *world, variables ...string) *agent {
+		cmd := exec.Command("stretcher")
+		if _, err := cmd.StdinPipe(); err != nil {
+			w.t.Fatal(err)
+		}
+		a := w.startCommand(cmd, variables)
+		a.logged("Starting up stretcher agent")
+		return a
+	}},
+	"random delay": {start: func(w *world, variables ...string) *agent {
+		a := w.start("manifest.yml", variables, "-random-delay", "1e9")
+		a.logged("Sleeping ")
+		return a
+	}},
+	"retry wait": {start: func(w *world, variables ...string) *agent {
+		a := w.start("missing.yml", variables, "-retry", "3", "-retry-wait", "600")
+		a.logged("attempt 1 of 4 failed: .* next in ")
+		return a
+	}},
+	"download of the manifest": {start: func(w *world, variables ...string) *agent {
+		url, asked := stalled(w.t)
+		a := w.start(url+"/manifest.yml", variables)
+		<-asked
+		return a
+	}},
+	"download": {hooks: true, start: func(w *world, variables ...string) *agent {
+		url, asked := stalled(w.t)
+		w.write("manifest.yml", "src: "+url+"/app.tar\nchecksum: d41d8cd98f00b204e9800998ecf8427e\ndest: %s/dest\ncommands:\n"+failed)
+		a := w.start("manifest.yml", variables, "-retry", "3")
+		<-asked
+		return a
+	}},
+	"lock": {hooks: true, start: func(w *world, variables ...string) *agent {
+		m := w.archive(w.path("dest"))
+		w.write("first.yml", m+"commands: {pre: [exec sleep 600]}\n")
+		w.write("manifest.yml", m+"commands:\n"+failed)
+		w.start("first.yml", nil).logged("invoking command: exec sleep")
+		a := w.start("manifest.yml", variables)
+		a.logged("waiting for another deployment")
+		return a
+	}},
+	"pre": {hooks: true, runs: true, start: func(w *world, variables ...string) *agent {
+		w.write("manifest.yml", w.archive(w.path("dest"))+"commands:\n  pre: ['"+forever+"', touch %s/never]\n"+failed)
+		return w.start("manifest.yml", variables)
+	}},
+	"post": {hooks: true, runs: true, start: func(w *world, variables ...string) *agent {
+		w.write("manifest.yml", w.archive(w.path("dest"))+"commands:\n  post: ['"+forever+"', touch %s/never]\n"+failed)
+		return w.start("manifest.yml", variables)
+	}},
+	"rsync": {hooks: true, runs: true, start: func(w *world, variables ...string) *agent {
+		w.write("bin/rsync", "#!/bin/sh\n"+forever+"\n")
+		w.write("manifest.yml", w.archive(w.path("dest"))+"commands:\n  post: [touch %s/never]\n"+failed)
+		return w.start("manifest.yml", append(variables, "PATH="+w.path("bin")+":"+os.Getenv("PATH")))
+	}},
+}
+
+// A signal ends every wait at once, cleans up, and runs the failure commands.
+func TestSignals(t *testing.T) {
+	for name := range waits {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testSignal(t, name, syscall.SIGTERM, 1)
+		})
+	}
+	t.Run("SIGINT", func(t *testing.T) {
+		t.Parallel()
+		testSignal(t, "pre", syscall.SIGINT, 1)
+	})
+	t.Run("SIGHUP", func(t *testing.T) {
+		t.Parallel()
+		testSignal(t, "pre", syscall.SIGHUP, 1)
+	})
+	t.Run("under Consul", func(t *testing.T) {
+		t.Parallel()
+		testSignal(t, "pre", syscall.SIGTERM, 0, "CONSUL_INDEX=1")
+	})
+}
+
+func testSignal(t *testing.T, wait string, s syscall.Signal, status int, variables ...string) {
+	w := newWorld(t)
+	a := waits[wait].start(w, variables...)
+	var pids []int
+	if waits[wait].runs {
+		pids = append(pids, w.pid("parent.pid"), w.pid("child.pid"))
+	}
+	a.signal(s)
+	a.exits(status)
+	because := "interrupted by " + unix.SignalName(s)
+	a.logged(`\[ERROR\] .* failed: .*` + because)
+	for _, pid := range pids {
+		w.dead(pid)
+	}
+	if waits[wait].hooks {
+		if log := w.read("failure.log"); !strings.Contains(log, because) {
+			t.Errorf("the log that failure got on stdin does not tell why:\n%s", log)
+		}
+		if env := w.read("failure.env"); !strings.HasPrefix(env, "failure ") || !strings.Contains(env, because) {
+			t.Errorf("failure found in its environment: %s", env)
+		}
+	}
+	if _, err := os.Stat(w.path("never")); err == nil {
+		t.Error("a command was run after the signal")
+	}
+	w.clean()
+}
+
+// A command that ignores SIGTERM, as do its children, is killed after 5 s.
+func TestSignalIgnored(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", "commands:\n  pre: ['trap \"\" TERM; "+forever+"']\n"+failed)
+	a := w.start("manifest.yml", nil)
+	parent, child := w.pid("parent.pid"), w.pid("child.pid")
+	begin := time.Now()
+	a.signal(syscall.SIGTERM)
+	a.exits(1)
+	if took := time.Since(begin); took < 5*time.Second {
+		t.Errorf("killed after %s already", took)
+	}
+	w.dead(parent)
+	w.dead(child)
+	if env := w.read("failure.env"); !strings.Contains(env, "interrupted by SIGTERM") {
+		t.Errorf("failure found in its environment: %s", env)
+	}
+}
+
+// A second signal does not wait for what the first has started: neither for a
+// command that ignores SIGTERM, nor for the failure commands.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", w.archive(w.path("dest"))+"commands:\n  pre: [exec sleep 600]\n  failure: ['trap \"\" TERM; "+forever+"', touch %s/never]\n")
+	a := w.start("manifest.yml", nil)
+	a.logged("invoking command: exec sleep 600")
+	begin := time.Now()
+	a.signal(syscall.SIGTERM)
+	parent, child := w.pid("parent.pid"), w.pid("child.pid")
+	a.signal(syscall.SIGTERM)
+	a.exits(1)
+	if took := time.Since(begin); took > time.Minute {
+		t.Errorf("it took %s", took) // failure commands have a minute
+	}
+	w.dead(parent)
+	w.dead(child)
+	if _, err := os.Stat(w.path("never")); err == nil {
+		t.Error("a command was run after the second signal")
+	}
+	w.clean()
+}
+
+// Under nohup(1), SIGHUP stays ignored.
+func TestSignalUnderNohup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", "commands:\n  pre: ['"+forever+"']\n"+failed)
+	cmd := exec.Command("sh", "-c", `trap "" HUP; exec stretcher`)
+	cmd.Stdin = strings.NewReader("file://" + w.path("manifest.yml"))
+	a := w.startCommand(cmd, nil)
+	w.pid("child.pid")
+	a.signal(syscall.SIGHUP)
+	a.signal(syscall.SIGTERM)
+	a.exits(1)
+	a.logged("interrupted by SIGTERM")
+}
+
+// When the agent is killed, its command goes with it, and cannot meddle with
+// the next deployment.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", "commands: {pre: ['echo $$ > sh.pid; exec sleep 600']}")
+	a := w.start("manifest.yml", nil)
+	pid := w.pid("sh.pid")
+	a.signal(syscall.SIGKILL)
+	a.exits(-1)
+	w.until("the command has ended", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+}

@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// stopDaemon ends the process whose pid a command has left in a file, after
+// checking that it still runs.
+func (s *site) stopDaemon(file string) {
+	s.t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		s.t.Errorf("the daemon, pid %d, does not run: %v", pid, err)
+	}
+}
+
+// Commands that leave a daemon behind do not hang the agent, even where the
+// daemon holds what the agent reads or writes, and the daemon does not hold
+// the lock.
+func TestTortureDaemonisingCommands(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	tr := tortured(100, false)[0]
+	archive := tr.pack(t)
+	hook := func(redirect, file string) string {
+		return fmt.Sprintf("exec 3<&0; sleep 1000 <&3 %s & echo $! > %s", redirect, s.path(file))
+	}
+	o := s.deploy(s.publish("daemons", archive, fmt.Sprintf(`commands:
+  pre: [%q]
+  post: ["yes | head -c 1000000"] # more log than a pipe holds
+  success: [%q]`, hook("", "output"), hook(">/dev/null 2>&1", "input"))))
+	o.wantLog("left a process behind that holds its output")
+	if n := len(s.survivors()); n != 2 {
+		t.Errorf("%d daemons are running, want 2", n)
+	}
+	s.deploy(s.publish("next", archive))
+	s.stopDaemon(s.path("output"))
+	s.stopDaemon(s.path("input"))
+	s.waitForNoSurvivor()
+	s.wantDeployed(tr)
+}
+
+// Commands that hang are ended with all that they started, by the time limit
+// or by a signal.
+func TestTortureHangingCommands(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	tr := tortured(100, false)[0]
+	archive := tr.pack(t)
+	const (
+		hang  = "sleep 1000 & sleep 1000"
+		deaf  = "trap '' TERM; sleep 1000 & sleep 1000"
+		count = "cat >/dev/null; echo failure:$STRETCHER_RESULT >> "
+	)
+	manifest := func(list, hook string) string {
+		failure := count + s.path("ran")
+		if list == "failure" {
+			return s.publish(list, archive, fmt.Sprintf("commands: {pre: [exit 7], failure: [%q, %q]}", failure, hook))
+		}
+		return s.publish(list, archive, fmt.Sprintf("commands: {%s: [%q], failure: [%q]}", list, hook, failure))
+	}
+
+	limit := []string{"-command-timeout", "1"}
+	s.start(manifest("pre", hang), limit...).wait().wantFailure("pre command: failed: "+hang, "timeout after 1s")
+	s.wantFailureCommands(1)
+	s.wantClean()
+	s.start(manifest("post", deaf), limit...).wait().wantFailure("post command: failed: "+deaf, "timeout after 1s")
+	s.wantFailureCommands(1)
+	s.wantClean()
+	s.start(manifest("success", hang), limit...).wait().wantSuccess().wantLog("success command: failed: "+hang, "timeout after 1s")
+	s.wantFailureCommands(0)
+	s.wantDeployed(tr)
+	s.start(manifest("failure", hang), limit...).wait().wantFailure("failed: exit 7", "failure command: failed: "+hang, "timeout after 1s")
+	s.wantFailureCommands(1)
+	s.wantClean()
+
+	// interrupt starts a run, and ends it in the hook.
+	interrupt := func(url, hook string, signals int) *outcome {
+		t.Helper()
+		r := s.start(url)
+		for range signals {
+			r.waitForLog("invoking command: " + hook)
+			if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return r.wait().wantFailure("interrupted by SIGTERM")
+	}
+	interrupt(manifest("pre", hang), hang, 1)
+	s.wantFailureCommands(1)
+	s.wantClean()
+	interrupt(manifest("post", deaf), deaf, 1)
+	s.wantFailureCommands(1)
+	s.wantClean()
+	// The second signal of these ends the run in its failure command, which
+	// one signal would have left a minute.
+	both := s.publish("both", archive, fmt.Sprintf("commands: {pre: [%q], failure: [%q]}", hang, deaf))
+	r := s.start(both)
+	r.waitForLog("invoking command: " + hang)
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.waitForLog("invoking command: " + deaf)
+	second := time.Now()
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.wait().wantFailure("interrupted by SIGTERM")
+	if took := time.Since(second); took > 45*time.Second {
+		t.Errorf("after the second signal it ran for %s", took)
+	}
+	s.wantClean()
+}
+
+// What success commands do with their stdin is their own affair.
+func TestTortureStdinIgnoringCommands(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	tr := tortured(100, false)[0]
+	o := s.deploy(s.publish("app", tr.pack(t), fmt.Sprintf(`commands:
+  pre: ["yes | head -c 1000000"] # more log than a pipe holds
+  success:
+    - "true"
+    - "exec 0<&-; sleep 0.2"
+    - "sleep 0.2"
+    - "head -c 10 >/dev/null"
+    - "cat > %s"`, s.path("got"))))
+	o.wantNotPrinted("[ERROR]", "[WARN]")
+	got, err := os.ReadFile(s.path("got"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(got), "Deploy manifest succeeded.") || len(got) < 1_000_000 {
+		t.Errorf("the last command got %d bytes of log: %s", len(got), tail(string(got), 500))
+	}
+	s.wantDeployed(tr)
+}
+
+// A command's output takes no memory: stderr gets all of it, and the log that
+// is kept for other commands is bounded.
+func TestTorturePrintingCommands(t *testing.T) {
+	t.Parallel()
+	const (
+		printed = 200_000_000
+		most    = 64 << 10 // KiB of memory
+	)
+	for name, hook := range map[string]string{
+		"lines":    fmt.Sprintf("yes %s | head -c %d", strings.Repeat("x", 99), printed),
+		"one line": fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x", printed),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			tr := tortured(100, false)[0]
+			cmd := s.command(plainPath(t))
+			stderr := &counter{}
+			cmd.Stdin = strings.NewReader(s.publish("app", tr.pack(t), fmt.Sprintf(`commands:
+  pre: [%q]
+  success:
+    - "cat > %s"
+    - "grep VmHWM /proc/$PPID/status > %s"`, hook, s.path("got"), s.path("peak"))))
+			cmd.Stderr = stderr
+			tooLong := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+			defer tooLong.Stop()
+			if err := cmd.Run(); err != nil {
+				t.Fatal(err)
+			}
+			if stderr.n < printed {
+				t.Errorf("stderr got %d bytes of %d", stderr.n, printed)
+			}
+			got, err := os.ReadFile(s.path("got"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) > 8<<20+1024 || !strings.Contains(string(got), "left out") || !strings.Contains(string(got), "Deploy manifest succeeded.") {
+				t.Errorf("the success command got %d bytes of log: %s", len(got), tail(string(got), 500))
+			}
+			peak, err := os.ReadFile(s.path("peak"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var kibibytes int
+			if _, err := fmt.Sscanf(string(peak), "VmHWM: %d kB", &kibibytes); err != nil {
+				t.Fatalf("peak memory %q: %v", peak, err)
+			}
+			if kibibytes >= most {
+				t.Errorf("the agent took %d KiB of memory, want less than %d", kibibytes, most)
+			}
+			t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
+			s.wantDeployed(tr)
+		})
+	}
+}
+
+// counter counts what is written to it.
+type counter struct{ n int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.n += int64(len(p))
+	return len(p), nil
+}
