@@ -10,7 +10,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 TAGS    := disable_grpc_modules
 LDFLAGS := -s -w $(if $(VERSION),-X stretcher.Version=$(VERSION))
 
-.PHONY: help build install demo check test deps lint fuzz clean
+.PHONY: help build install demo check test deps lint fuzz bench clean
 
 help:
 	@echo 'make build    bin/stretcher ($(or $(VERSION),version unknown))'
@@ -19,6 +19,7 @@ help:
 	@echo 'make check    vet and unit tests, no servers'
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync'
 	@echo 'make lint     gofmt, go vet, staticcheck'
+	@echo 'make bench    how fast it is, beside curl, tar and rsync'
 	@echo 'make fuzz     every fuzz target for FUZZTIME ($(FUZZTIME))'
 
 build:
@@ -68,6 +69,9 @@ fuzz:
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
 		done; \
 	done
+
+bench:
+	cd e2e && go run ./bench
 
 clean:
 	rm -rf bin

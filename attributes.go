@@ -23,17 +23,19 @@ var umask = func() uint32 {
 // archive names where root extracts it, else what tar xf gives an ordinary
 // user's files.
 type attributes struct {
-	root bool
-	ids  map[*owner][2]int
+	root     bool
+	exact    bool // modes are taken as they are, by an ordinary user too
+	uid, gid int  // the process's
+	ids      map[*owner][2]int
 }
 
 // newAttributes looks up the users and groups of a tree, each once.
 func newAttributes(t *tree) (*attributes, error) {
-	at := &attributes{root: os.Geteuid() == 0}
+	at := &attributes{uid: os.Geteuid(), gid: os.Getegid(), ids: map[*owner][2]int{}}
+	at.root = at.uid == 0
 	if !at.root {
 		return at, nil
 	}
-	at.ids = map[*owner][2]int{}
 	users, groups := map[string]int{}, map[string]int{}
 	for _, o := range t.owners {
 		uid, err := lookUp(users, o.user, o.uid, func(name string) (string, error) {
@@ -86,27 +88,41 @@ func lookUp(known map[string]int, name string, id int, find func(string) (string
 	return known[name], err
 }
 
+// owner is whom an entry's file belongs to, a uid of -1 meaning whoever made
+// it. Directories without an entry are the process's own.
+func (at *attributes) owner(e *entry) (uid, gid int) {
+	switch {
+	case !at.root:
+		return -1, at.gid
+	case e.owner == nil:
+		return at.uid, at.gid
+	}
+	ids := at.ids[e.owner]
+	return ids[0], ids[1]
+}
+
 // permissions is the mode, without the type, that an entry's file gets.
 func (at *attributes) permissions(e *entry) uint32 {
-	if at.root {
+	switch {
+	case at.root, at.exact, e.implicit:
 		return e.mode & 0o7777
 	}
 	return e.mode & 0o777 &^ umask
 }
 
 // setFile gives an open regular file its owner, mode and time; name is where
-// it is in the directory dir.
+// it is in the directory dir. It must have been made with the entry's mode.
 func (at *attributes) setFile(fd, dir int, name string, e *entry) error {
 	if at.root {
-		ids := at.ids[e.owner]
-		if err := unix.Fchown(fd, ids[0], ids[1]); err != nil {
+		uid, gid := at.owner(e)
+		if err := unix.Fchown(fd, uid, gid); err != nil {
 			return err
 		}
-		// After chown, which takes setuid away, and without the umask.
-		if e.mode&(0o7000|umask) != 0 {
-			if err := unix.Fchmod(fd, e.mode&0o7777); err != nil {
-				return err
-			}
+	}
+	// After chown, which takes setuid away, and without the umask.
+	if mode := at.permissions(e); mode&(0o7000|umask) != 0 {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return err
 		}
 	}
 	return setTime(dir, name, e)
@@ -114,38 +130,77 @@ func (at *attributes) setFile(fd, dir int, name string, e *entry) error {
 
 // setDir gives an open directory its owner, mode and time.
 func (at *attributes) setDir(fd int, e *entry) error {
-	if err := setTime(fd, ".", e); err != nil { // while the mode allows it
-		return err
+	if !e.implicit { // while the mode allows it
+		if err := setTime(fd, ".", e); err != nil {
+			return err
+		}
 	}
 	if at.root {
-		ids := at.ids[e.owner]
-		if err := unix.Fchown(fd, ids[0], ids[1]); err != nil {
+		uid, gid := at.owner(e)
+		if err := unix.Fchown(fd, uid, gid); err != nil {
 			return err
 		}
 	}
 	return unix.Fchmod(fd, at.permissions(e))
 }
 
-// setOther gives a file that is not to be opened its owner, mode and time.
+// setOther gives a new file that is not to be opened its owner, mode and time.
+// It must have been made with the entry's mode.
 func (at *attributes) setOther(dir int, name string, e *entry) error {
 	if at.root {
-		ids := at.ids[e.owner]
-		if err := unix.Fchownat(dir, name, ids[0], ids[1], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		uid, gid := at.owner(e)
+		if err := unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
-		if !e.isSymlink() {
-			if err := chmodOther(dir, name, e); err != nil {
-				return err
-			}
+	}
+	if mode := at.permissions(e); !e.isSymlink() && mode&(0o7000|umask) != 0 {
+		if err := chmodOther(dir, name, e.kind(), mode); err != nil {
+			return err
 		}
 	}
 	return setTime(dir, name, e)
 }
 
-// chmodOther changes the mode of a fifo or a device. fchmodat(2) would follow
-// a symbolic link that somebody put there instead; Linux can be told not to
-// since 6.6 only.
-func chmodOther(dir int, name string, e *entry) error {
+// match reports whether a file has the owner, mode and time of an entry.
+func (at *attributes) match(st *unix.Stat_t, e *entry) bool {
+	uid, gid := at.owner(e)
+	return (uid < 0 || int(st.Uid) == uid) && int(st.Gid) == gid &&
+		(e.isSymlink() || st.Mode&0o7777 == at.permissions(e)) &&
+		(e.implicit || st.Mtim == e.mtime)
+}
+
+// mayRepair reports whether match can be made true of a file without replacing
+// it. What is to run with its owner's rights is replaced: its bytes were
+// compared while somebody else may have had the right to write them.
+func (at *attributes) mayRepair(st *unix.Stat_t, e *entry) bool {
+	return e.mode&(unix.S_ISUID|unix.S_ISGID) == 0 && (at.root || int(st.Uid) == at.uid)
+}
+
+// repair makes match true of a file that is there.
+func (at *attributes) repair(dir int, name string, e *entry) error {
+	uid, gid := at.owner(e)
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if uid >= 0 && int(st.Uid) != uid || int(st.Gid) != gid {
+		if err := unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		st.Mode &^= 0o6000
+	}
+	if mode := at.permissions(e); !e.isSymlink() && st.Mode&0o7777 != mode {
+		if err := chmodOther(dir, name, e.kind(), mode); err != nil {
+			return err
+		}
+	}
+	return setTime(dir, name, e)
+}
+
+// chmodOther changes the mode of a file of a certain type, unopened.
+// fchmodat(2) would follow a symbolic link that somebody put there instead;
+// Linux can be told not to since 6.6 only.
+func chmodOther(dir int, name string, kind, mode uint32) error {
 	fd, err := openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -155,10 +210,10 @@ func chmodOther(dir int, name string, e *entry) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != e.kind() {
+	if st.Mode&unix.S_IFMT != kind {
 		return errReplaced
 	}
-	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), e.mode&0o7777)
+	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
 }
 
 // errReplaced is what the swap of a file by another process comes to.

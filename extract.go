@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func (a *archive) extractTo(ctx context.Context, dir string) error {
 		return err
 	}
 	defer unix.Close(root)
-	x := &extraction{data: a.data, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
+	x := &extraction{contents: spooled{a.data}, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
 	x.fill(root, "", a.tree.root)
 	if err := x.crew.end(); err != nil {
 		return err
@@ -55,18 +56,39 @@ func (a *archive) extractTo(ctx context.Context, dir string) error {
 
 // extraction writes a tree to disk.
 type extraction struct {
-	data  io.ReaderAt
-	attrs *attributes
-	crew  *crew
+	contents contents
+	attrs    *attributes
+	crew     *crew
 
 	// Links may be of a file that another directory's worker makes, so they
 	// come after all files, and then the directories' modes and times.
 	linked bool
 
 	mu    sync.Mutex
-	made  map[*entry]string // where the first of several names is
+	made  map[*entry]string // where the first of several names is; nil makes each a file of its own
 	links []link
 }
+
+// contents is where the bytes of a tree's regular files are.
+type contents interface {
+	// open returns what has the entry's bytes from its offset on, and is to be
+	// closed.
+	open(e *entry) (readerAtCloser, error)
+}
+
+type readerAtCloser interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// spooled is contents that are all in one file.
+type spooled struct{ tar *os.File }
+
+func (s spooled) open(*entry) (readerAtCloser, error) { return s, nil }
+
+func (s spooled) ReadAt(p []byte, offset int64) (int, error) { return s.tar.ReadAt(p, offset) }
+
+func (s spooled) Close() error { return nil }
 
 // link is a further name of an entry.
 type link struct {
@@ -109,7 +131,7 @@ func (x *extraction) fill(fd int, dir string, d *entry) {
 
 func (x *extraction) setDir(fd int, dir string, d *entry) error {
 	if d.implicit {
-		return nil
+		return nil // made with the right mode, or made by the caller
 	}
 	if err := x.attrs.setDir(fd, d); err != nil {
 		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
@@ -139,7 +161,7 @@ func (x *extraction) file(dir int, path, name string, e *entry) error {
 	if err := x.crew.ctx.Err(); err != nil {
 		return err
 	}
-	if e.names > 1 && x.isFurtherName(e, path) {
+	if x.made != nil && e.names > 1 && x.isFurtherName(e, path) {
 		return nil
 	}
 	var err error
@@ -185,7 +207,7 @@ func (x *extraction) regular(dir int, name string, e *entry) (err error) {
 			err = closed // some file systems report only now that they are full
 		}
 	}()
-	if err := copyContents(x.crew.ctx, fd, x.data, e); err != nil {
+	if err := copyContents(x.crew.ctx, fd, x.contents, e); err != nil {
 		return err
 	}
 	return x.attrs.setFile(fd, dir, name, e)
@@ -195,13 +217,18 @@ func (x *extraction) regular(dir int, name string, e *entry) (err error) {
 var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
 
 // copyContents writes the entry's bytes to a new file, leaving its holes.
-func copyContents(ctx context.Context, fd int, data io.ReaderAt, e *entry) error {
+func copyContents(ctx context.Context, fd int, contents contents, e *entry) error {
 	segments := e.segments
 	if segments == nil {
 		segments = []segment{{0, e.size}}
 	} else if err := unix.Ftruncate(fd, e.size); err != nil {
 		return err
 	}
+	data, err := contents.open(e)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
 	buf := buffers.Get().(*[128 << 10]byte)
 	defer buffers.Put(buf)
 	from := e.offset
@@ -212,7 +239,7 @@ func copyContents(ctx context.Context, fd int, data io.ReaderAt, e *entry) error
 			}
 			b := buf[:min(int64(len(buf)), seg.length-done)]
 			if n, err := data.ReadAt(b, from); n < len(b) {
-				return fmt.Errorf("read the spooled archive: %w", err)
+				return fmt.Errorf("read what is to be written: %w", err)
 			}
 			if err := writeAt(fd, b, seg.offset+done); err != nil {
 				return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ type owner struct {
 
 func newTree() *tree {
 	t := &tree{owners: map[owner]*owner{}, warned: map[string]bool{}}
-	t.root = &entry{mode: unix.S_IFDIR | 0o755, implicit: true, names: 1}
+	t.root = &entry{mode: unix.S_IFDIR | 0o777&^umask, implicit: true, names: 1}
 	return t
 }
 
@@ -248,6 +249,45 @@ func (t *tree) parentOf(name string, create bool) (parent *entry, base string, e
 	return parent, name[i+1:], err
 }
 
+// lookUp finds an entry by its path, through links that stay in the tree.
+func (t *tree) lookUp(name string) (*entry, error) {
+	links := 0
+	return t.lookUpFrom(t.root, name, &links)
+}
+
+func (t *tree) lookUpFrom(dir *entry, name string, links *int) (*entry, error) {
+	parent, base := path.Split(path.Clean(name))
+	dir, err := t.walk(dir, parent, false, links)
+	if err != nil {
+		return nil, err
+	}
+	e := dir.children[base]
+	switch {
+	case base == ".":
+		return dir, nil
+	case e == nil:
+		return nil, fs.ErrNotExist
+	case !e.isSymlink():
+		return e, nil
+	}
+	if err := e.follow(base, links); err != nil {
+		return nil, err
+	}
+	return t.lookUpFrom(dir, e.target, links)
+}
+
+// follow checks that a link stays below the directory that holds it, and
+// counts it.
+func (e *entry) follow(name string, links *int) error {
+	if strings.HasPrefix(e.target, "/") || hasDotDot(e.target) {
+		return fmt.Errorf("%q of its path is a symbolic link out of there, to %q", name, e.target)
+	}
+	if *links++; *links > maxLinks {
+		return fmt.Errorf("%q of its path: %w", name, unix.ELOOP)
+	}
+	return nil
+}
+
 // maxLinks is how many symbolic links Linux follows in one path.
 const maxLinks = 40
 
@@ -261,7 +301,7 @@ func (t *tree) walk(dir *entry, path string, create bool, links *int) (*entry, e
 		next := dir.children[name]
 		switch {
 		case next == nil && create:
-			next = &entry{mode: unix.S_IFDIR | 0o755, implicit: true, names: 1}
+			next = &entry{mode: unix.S_IFDIR | 0o777&^umask, implicit: true, names: 1}
 			if dir.children == nil {
 				dir.children = map[string]*entry{}
 			}
@@ -269,13 +309,10 @@ func (t *tree) walk(dir *entry, path string, create bool, links *int) (*entry, e
 		case next == nil:
 			return nil, fmt.Errorf("%q of its path does not exist", name)
 		case next.isSymlink():
-			if strings.HasPrefix(next.target, "/") || hasDotDot(next.target) {
-				return nil, fmt.Errorf("%q of its path is a symbolic link out of there, to %q", name, next.target)
+			err := next.follow(name, links)
+			if err != nil {
+				return nil, err
 			}
-			if *links++; *links > maxLinks {
-				return nil, fmt.Errorf("%q of its path: %w", name, unix.ELOOP)
-			}
-			var err error
 			if next, err = t.walk(dir, next.target, false, links); err != nil {
 				return nil, err
 			}

@@ -85,6 +85,7 @@ func newHost(t *testing.T, env ...string) *host {
 		"HOME=" + h.path("home"),
 		"TMPDIR=" + h.path("tmp"),
 		"AWS_EC2_METADATA_DISABLED=true",
+		"GORACE=atexit_sleep_ms=0", // else the race detector keeps each run for a second more
 	}, env...)
 	t.Cleanup(func() { h.wantNoLeftovers() })
 	return h

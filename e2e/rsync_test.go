@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
@@ -50,43 +49,46 @@ func TestByHand(t *testing.T) {
 		sh(&host{t: t, dir: trees.dir, env: append(trees.env, "OUT="+trees.path(a.name))}, "cd ../new && "+a.tar)
 	}
 
-	excludes := []struct {
-		name     string
-		manifest string
-		rsync    []string
-	}{
-		{"", "", nil},
-		{"excludes", "excludes: ['*.pid', '/sub/*.log', 'cache/']\nexclude_from: etc/excludes\n",
-			[]string{"--exclude-from=stage/etc/excludes", "--exclude=*.pid", "--exclude=/sub/*.log", "--exclude=cache/"}},
+	excludes := "excludes: ['*.pid', '/sub/*.log', 'cache/']\nexclude_from: etc/excludes\n"
+	excludeArgs := []string{"--exclude-from=stage/etc/excludes", "--exclude=*.pid", "--exclude=/sub/*.log", "--exclude=cache/"}
+	compare := func(archive, strategy, manifest string, rsyncArgs ...string) {
+		t.Run(strings.TrimSuffix(archive+"/"+strategy, "/"), func(t *testing.T) {
+			h := newHost(t)
+			// The old dest twice, one for each way.
+			sh(h, `cp -a "$1" "$2"; mkdir hand; cp -a "$1" hand/dest`, trees.path("old"), h.path("dest"))
+			hand := &host{t: t, dir: h.dir, env: append(h.env, "ARCHIVE="+trees.path(archive))}
+			sh(hand, "cd hand\n"+byHand, rsyncArgs...)
+
+			manifest := archiveManifest(t, trees.path(archive), h.path("dest")) + manifest
+			if strategy != "" {
+				manifest += "sync_strategy: " + strategy + "\n"
+			}
+			write(t, h.path("files", "deploy.yml"), []byte(manifest))
+			url := "file://" + h.path("files", "deploy.yml")
+			h.stretcher(url).wantSuccess()
+			wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
+			// And again, with nothing left to do.
+			h.stretcher(url).wantSuccess()
+			wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
+		})
 	}
 	for _, a := range archives {
-		for _, strategy := range []string{"", "rsync", "builtin"} {
-			for _, exclude := range excludes {
-				t.Run(strings.Join([]string{a.name, strategy, exclude.name}, "/"), func(t *testing.T) {
-					h := newHost(t)
-					// The old dest twice, one for each way.
-					sh(h, `cp -a "$1" "$2"; mkdir hand; cp -a "$1" hand/dest`, trees.path("old"), h.path("dest"))
-					hand := &host{t: t, dir: h.dir, env: append(h.env, "ARCHIVE="+trees.path(a.name))}
-					sh(hand, "cd hand\n"+byHand, exclude.rsync...)
-
-					data, err := os.ReadFile(trees.path(a.name))
-					if err != nil {
-						t.Fatal(err)
-					}
-					sum := sha256.Sum256(data)
-					manifest := fmt.Sprintf("src: file://%s\nchecksum: %s\ndest: %s\nsync_strategy: %q\n%s",
-						trees.path(a.name), hex.EncodeToString(sum[:]), h.path("dest"), strategy, exclude.manifest)
-					write(t, h.path("files", "deploy.yml"), []byte(manifest))
-					url := "file://" + h.path("files", "deploy.yml")
-					h.stretcher(url).wantSuccess()
-					wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
-					// And again, with nothing left to do.
-					h.stretcher(url).wantSuccess()
-					wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
-				})
-			}
-		}
+		compare(a.name, "", "")
+		compare(a.name, "builtin", "")
 	}
+	for _, strategy := range []string{"", "rsync", "builtin"} {
+		compare("app.tar.gz", strategy, excludes, excludeArgs...)
+	}
+}
+
+// archiveManifest returns the manifest of an archive on disk.
+func archiveManifest(t *testing.T, archive, dest string) string {
+	t.Helper()
+	data, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("src: file://%s\nchecksum: %x\ndest: %s\n", archive, sha256.Sum256(data), dest)
 }
 
 // makeTree makes a tree with what trees are made of. Those of two versions
@@ -257,12 +259,7 @@ func TestByHandMv(t *testing.T) {
 	makeTree(t, h.path("new"), "new")
 	h.env = append(h.env, "ARCHIVE="+h.path("app.tar.gz"))
 	output(t, h.command("sh", "-c", "tar -C ../new -czf $ARCHIVE . && mkdir hand && tar -C hand -xf $ARCHIVE"))
-	data, err := os.ReadFile(h.path("app.tar.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(data)
-	write(t, h.path("files", "deploy.yml"), fmt.Appendf(nil, "src: file://%s\nchecksum: %x\ndest: %s\nsync_strategy: mv\n", h.path("app.tar.gz"), sum, h.path("dest")))
+	write(t, h.path("files", "deploy.yml"), []byte(archiveManifest(t, h.path("app.tar.gz"), h.path("dest"))+"sync_strategy: mv\n"))
 	url := "file://" + h.path("files", "deploy.yml")
 	h.stretcher(url).wantSuccess()
 	wantSameTree(t, h.path("dest"), h.path("work", "hand"))

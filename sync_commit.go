@@ -1,0 +1,331 @@
+package stretcher
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// stagingArea is where one mount of dest has what is to be renamed within it:
+// a temporary directory in the mount's top one, made when it is needed.
+type stagingArea struct {
+	plan   *dirPlan // of that directory
+	dir    int      // the directory
+	parent string   // a path of it
+	temp   *tempDir
+	names  int
+}
+
+func (y *syncing) newArea(fd int, p *dirPlan) (*stagingArea, error) {
+	dir, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	// A path through what others may write to could lead elsewhere by now.
+	a := &stagingArea{plan: p, dir: dir, parent: "/proc/self/fd/" + strconv.Itoa(dir)}
+	if p != y.root {
+		sweepTempDirs(a.parent, tempPrefix)
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.areas = append(y.areas, a)
+	return a, nil
+}
+
+// open returns the descriptor of the temporary directory, which stays open.
+func (a *stagingArea) open() (int, error) {
+	if a.temp != nil {
+		return int(a.temp.lock.Fd()), nil
+	}
+	temp, err := newTempDir(a.parent, tempPrefix)
+	if err != nil {
+		return -1, err
+	}
+	a.temp = temp
+	fd := int(temp.lock.Fd())
+	// A directory with setgid would hand its group on to all that is staged.
+	if err := errors.Join(unix.Fchown(fd, -1, os.Getegid()), unix.Fchmod(fd, 0o700)); err != nil {
+		return -1, fmt.Errorf("prepare the staging directory: %w", err)
+	}
+	return fd, nil
+}
+
+func (a *stagingArea) nextName() string {
+	a.names++
+	return strconv.Itoa(a.names)
+}
+
+// isTempName reports whether name is one of newTempDir's, for a dest.
+func isTempName(name string) bool {
+	number, ok := strings.CutPrefix(name, tempPrefix)
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// commit puts in place what is staged, then takes out what has to go, and then
+// gives directories their modes and times.
+func (y *syncing) commit(dest int) error {
+	for _, step := range []func(int, *dirPlan) error{y.place, y.remove} {
+		if err := y.inEach(dest, y.root, step, nil); err != nil {
+			return err
+		}
+	}
+	return y.inEach(dest, y.root, nil, y.finish)
+}
+
+// inEach calls first in a directory and then in those below, or last after
+// them.
+func (y *syncing) inEach(fd int, p *dirPlan, first, last func(int, *dirPlan) error) error {
+	if first != nil {
+		if err := first(fd, p); err != nil {
+			return err
+		}
+	}
+	for _, sub := range p.dirs {
+		child, err := openDir(fd, sub.name)
+		if err != nil {
+			return sub.error("", err)
+		}
+		err = y.inEach(child, sub, first, last)
+		unix.Close(child)
+		if err != nil {
+			return err
+		}
+	}
+	if last != nil {
+		return last(fd, p)
+	}
+	return nil
+}
+
+// place renames what is staged for a directory.
+func (y *syncing) place(fd int, p *dirPlan) error {
+	const needed = unix.S_IWUSR | unix.S_IXUSR
+	if p.changes() && !y.attrs.root && p.mode&needed != needed {
+		if err := unix.Fchmod(fd, p.mode&0o7777|needed); err != nil {
+			return p.error("", err)
+		}
+	}
+	if p.stage != "" {
+		if err := y.placeStaged(fd, p); err != nil {
+			return err
+		}
+	}
+	for _, name := range p.repairs {
+		if err := y.attrs.repair(fd, name, p.e.children[name]); err != nil {
+			return p.error(name, err)
+		}
+	}
+	return nil
+}
+
+func (y *syncing) placeStaged(fd int, p *dirPlan) error {
+	area, err := p.area.open()
+	if err != nil {
+		return p.error("", err)
+	}
+	stage, err := openDir(area, p.stage)
+	if err != nil {
+		return p.error("", err)
+	}
+	defer unix.Close(stage)
+	for _, name := range p.staged {
+		if err := unix.Renameat(stage, name, fd, name); err != nil {
+			return p.error(name, err)
+		}
+	}
+	for _, name := range p.swapped {
+		if unix.Renameat2(stage, name, fd, name, unix.RENAME_EXCHANGE) == nil {
+			continue
+		}
+		// Not every file system can exchange, nor may everybody.
+		err := y.takeOut(fd, p, name)
+		if err == nil {
+			err = unix.Renameat(stage, name, fd, name)
+		}
+		if err != nil {
+			return p.error(name, err)
+		}
+	}
+	return nil
+}
+
+// remove takes out what has to go.
+func (y *syncing) remove(fd int, p *dirPlan) error {
+	for _, name := range p.removals {
+		if err := y.takeOut(fd, p, name); err != nil {
+			return p.error(name, err)
+		}
+	}
+	return nil
+}
+
+// takeOut moves a name to the staging area, which is one step for a directory
+// too; what it holds is deleted with the area.
+func (y *syncing) takeOut(fd int, p *dirPlan, name string) error {
+	area, err := p.area.open()
+	if err != nil {
+		return err
+	}
+	if unix.Renameat(fd, name, area, p.area.nextName()) == nil {
+		return nil
+	}
+	// A directory may be one that its owner may not write to, or on a lower
+	// layer of an overlay.
+	return y.removeAll(fd, name)
+}
+
+func (y *syncing) removeAll(fd int, name string) error {
+	err := unix.Unlinkat(fd, name, 0)
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	if err != unix.EISDIR && err != unix.EPERM {
+		return err
+	}
+	dir, err := openDir(fd, name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	if !y.attrs.root {
+		unix.Fchmod(dir, 0o700) // where it fails, and is needed, so does what follows
+	}
+	list, err := readDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, child := range list {
+		if err := y.removeAll(dir, child.name); err != nil {
+			return fmt.Errorf("%s: %w", child.name, err)
+		}
+	}
+	return unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+}
+
+// finish gives a directory its mode and time. One with a staging area has to
+// wait until that is gone.
+func (y *syncing) finish(fd int, p *dirPlan) error {
+	if p == p.area.plan {
+		return nil
+	}
+	return y.finishDir(fd, p)
+}
+
+func (y *syncing) finishDir(fd int, p *dirPlan) error {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	switch {
+	case err != nil:
+	case p.e == nil:
+		if st.Mode != p.mode {
+			err = unix.Fchmod(fd, p.mode&0o7777)
+		}
+	case !y.attrs.match(&st, p.e):
+		err = y.attrs.setDir(fd, p.e)
+	}
+	if err != nil {
+		return p.error("", err)
+	}
+	return nil
+}
+
+// finishAreas gives the directories that had staging areas their modes and
+// times, dest itself last.
+func (y *syncing) finishAreas() error {
+	for _, a := range slices.Backward(y.areas) {
+		if err := y.finishDir(a.dir, a.plan); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAreas deletes what is in the staging areas.
+func (y *syncing) removeAreas() {
+	for _, a := range y.areas {
+		logError("remove the staging directory", a.temp.remove())
+	}
+}
+
+func (y *syncing) closeAreas() {
+	for _, a := range y.areas {
+		unix.Close(a.dir)
+	}
+}
+
+// mountID tells mounts apart, and file systems that are parts of one.
+type mountID struct{ device, mount uint64 }
+
+func mountOf(fd int, st *unix.Stat_t) mountID {
+	id := mountID{device: st.Dev}
+	var stx unix.Statx_t
+	// Linux knows ids of mounts since 5.8; the device tells nearly as much.
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stx) == nil && stx.Mask&unix.STATX_MNT_ID != 0 {
+		id.mount = stx.Mnt_id
+	}
+	return id
+}
+
+// dirent is a name in a directory, and its type as in st_mode.
+type dirent struct {
+	name string
+	kind uint32
+}
+
+// readDir reads an open directory, whose position is at its start. Unlike
+// os.File's, it finds types by the descriptor where the file system does not
+// tell them.
+func readDir(fd int) ([]dirent, error) {
+	var list []dirent
+	buf := buffers.Get().(*[128 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := unix.Getdents(fd, buf[:32<<10])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return list, nil
+		}
+		for b := buf[:n]; len(b) > 0; {
+			// struct linux_dirent64: inode, offset, length, type, name
+			const head = 8 + 8 + 2 + 1
+			record := b[:binary.NativeEndian.Uint16(b[16:])]
+			b = b[len(record):]
+			name, _, _ := strings.Cut(string(record[head:]), "\x00")
+			if name == "." || name == ".." {
+				continue
+			}
+			kind := uint32(record[18]) << 12
+			if kind == 0 {
+				var st unix.Stat_t
+				if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT {
+					continue
+				} else if err != nil {
+					return nil, fmt.Errorf("%s: %w", name, err)
+				}
+				kind = st.Mode & unix.S_IFMT
+			}
+			list = append(list, dirent{name, kind})
+		}
+	}
+}
+
+// readLink reads a symbolic link in a directory.
+func readLink(dir int, name string) (string, error) {
+	var buf [unix.PathMax]byte
+	n, err := unix.Readlinkat(dir, name, buf[:])
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
