@@ -121,7 +121,7 @@ func (v *victim) repair() {
 	o := r.wait().wantSuccess()
 	v.whole, v.syncing = o.took, time.Since(seen.at)
 	v.wantDeployed(v.trees[i])
-	if ran, want := v.ran(), []string{"pre", "post", "success:success"}; !slices.Equal(ran, want) {
+	if ran, want := v.ran(), []string{"pre:", "post:", "success:success"}; !slices.Equal(ran, want) {
 		v.t.Errorf("commands that ran: %v, want %v", ran, want)
 	}
 	if v.strategy == "mv" {
@@ -197,10 +197,10 @@ func phase(log string) string {
 		{"manifest", "Loading manifest:"},
 		{"download", "Downloading src:"},
 		{"verified", "Checksum ok:"},
-		{"pre", "tell pre;"},
+		{"pre", "echo pre:"},
 		{"sync", "Syncing to"},
 		{"rsync", "invoking command: rsync"},
-		{"post", "tell post;"},
+		{"post", "echo post:"},
 		{"success", "Deploy manifest succeeded."},
 	} {
 		if strings.Contains(log, p.text) {

@@ -92,21 +92,21 @@ func (s *site) publish(name string, archive []byte, more ...string) string {
 	return "file://" + s.path("files", name+".yml")
 }
 
-// hooks returns the lines of a manifest for commands that tell what ran: a
-// word each into the file ran. The one for failures also tells what it found
-// in TMPDIR and beside dest, where nothing may be left by then.
+// tell returns a command that notes that it ran, and for which result.
+func (s *site) tell(list string) string {
+	return fmt.Sprintf("cat >/dev/null; sleep 0.02; echo %s:$STRETCHER_RESULT >> %s", list, s.path("ran"))
+}
+
+// hooks returns the lines of a manifest for commands that note that they ran.
+// The one for failures also notes what it finds in TMPDIR and beside dest,
+// where nothing may be left by then.
 func (s *site) hooks() string {
-	look := fmt.Sprintf("for f in %[1]s/.[!.]* %[1]s/* %[2]s/.[!.]*; do [ ! -e \"$f\" ] || tell leftover:$f; done", s.path("tmp"), filepath.Dir(s.dest))
-	tell := fmt.Sprintf("tell() { echo $1 >> %s; }; ", s.path("ran"))
+	look := fmt.Sprintf("for f in %[1]s/.[!.]* %[1]s/* %[2]s/.[!.]*; do [ ! -e \"$f\" ] || echo leftover:$f >> %[3]s; done", s.path("tmp"), filepath.Dir(s.dest), s.path("ran"))
 	return fmt.Sprintf(`commands:
   pre: [%q]
   post: [%q]
   success: [%q]
-  failure: [%q]`,
-		tell+"tell pre; sleep 0.02; true",
-		tell+"tell post; sleep 0.02; true",
-		tell+"cat >/dev/null; tell success:$STRETCHER_RESULT",
-		tell+"cat >/dev/null; tell failure:$STRETCHER_RESULT; "+look)
+  failure: [%q]`, s.tell("pre"), s.tell("post"), s.tell("success"), s.tell("failure")+"; "+look)
 }
 
 // ran returns what the commands of hooks have told, and forgets it.
