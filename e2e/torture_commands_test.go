@@ -106,7 +106,7 @@ func TestTortureHangingCommands(t *testing.T) {
 	r := s.start(s.publish("both", archive, fmt.Sprintf("commands: {pre: [%q], failure: [%q]}", hang, deaf)))
 	interrupt(r, hang)
 	r.waitForLog("invoking command: " + deaf)
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
 	interrupt(r, deaf)
 	second := time.Now()
 	r.wait().wantFailure("interrupted by SIGTERM")
