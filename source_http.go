@@ -30,11 +30,8 @@ type httpSource struct {
 func newHTTPSource(rawURL string) (source, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		var bad *url.Error
-		if errors.As(err, &bad) {
-			err = bad.Err // without the URL, which may hold a password
-		}
-		return nil, err
+		// The error may quote any part of the URL, be it of a password.
+		return nil, errors.New("malformed URL: special characters have to be percent-encoded")
 	}
 	if u.Hostname() == "" {
 		return nil, errors.New("the URL names no host")
@@ -51,6 +48,9 @@ func newHTTPSource(rawURL string) (source, error) {
 func onlyHTTP1(t *http.Transport) *http.Transport {
 	t.Protocols = &http.Protocols{}
 	t.Protocols.SetHTTP1(true)
+	if t.TLSClientConfig != nil {
+		t.TLSClientConfig.NextProtos = nil // Clone leaves h2 there
+	}
 	return t
 }
 
