@@ -371,7 +371,7 @@ func TestTimeOfHardPatterns(t *testing.T) {
 			check(pattern, name)
 		}
 	}
-	check("**a*"+fill("a", size/2)+"b", fill("a", 5*size)+"/a")
+	check("**a*"+fill("a", size/2)+"b", fill("a", 3*size)+"/a")
 }
 
 func TestExcludedDoesNotAllocate(t *testing.T) {
