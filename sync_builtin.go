@@ -83,7 +83,7 @@ func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, 
 	y := &syncing{rules: rules, attrs: attrs, contents: contents}
 	defer y.closeAreas()
 	if err := y.stage(ctx, t.root, dest, to); err != nil {
-		y.removeAreas()
+		y.undoAreas()
 		if created {
 			logError("remove dest, which was not there before", os.Remove(to))
 		}

@@ -15,20 +15,21 @@ import (
 // stagingArea is where one mount of dest has what is to be renamed within it:
 // a temporary directory in the mount's top one, made when it is needed.
 type stagingArea struct {
-	plan   *dirPlan // of that directory
-	dir    int      // the directory
-	parent string   // a path of it
+	plan   *dirPlan      // of that directory
+	dir    int           // the directory
+	mtime  unix.Timespec // of it, before
+	parent string        // a path of it
 	temp   *tempDir
 	names  int
 }
 
-func (y *syncing) newArea(fd int, p *dirPlan) (*stagingArea, error) {
+func (y *syncing) newArea(fd int, mtime unix.Timespec, p *dirPlan) (*stagingArea, error) {
 	dir, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	// A path through what others may write to could lead elsewhere by now.
-	a := &stagingArea{plan: p, dir: dir, parent: "/proc/self/fd/" + strconv.Itoa(dir)}
+	a := &stagingArea{plan: p, dir: dir, mtime: mtime, parent: "/proc/self/fd/" + strconv.Itoa(dir)}
 	if p != y.root {
 		sweepTempDirs(a.parent, tempPrefix)
 	}
@@ -244,6 +245,16 @@ func (y *syncing) finishAreas() error {
 		}
 	}
 	return nil
+}
+
+// undoAreas leaves no trace of the staging areas.
+func (y *syncing) undoAreas() {
+	y.removeAreas()
+	for _, a := range y.areas {
+		if a.temp != nil {
+			logError("set back the time of dest", setTime(a.dir, ".", &entry{mtime: a.mtime}))
+		}
+	}
 }
 
 // removeAreas deletes what is in the staging areas.

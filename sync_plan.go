@@ -91,7 +91,7 @@ func (y *syncing) beginDir(fd int, p *dirPlan, parent mountID) (mountID, error) 
 		return mount, nil
 	}
 	var err error
-	if p.area, err = y.newArea(fd, p); err != nil {
+	if p.area, err = y.newArea(fd, st.Mtim, p); err != nil {
 		return mount, p.error("", err)
 	}
 	return mount, nil
@@ -473,20 +473,28 @@ func (y *syncing) planRemoval(parent int, mount mountID, p *dirPlan, name string
 	return y.planRemovals(fd, mount, p, found)
 }
 
-// list tells of what is done as rsync -v does, in its order: in a directory
-// first what is deleted, then files, then directories, each with what is in it.
+// list tells of what is done as rsync -v does: first what is deleted, then in
+// a directory files before directories, each with what is in it.
 func (p *dirPlan) list(print func(string)) {
+	p.listDeleted(print)
+	p.listPlaced(print)
+}
+
+func (p *dirPlan) listDeleted(print func(string)) {
 	for _, path := range p.deleted {
 		print("deleting " + path)
 	}
-	if p.differs && p.e != nil {
-		print(path.Join(".", p.path) + "/")
+	for _, sub := range p.dirs {
+		sub.listDeleted(print)
 	}
+}
+
+func (p *dirPlan) listPlaced(print func(string)) {
 	if p.e == nil {
-		for _, sub := range p.dirs {
-			sub.list(print)
-		}
-		return
+		return // nothing comes to what protected names keep
+	}
+	if p.differs {
+		print(path.Join(".", p.path) + "/")
 	}
 	placed := slices.Concat(p.staged, p.swapped)
 	subs := map[string]*dirPlan{}
@@ -502,7 +510,7 @@ func (p *dirPlan) list(print func(string)) {
 	}
 	for _, name := range placed {
 		if sub := subs[name]; sub != nil {
-			sub.list(print)
+			sub.listPlaced(print)
 		} else if e := p.e.children[name]; e.isDir() {
 			e.list(path.Join(p.path, name), print)
 		}

@@ -102,11 +102,11 @@ func TestTortureHangingCommands(t *testing.T) {
 		s.wantClean()
 	}
 	// A second signal ends the failure command, which has a minute otherwise.
-	// It has to come more than a second after the first one: see onSignals.
+	// It has to come a while after the first one: see onSignals.
 	r := s.start(s.publish("both", archive, fmt.Sprintf("commands: {pre: [%q], failure: [%q]}", hang, deaf)))
 	interrupt(r, hang)
 	r.waitForLog("invoking command: " + deaf)
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
 	interrupt(r, deaf)
 	second := time.Now()
 	r.wait().wantFailure("interrupted by SIGTERM")

@@ -166,7 +166,7 @@ func seconds(to *time.Duration) func(string) error {
 // sameStop is within what time of the first signal others belong to the same
 // stop. systemd signals every process of a unit, and consul watch hands its
 // own signal on to its child, which thus gets two.
-const sameStop = time.Second
+const sameStop = 300 * time.Millisecond
 
 // onSignals returns a context that the first signal cancels, and a channel
 // that the second closes. A third ends the process on the spot.
