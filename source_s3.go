@@ -40,8 +40,11 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	if conf.Region == "" {
 		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
 	}
-	// The SDK's own client is the one that knows AWS_CA_BUNDLE.
-	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
+	client, ok := conf.HTTPClient.(*awshttp.BuildableClient) // where there is an AWS_CA_BUNDLE, with it
+	if !ok {
+		client = awshttp.NewBuildableClient()
+	}
+	s.transport = onlyHTTP1(client.GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{
 			Transport: s.transport,

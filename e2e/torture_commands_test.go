@@ -61,8 +61,8 @@ func TestTortureHangingCommands(t *testing.T) {
 	tr := tortured(100, false)[0]
 	archive := tr.pack(t)
 	const (
-		hang  = "sleep 1000 & sleep 1000"
-		deaf  = "trap '' TERM; sleep 1000 & sleep 1000"
+		hang = "sleep 1000 & sleep 1000"
+		deaf = "trap '' TERM; sleep 1000 & sleep 1000"
 	)
 	manifest := func(list, hook string) string {
 		failure := s.tell("failure")

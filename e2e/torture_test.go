@@ -274,7 +274,8 @@ func (s *site) start(url string, args ...string) *running {
 // second writer for its log.
 func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
 	s.t.Helper()
-	r := &running{h: s.host, cmd: cmd, start: time.Now()}
+	r := &running{h: s.host, cmd: cmd, start: time.Now(), done: make(chan struct{})}
+	cmd.WaitDelay = patience // for what it left behind and holds its output
 	if cmd.Stdin == nil {
 		cmd.Stdin = strings.NewReader(url + "\n")
 	}
@@ -288,6 +289,10 @@ func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
 		s.t.Fatal(err)
 	}
 	s.pids = append(s.pids, cmd.Process.Pid)
+	go func() {
+		r.err = cmd.Wait()
+		close(r.done)
+	}()
 	return r
 }
 
