@@ -33,6 +33,7 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 		return s.client, nil
 	}
 	conf, err := config.LoadDefaultConfig(ctx,
+		config.WithHTTPClient(awshttp.NewBuildableClient()),
 		// Attempts are counted in one place, for all schemes.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", Version)}))
@@ -42,11 +43,8 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	if conf.Region == "" {
 		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
 	}
-	client, ok := conf.HTTPClient.(*awshttp.BuildableClient) // where there is an AWS_CA_BUNDLE, with it
-	if !ok {
-		client = awshttp.NewBuildableClient()
-	}
-	s.transport = onlyHTTP1(client.GetTransport())
+	// The SDK has put AWS_CA_BUNDLE into the transport.
+	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{
 			Transport: s.transport,
@@ -134,7 +132,7 @@ func s3Error(err error) error {
 	switch {
 	case status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
 		return errChanged
-	case code == "NoSuchKey", status == http.StatusRequestTimeout, code == "RequestTimeout":
+	case code == "NoSuchKey", code == "NotFound", status == http.StatusRequestTimeout, code == "RequestTimeout":
 		return short
 	case status == http.StatusTooManyRequests, status >= 500:
 		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}
