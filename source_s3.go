@@ -132,7 +132,8 @@ func s3Error(err error) error {
 	switch {
 	case status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
 		return errChanged
-	case code == "NoSuchKey", code == "NotFound", status == http.StatusRequestTimeout, code == "RequestTimeout":
+	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound,
+		status == http.StatusRequestTimeout, code == "RequestTimeout":
 		return short
 	case status == http.StatusTooManyRequests, status >= 500:
 		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}
