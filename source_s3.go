@@ -76,9 +76,7 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 		in.Range = aws.String(httpRange(offset, length))
 	}
 	if strings.HasPrefix(validator, `"`) {
-		in.IfMatch = &validator
-	} else if date, err := http.ParseTime(validator); err == nil {
-		in.IfUnmodifiedSince = &date
+		in.IfMatch = &validator // of a date, fetch sees that it is another
 	}
 	out, err := client.GetObject(ctx, in)
 	if err != nil {
