@@ -275,6 +275,7 @@ func (f *fetcher) fetchRest(ctx context.Context) error {
 	size := t.object.size
 	f.validator = t.object.validator
 	f.progress.size.Store(size)
+	f.progress.done.Store(offset)
 	if err := f.to.fits(size); err != nil {
 		return err
 	}
@@ -317,7 +318,6 @@ func after(err error, offset, size int64) error {
 func (f *fetcher) restart() error {
 	log.Printf("[WARN] fetch %s: starting over: the object changed, or its server cannot continue after %d bytes", f.name(), f.to.len())
 	f.validator = ""
-	f.progress.done.Store(0)
 	return f.to.restart()
 }
 

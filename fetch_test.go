@@ -203,6 +203,38 @@ func set[T any](t *testing.T, variable *T, value T) {
 	t.Cleanup(func() { *variable = old })
 }
 
+// downloadLog is what the current download has logged.
+var downloadLog recorder
+
+type recorder struct {
+	mu   sync.Mutex
+	text strings.Builder
+	hook func(line string) // what to do then
+}
+
+func (r *recorder) Write(line []byte) (int, error) {
+	r.mu.Lock()
+	hook := r.hook
+	r.text.Write(line)
+	r.mu.Unlock()
+	if hook != nil {
+		hook(string(line))
+	}
+	return len(line), nil
+}
+
+func (r *recorder) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text.Reset()
+}
+
+func (r *recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
 // download is fetchSrc, with a reader that follows. It returns what the spool
 // holds in the end and what has been logged.
 func download(t *testing.T, conf Config, url string) ([]byte, string, error) {
@@ -212,9 +244,9 @@ func download(t *testing.T, conf Config, url string) ([]byte, string, error) {
 
 func downloadContext(t *testing.T, ctx context.Context, conf Config, url string) ([]byte, string, error) {
 	t.Helper()
-	var logged bytes.Buffer
+	downloadLog.reset()
 	defer log.SetOutput(log.Writer())
-	log.SetOutput(&logged)
+	log.SetOutput(&downloadLog)
 	defer captureLog("DEBUG")()
 
 	m := &memory{}
@@ -236,7 +268,7 @@ func downloadContext(t *testing.T, ctx context.Context, conf Config, url string)
 	if err == nil && !bytes.Equal(read, m.data) {
 		t.Errorf("the reader of the spool got other bytes than it holds")
 	}
-	return m.data, logged.String(), err
+	return m.data, downloadLog.String(), err
 }
 
 // same fails the test where a download is not what it should be.
@@ -936,7 +968,7 @@ func TestFetchTorture(t *testing.T) {
 		return rnd.IntN(n)
 	}
 	failed := 0
-	for round := range 40 {
+	for round := range 30 {
 		versions := [][]byte{random(uint64(round), chance(1<<19))}
 		maxFaults := chance(20)
 		tags := chance(4) > 0
@@ -1017,4 +1049,60 @@ func (f *faulty) etag() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.tag
+}
+
+func TestNewSourceErrors(t *testing.T) {
+	for _, test := range []struct{ url, want string }{
+		{"", `"" is no URL: expected s3://, gs://, http://, https:// or file://`},
+		{"/path/to/manifest.yml", `"/path/to/manifest.yml" is no URL: expected s3://, gs://, http://, https:// or file://`},
+		{"ftp://host/a", `ftp://host/a: unknown scheme "ftp": expected s3, gs, http, https or file`},
+		{"s3://bucket", "s3://bucket: expected a bucket and a key, as in s3://bucket/key"},
+		{"s3://bucket/", "s3://bucket/: expected a bucket and a key, as in s3://bucket/key"},
+		{"gs:///key", "gs:///key: expected a bucket and a key, as in gs://bucket/key"},
+		{"http://", "http://: the URL names no host"},
+		{"http:///a", "http:///a: the URL names no host"},
+		{"http://:80/a", "http://:80/a: the URL names no host"},
+		{"http://host:port/a", "http://host:port/a: malformed URL: special characters have to be percent-encoded"},
+		{"http://host/%zz", "http://host/%zz: malformed URL: special characters have to be percent-encoded"},
+	} {
+		_, err := newSource(test.url)
+		if err == nil || err.Error() != test.want {
+			t.Errorf("%s: error %v, want %s", test.url, err, test.want)
+		}
+		_, logged, err := download(t, quick(3), test.url)
+		if err == nil || err.Error() != test.want || logged != "" {
+			t.Errorf("%s: error %v, log:\n%s", test.url, err, logged)
+		}
+	}
+}
+
+func FuzzNewSource(f *testing.F) {
+	for _, u := range []string{"s3://bucket/a%20b", "gs://b/%zz", "http://u:p@h:80/a?b#c", "https://[::1]/", "file:///a%00", "file://localhost/a", "a://b", "://", "HTTP://ÄÖ/"} {
+		f.Add(u)
+	}
+	f.Fuzz(func(t *testing.T, u string) {
+		s, err := newSource(u)
+		if err != nil {
+			return
+		}
+		switch s := s.(type) {
+		case fileSource:
+			if !filepath.IsAbs(s.path) || strings.ContainsRune(s.path, 0) {
+				t.Errorf("%q: path %q", u, s.path)
+			}
+		case *s3Source:
+			if s.bucket == "" || s.key == "" || strings.Contains(s.bucket, "/") {
+				t.Errorf("%q: bucket %q, key %q", u, s.bucket, s.key)
+			}
+		case *gcsSource:
+			if s.bucket == "" || s.key == "" || strings.Contains(s.bucket, "/") {
+				t.Errorf("%q: bucket %q, key %q", u, s.bucket, s.key)
+			}
+		case *httpSource:
+			r, err := http.NewRequest(http.MethodGet, s.url, nil)
+			if err != nil || r.URL.Hostname() == "" || r.URL.Scheme != "http" && r.URL.Scheme != "https" {
+				t.Errorf("%q: request %v, %v", u, r, err)
+			}
+		}
+	})
 }

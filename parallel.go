@@ -16,6 +16,9 @@ var errNoRanges = errors.New("the server ignores ranges")
 // errComplete ends what connections still do when all parts are there.
 var errComplete = errors.New("the download is complete")
 
+// errTaken is a part that another connection brings meanwhile.
+var errTaken = errors.New("taken by another connection")
+
 var errSlow = errors.New("much slower than the other connections")
 
 const (
@@ -45,7 +48,6 @@ type part struct {
 	offset, size int64
 	have         int64
 	owner        *connection // who has taken it
-	begun        bool        // its owner receives it
 }
 
 // parallel fetches the rest of the object over several connections. One has
@@ -86,7 +88,7 @@ type connection struct {
 	*fetcher
 	parts    *parts
 	transfer *transfer // nil where none is open
-	proven   bool      // one could be opened
+	proven   bool      // one could be opened; under parts.mu to others
 }
 
 // work fetches part n, and then others until none is left.
@@ -121,9 +123,10 @@ func (c *connection) fetchPart(ctx context.Context, n int) error {
 			patient, cancel = c.parts.watch(ctx, c, n)
 		}
 		err := c.openPart(patient, n)
-		if err == nil && c.parts.begin(c, n) {
+		if err == nil {
 			err = c.readPart(patient, n)
-		} else if _, _, mine := c.parts.missing(c, n); !mine {
+		}
+		if _, _, mine := c.parts.missing(c, n); !mine {
 			err = nil
 		}
 		cancel()
@@ -141,7 +144,10 @@ func (c *connection) fetchPart(ctx context.Context, n int) error {
 // openPart opens what is missing of part n, unless the transfer is just there.
 func (c *connection) openPart(ctx context.Context, n int) error {
 	offset, length, mine := c.parts.missing(c, n)
-	if !mine || c.transfer != nil && c.transfer.offset == offset {
+	if !mine {
+		return errTaken
+	}
+	if c.transfer != nil && c.transfer.offset == offset {
 		return nil
 	}
 	c.transfer.close()
@@ -153,12 +159,14 @@ func (c *connection) openPart(ctx context.Context, n int) error {
 	case err == nil && c.transfer.offset != offset:
 		return permanent(errNoRanges)
 	}
-	c.proven = c.proven || err == nil
 	return err
 }
 
 // readPart reads what is missing of part n.
 func (c *connection) readPart(ctx context.Context, n int) error {
+	if !c.parts.begin(c, n) {
+		return errTaken
+	}
 	t := c.transfer
 	stop := context.AfterFunc(ctx, func() { t.cancel(context.Cause(ctx)) })
 	defer stop()
@@ -182,14 +190,14 @@ func (c *connection) readPart(ctx context.Context, n int) error {
 }
 
 // take returns the first part that nobody has taken yet, or for a connection
-// whose transfer goes on, the next one, unless that has begun to arrive. Where
-// there is none, it is -1, and the connection goes.
+// whose transfer goes on, the next one, unless the server answers to who has
+// taken that. Where there is none, it is -1, and the connection goes.
 func (p *parts) take(c *connection) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n := p.first; n < len(p.list); n++ {
 		part := &p.list[n]
-		if part.owner == nil || c.transfer != nil && c.transfer.offset == part.offset && !part.begun {
+		if part.owner == nil || c.transfer != nil && c.transfer.offset == part.offset && !part.owner.proven {
 			part.owner = c
 			return n
 		}
@@ -212,15 +220,13 @@ func (p *parts) leave(c *connection, n int) bool {
 	return true
 }
 
-// begin tells whether part n is still that of c, and then keeps it so.
+// begin notes that the server answers to c, and tells whether part n is still
+// that of c. From then on it stays so.
 func (p *parts) begin(c *connection, n int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.list[n].owner != c {
-		return false
-	}
-	p.list[n].begun = true
-	return true
+	c.proven = true
+	return p.list[n].owner == c
 }
 
 // missing returns what is not there yet of part n, and whether it is still

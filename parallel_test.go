@@ -224,7 +224,7 @@ func TestParallelFaults(t *testing.T) {
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == 0 && !test.free {
 					f.hold(func() bool {
-						return len(f.asked()) > 8 || strings.Count(capturedLog().String(), "one connection less") == 3
+						return len(f.asked()) > 8 || strings.Count(downloadLog.String(), "one connection less") == 3
 					}, w, r)
 					return true
 				}
@@ -348,7 +348,7 @@ func TestPatience(t *testing.T) {
 func TestParallelSendsLittleTwice(t *testing.T) {
 	set(t, &partSize, 2<<20)
 	set(t, &parallelSize, 4<<20)
-	const size = 12 << 20
+	const size = 8 << 20
 	content := random(12, size)
 	var f *faulty
 	cut := sync.OnceFunc(func() { f.resetAll() })

@@ -64,9 +64,9 @@ func (p *progress) rate() float64 {
 func (p *progress) status() string {
 	done, size, rate := p.done.Load(), p.size.Load(), p.rate()
 	s := fmt.Sprintf("%s, %s/s", bytesOf(done, size), humanize.IBytes(uint64(rate)))
-	if size > 0 && rate > 0 {
-		left := time.Duration(float64(size-done) / rate * Nanoseconds)
-		s += fmt.Sprintf(", %s left", left.Round(time.Second))
+	const month = 30 * 24 * 3600 // longer is too uncertain to tell
+	if seconds := float64(size-done) / rate; size > 0 && seconds < month {
+		s += fmt.Sprintf(", %s left", time.Duration(seconds*Nanoseconds).Round(time.Second))
 	}
 	return s
 }

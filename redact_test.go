@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
+	"strings"
 	"testing"
+	"unicode"
 )
 
 func TestRedact(t *testing.T) {
@@ -72,4 +75,47 @@ func TestSafeError(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it hides what it wraps")
 	}
+}
+
+// FuzzRedact plants a secret in a URL, and the URL in a line of log.
+func FuzzRedact(f *testing.F) {
+	f.Add("user", "pass", "/a", "X-Amz-Signature", "sig", "frag")
+	f.Add("", ":@/?#&='\"%", "/a@b:c/d", "token", "a&b;c#d'e", "access_token=x")
+	f.Add("a", "1", "/http://h/", "sig", "http://u:p@h/", "")
+	const secret = "S3CRET"
+	f.Fuzz(func(t *testing.T, user, password, path, name, value, fragment string) {
+		for _, s := range []string{user, path, name, fragment} {
+			if strings.Contains(s, secret) {
+				t.Skip("what is public holds the secret")
+			}
+		}
+		password, value = password+secret+password, value+secret+value
+		query := url.Values{"first": {"1"}, name: {"2"}, "token": {value}, "x-goog-signature": {value}, "last": {"3"}}
+		u := &url.URL{Scheme: "https", User: url.UserPassword(user, password), Host: "example.com:80", Path: "/" + path, RawQuery: query.Encode(), Fragment: fragment}
+		for _, full := range []string{
+			u.String(),
+			// As people write it: what is allowed there stays as it is.
+			"https://u:" + raw(password) + "@example.com/?sig=" + raw(value) + "&a=b",
+			"s3://u:" + raw(password) + "@bucket/" + u.EscapedPath() + "?secret=" + raw(value),
+		} {
+			for _, line := range []string{full, "fetch " + full + ": refused", `Get "` + full + `": EOF`, "('" + full + "')", "https://h/?next=" + full} {
+				if got := redact(line); strings.Contains(got, secret) {
+					t.Errorf("%s\nbecomes %s", line, got)
+				}
+			}
+			if got := redactURL(full); strings.Contains(got, secret) {
+				t.Errorf("%s\nbecomes %s", full, got)
+			}
+		}
+	})
+}
+
+// raw drops from s what has to be escaped in a password or a query.
+func raw(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-._~!$'()*+,:%", r)) {
+			return r
+		}
+		return -1
+	}, s)
 }

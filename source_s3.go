@@ -76,9 +76,7 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 		in.Range = aws.String(httpRange(offset, length))
 	}
 	if strings.HasPrefix(validator, `"`) {
-		in.IfMatch = &validator
-	} else if date, err := http.ParseTime(validator); err == nil {
-		in.IfUnmodifiedSince = &date
+		in.IfMatch = &validator // of a date, fetch sees that it is another
 	}
 	out, err := client.GetObject(ctx, in)
 	if err != nil {
@@ -132,7 +130,8 @@ func s3Error(err error) error {
 	switch {
 	case status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
 		return errChanged
-	case code == "NoSuchKey", code == "NotFound", status == http.StatusRequestTimeout, code == "RequestTimeout":
+	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound,
+		status == http.StatusRequestTimeout, code == "RequestTimeout":
 		return short
 	case status == http.StatusTooManyRequests, status >= 500:
 		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}

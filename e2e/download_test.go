@@ -1,0 +1,268 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// cutter stands between the agent and a server, and cuts answers.
+type cutter struct {
+	url     string
+	answers atomic.Int32
+	sent    atomic.Int64 // bytes of them
+}
+
+// startCutter passes on requests to target, with their Host unless the server
+// wants its own. Of answer n, from 0 on, come so many bytes as cut says, or
+// all where it is negative. Answers of less than a megabyte do not count.
+func startCutter(t *testing.T, target string, ownHost bool, cut func(n int) int64) *cutter {
+	t.Helper()
+	to, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{}
+	proxy := httptest.NewUnstartedServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			if !ownHost {
+				r.Out.Host = r.In.Host
+			}
+		},
+		ModifyResponse: func(r *http.Response) error {
+			if r.ContentLength < 1<<20 {
+				return nil
+			}
+			left := cut(int(c.answers.Add(1)) - 1)
+			r.Body = &cutBody{r.Body, left, &c.sent}
+			return nil
+		},
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+		},
+	})
+	proxy.Config.ErrorLog = log.New(io.Discard, "", 0)
+	proxy.Start()
+	t.Cleanup(proxy.Close)
+	c.url = proxy.URL
+	return c
+}
+
+type cutBody struct {
+	io.ReadCloser
+	left int64
+	sent *atomic.Int64
+}
+
+func (b *cutBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, errors.New("cut") // the proxy closes the connection
+	}
+	if b.left > 0 {
+		p = p[:min(int64(len(p)), b.left)]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	b.sent.Add(int64(n))
+	return n, err
+}
+
+// TestDownloadThroughCuts cuts the connections to the real servers, and lets
+// the archive change under a download.
+func TestDownloadThroughCuts(t *testing.T) {
+	t.Parallel()
+	const (
+		size   = 24 << 20
+		cutAt  = 1 << 20
+		part   = 8 << 20
+		others = 1 << 20 // answers that are not counted, and what is in buffers
+	)
+	one := incompressible(t, size)
+	two := pack(t, files{"other": string(incompressible(t, size-1<<20).archive)})
+
+	n := startNginx(t, "")
+	endpoint, root := startS3(t)
+	g := startGCS(t)
+	g.createBucket("deploys")
+	// put puts the archive into place as if it had been there for long: a
+	// date that is too new is no sign that nothing has changed.
+	put := func(t *testing.T, path string, archive []byte, age time.Duration) {
+		write(t, path, archive)
+		then := time.Now().Add(-age)
+		if err := os.Chtimes(path, then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, server := range []struct {
+		name    string
+		target  string
+		ownHost bool
+		put     func(t *testing.T, name string, archive []byte, age time.Duration)
+		host    func(t *testing.T, c *cutter) *host
+		src     func(c *cutter, name string) string
+	}{
+		{"nginx", n.url, false,
+			func(t *testing.T, name string, archive []byte, age time.Duration) {
+				put(t, n.path("www", name), archive, age)
+			},
+			func(t *testing.T, _ *cutter) *host { return newHost(t) },
+			func(c *cutter, name string) string { return c.url + "/" + name }},
+		{"s3", endpoint, false,
+			func(t *testing.T, name string, archive []byte, age time.Duration) {
+				put(t, root+"/deploys/"+name, archive, age)
+			},
+			func(t *testing.T, c *cutter) *host { return s3Host(t, c.url) },
+			func(_ *cutter, name string) string { return "s3://deploys/" + name }},
+		{"gcs", "http://" + g.addr, true,
+			func(_ *testing.T, name string, archive []byte, _ time.Duration) { g.upload("deploys", name, archive) },
+			func(t *testing.T, c *cutter) *host {
+				return newHost(t, "STORAGE_EMULATOR_HOST="+strings.TrimPrefix(c.url, "http://"))
+			},
+			func(_ *cutter, name string) string { return "gs://deploys/" + name }},
+	} {
+		for _, connections := range []int{1, 4} {
+			name := fmt.Sprintf("%d.tar", connections)
+			flags := []string{"-retry=20", "-retry-wait=10ms", "-connections=" + strconv.Itoa(connections)}
+			t.Run(fmt.Sprintf("%s, %d connections", server.name, connections), func(t *testing.T) {
+				server.put(t, name, one.archive, 2*time.Hour)
+				c := startCutter(t, server.target, server.ownHost, func(n int) int64 {
+					if n < 6 {
+						return cutAt
+					}
+					return -1
+				})
+				h := server.host(t, c)
+				write(t, h.path("deploy.yml"), []byte(one.manifest(server.src(c, name), h.path("dest"))))
+				o := h.stretcher("file://"+h.path("deploy.yml"), flags...).wantSuccess().wantLog("unexpected EOF; next in")
+				if strings.Contains(o.log, "starting over") {
+					t.Errorf("it started over:\n%s", o.log)
+				}
+				one.wantDeployed(t, h.path("dest"))
+				again := c.sent.Load() - int64(len(one.archive))
+				t.Logf("%d bytes were sent again", again)
+				if most := int64(connections*part + others); again > most {
+					t.Errorf("%d bytes were sent again, want at most %d", again, most)
+				}
+			})
+			t.Run(fmt.Sprintf("%s, %d connections, changed", server.name, connections), func(t *testing.T) {
+				server.put(t, name, one.archive, 2*time.Hour)
+				c := startCutter(t, server.target, server.ownHost, func(n int) int64 {
+					if n == 2 {
+						server.put(t, name, two.archive, time.Hour)
+					}
+					if n < 6 {
+						return cutAt
+					}
+					return -1
+				})
+				h := server.host(t, c)
+				write(t, h.path("deploy.yml"), []byte(two.manifest(server.src(c, name), h.path("dest"))))
+				h.stretcher("file://"+h.path("deploy.yml"), flags...).wantSuccess().wantLog("starting over")
+				two.wantDeployed(t, h.path("dest"))
+			})
+		}
+	}
+}
+
+// archiveOfZeros is a tar with one large file, that takes no memory.
+type archiveOfZeros struct {
+	header       []byte
+	size, offset int64
+}
+
+func newArchiveOfZeros(t *testing.T, size int64) *archiveOfZeros {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: "zeros", Mode: 0o644, Size: size - 1536}); err != nil {
+		t.Fatal(err)
+	}
+	return &archiveOfZeros{header: b.Bytes(), size: size}
+}
+
+func (a *archiveOfZeros) Read(p []byte) (int, error) {
+	n := int(min(int64(len(p)), a.size-a.offset))
+	if n == 0 {
+		return 0, io.EOF
+	}
+	clear(p[:n])
+	if a.offset < int64(len(a.header)) {
+		copy(p[:n], a.header[a.offset:])
+	}
+	a.offset += int64(n)
+	return n, nil
+}
+
+func (a *archiveOfZeros) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += a.offset
+	case io.SeekEnd:
+		offset += a.size
+	}
+	a.offset = offset
+	return offset, nil
+}
+
+// TestDownloadMemory downloads an archive that is larger than what the agent
+// may take of memory. Its checksum is wrong, so that it goes no further.
+func TestDownloadMemory(t *testing.T) {
+	t.Parallel()
+	const most = 96 << 10 // KiB
+	size := int64(512 << 20)
+	if s := os.Getenv("STRETCHER_TEST_DOWNLOAD"); s != "" { // 2147483648, by hand
+		var err error
+		if size, err = strconv.ParseInt(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"zeros"`)
+		w.Header().Set("Content-Type", "application/x-tar")
+		http.ServeContent(w, r, "", time.Time{}, newArchiveOfZeros(t, size))
+	}))
+	t.Cleanup(server.Close)
+	for _, connections := range []int{1, 4} {
+		t.Run(fmt.Sprint(connections, " connections"), func(t *testing.T) {
+			h := newHost(t)
+			write(t, h.path("deploy.yml"), fmt.Appendf(nil, `src: %s
+checksum: %s
+dest: %s
+commands:
+  failure: ["grep VmHWM /proc/$PPID/status"]
+`, server.URL, strings.Repeat("0", 32), h.path("dest")))
+			cmd := h.command(plainPath(t), "-connections", strconv.Itoa(connections))
+			cmd.Stdin = strings.NewReader("file://" + h.path("deploy.yml"))
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			tooLong := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+			defer tooLong.Stop()
+			if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), fmt.Sprintf("Downloaded %d bytes", size)) || !strings.Contains(stderr.String(), "Checksum mismatch") {
+				t.Fatalf("%v, the log:\n%s", err, stderr.String())
+			}
+			var kibibytes int
+			if _, err := fmt.Sscanf(stdout.String(), "VmHWM: %d kB", &kibibytes); err != nil {
+				t.Fatalf("peak memory %q: %v", stdout.String(), err)
+			}
+			if kibibytes >= most {
+				t.Errorf("the agent took %d KiB of memory, want less than %d", kibibytes, most)
+			}
+			t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
+		})
+	}
+}

@@ -1,0 +1,177 @@
+package stretcher
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+)
+
+func TestSpoolReader(t *testing.T) {
+	s := newSpool(&memory{}, 0)
+	put := func(text string, offset, ready int64) {
+		t.Helper()
+		if err := s.writeAt([]byte(text), offset); err != nil {
+			t.Fatal(err)
+		}
+		s.arrived(ready)
+	}
+	r := s.reader()
+	read := func(n int) string {
+		t.Helper()
+		b := make([]byte, n)
+		if _, err := io.ReadFull(r, b); err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	put("cd", 2, 0) // which nobody may read yet
+	put("ab", 0, 4)
+	if got := read(3); got != "abc" {
+		t.Errorf("got %q", got)
+	}
+	waited := make(chan string)
+	go func() { waited <- read(3) }()
+	put("ef", 4, 6)
+	if got := <-waited; got != "def" {
+		t.Errorf("got %q", got)
+	}
+
+	go func() {
+		_, err := r.Read(make([]byte, 1))
+		waited <- fmt.Sprint(err)
+	}()
+	if err := s.restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-waited; got != errRestarted.Error() {
+		t.Errorf("error %s", got)
+	}
+	put("other", 0, 5)
+	if _, err := r.Read(make([]byte, 1)); err != errRestarted {
+		t.Errorf("a reader from before: error %v", err)
+	}
+	r = s.reader()
+	if got := read(5); got != "other" {
+		t.Errorf("got %q", got)
+	}
+	broken := errors.New("broken")
+	s.end(broken)
+	if _, err := r.Read(make([]byte, 1)); err != broken {
+		t.Errorf("error %v", err)
+	}
+	if got, err := io.ReadAll(s.reader()); err != broken || string(got) != "other" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	s.end(nil)
+	if got, err := io.ReadAll(s.reader()); err != nil || string(got) != "other" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestFreeSpace(t *testing.T) {
+	if free, err := freeSpace(t.TempDir()); err != nil || free <= 0 {
+		t.Errorf("a directory: %d, %v", free, err)
+	}
+	if free, err := freeSpace("/proc"); err != nil || free != math.MaxInt64 {
+		t.Errorf("a filesystem that does not tell: %d, %v", free, err)
+	}
+	if _, err := freeSpace("/nonexistent"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no directory: %v", err)
+	}
+}
+
+// TestFullDisk downloads what is too large for TMPDIR.
+func TestFullDisk(t *testing.T) {
+	dir := mountTmpfs(t, "size=1m")
+	t.Setenv("TMPDIR", dir)
+	inParts(t) // so that it is more than one connection
+	content := random(30, 3<<20)
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("size known: %v", known), func(t *testing.T) {
+			f := serve(t, content, func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+				if !known {
+					w.Write(content)
+				}
+				return !known
+			})
+			file, err := tempFile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			err = fetchSrc(t.Context(), quick(5), f.URL, newSpool(file, 0))
+			want := "MiB in " + dir + ", which has "
+			if known {
+				want = "fetch " + f.URL + ": the download needs at least 3.0 " + want + "1.0 MiB left (free some, or set TMPDIR to another directory): no space left on device"
+			}
+			if !errors.Is(err, unix.ENOSPC) || !strings.Contains(fmt.Sprint(err), want) {
+				t.Errorf("error %v, want %s", err, want)
+			}
+			if n := len(f.asked()); n != 1 {
+				t.Errorf("%d requests", n)
+			}
+			if info, err := file.Stat(); err != nil || known && info.Size() > 0 {
+				t.Errorf("the file has %d bytes, %v", info.Size(), err)
+			}
+		})
+	}
+}
+
+// TestSpaceThatVanishes has another program fill the disk meanwhile.
+func TestSpaceThatVanishes(t *testing.T) {
+	dir := mountTmpfs(t, "size=1m")
+	t.Setenv("TMPDIR", dir)
+	content := inParts(t)
+	for len(content) < 900<<10 {
+		content = append(content, content...)
+	}
+	content = content[:900<<10]
+	var full atomic.Bool
+	var f *faulty
+	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 0 {
+			f.hold(full.Load, w, r)
+			return true
+		}
+		if n == 3 {
+			defer full.Store(true)
+			if err := os.WriteFile(dir+"/other", make([]byte, 2<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("filling the disk: %v", err)
+			}
+		}
+		return false
+	})
+	file, err := tempFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	err = fetchSrc(t.Context(), quick(5), f.URL, newSpool(file, 0))
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir+", which has 0 B left") {
+		t.Errorf("error %v", err)
+	}
+	nothingLeft(t)
+}
+
+func TestSpaceError(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
+		err := spaceError(&os.PathError{Op: "write", Path: "x", Err: full}, 5<<20)
+		if !errors.Is(err, full) || !strings.HasPrefix(err.Error(), "the download needs at least "+humanize.IBytes(5<<20)+" in "+dir+", which has ") {
+			t.Errorf("error %v", err)
+		}
+	}
+	if err := spaceError(unix.EIO, 5); err != unix.EIO {
+		t.Errorf("error %v", err)
+	}
+}
