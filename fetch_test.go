@@ -850,7 +850,8 @@ func TestBandwidth(t *testing.T) {
 			if took < test.least-100*time.Millisecond {
 				t.Errorf("it took %s, want at least %s", took, test.least)
 			}
-			if n := len(f.asked()); test.connections == 4 && n < 4 {
+			// Where nothing slows it down, the first may bring all.
+			if n := len(f.asked()); test.connections == 4 && test.least > 0 && n < 4 {
 				t.Errorf("%d requests", n)
 			}
 		})

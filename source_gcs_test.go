@@ -165,14 +165,16 @@ func TestGCSServiceAccount(t *testing.T) {
 		{"/hang", "timeout: the download took longer than 500ms"},
 	} {
 		t.Run(test.path, func(t *testing.T) {
+			released := make(chan struct{})
 			tokens := quietServer(t, func(w http.ResponseWriter, r *http.Request) {
 				if test.path == "/hang" {
-					<-r.Context().Done()
+					<-released
 					return
 				}
 				w.WriteHeader(400)
 				fmt.Fprint(w, `{"error":"invalid_grant"}`)
 			})
+			t.Cleanup(func() { close(released) }) // before the server is closed, which waits for it
 			tokens.Start()
 			account, err := json.Marshal(map[string]string{
 				"type": "service_account", "client_email": "deploy@example.invalid", "private_key_id": "1",
