@@ -188,8 +188,9 @@ func (s *site) wantDeployed(want tree) {
 func (s *site) lockFiles() []string {
 	s.t.Helper()
 	var left []string
-	for _, pattern := range []string{"/run/stretcher/*", "/dev/shm/stretcher-*/*", "/tmp/stretcher-*/*"} {
-		names, err := filepath.Glob(pattern)
+	own := fmt.Sprintf("stretcher-%d", os.Geteuid())
+	for _, dir := range []string{"/run/stretcher", "/dev/shm/" + own, "/tmp/" + own} {
+		names, err := filepath.Glob(dir + "/*.lock")
 		if err != nil {
 			s.t.Fatal(err)
 		}
