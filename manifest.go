@@ -154,6 +154,9 @@ func (m *Manifest) check() error {
 	if m.DestMode != nil && *m.DestMode > 07777 {
 		return fmt.Errorf("manifest: dest_mode %d is no file mode: write it in octal, as 0755", uint32(*m.DestMode))
 	}
+	if m.DestMode != nil && looksOctal(*m.DestMode) {
+		log.Printf("[WARN] manifest: dest_mode %d is a decimal number and means %#o; write 0%[1]d if that was meant", uint32(*m.DestMode), *m.DestMode)
+	}
 	switch m.SyncStrategy {
 	case "", "rsync", "mv", "builtin":
 	default:
@@ -166,6 +169,13 @@ func (m *Manifest) check() error {
 		return fmt.Errorf("manifest: exclude_from %q leaves the archive: name a file inside of it", m.ExcludeFrom)
 	}
 	return m.Commands.checkEnv()
+}
+
+// looksOctal tells whether a mode was most likely written without the zero that
+// makes it octal: 755 is 01363, which nobody wants.
+func looksOctal(mode os.FileMode) bool {
+	decimal := strconv.Itoa(int(mode))
+	return len(decimal) == 3 && strings.Trim(decimal, "01234567") == "" && decimal[0] >= '6'
 }
 
 func checkDest(dest string) error {

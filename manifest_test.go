@@ -161,6 +161,9 @@ func TestParseManifestWarnings(t *testing.T) {
 		"commands:\n  pre: [a]\n  befor: [b]":        "[WARN] manifest: line 3: unknown key befor is ignored\n",
 		"Src: a\ncommands: {pre: [a]}\nDEST: b":      "[WARN] manifest: line 1: unknown key Src is ignored\n[WARN] manifest: line 3: unknown key DEST is ignored\n",
 		"commands: {pre: [a]}\ncommands: {pre: [b]}": "[WARN] manifest: line 2: key commands stands there twice, the last one counts\n",
+		"commands: {pre: [a]}\ndest_mode: 755":       "[WARN] manifest: dest_mode 755 is a decimal number and means 01363; write 0755 if that was meant\n",
+		"commands: {pre: [a]}\ndest_mode: 0755":      "",
+		"commands: {pre: [a]}\ndest_mode: 493":       "",
 	} {
 		var err error
 		if got := logOf(func() { _, err = ParseManifest([]byte(in)) }); err != nil || got != want {
