@@ -16,18 +16,22 @@ type sparseArchive struct {
 	data []byte
 }
 
+// sparseFiles are files of which most is holes. A segment of length 0 tells
+// the size.
+var sparseFiles = map[string][]segment{
+	"hole":       {},
+	"end":        {{1 << 20, 5}},
+	"start":      {{0, 5}, {3 << 20, 0}},
+	"some":       {{4096, 4096}, {65536, 100}, {1 << 30, 7}, {2 << 30, 0}},
+	"many":       manySegments(300),
+	"more names": {{8192, 8192}},
+}
+
 // sparseArchives has tar(1) pack sparse files in each of its formats.
-func sparseArchives(t testing.TB) []sparseArchive {
+func sparseArchives(t testing.TB, files map[string][]segment) []sparseArchive {
 	t.Helper()
 	dir := t.TempDir()
-	for name, segments := range map[string][]segment{
-		"hole":       {},
-		"end":        {{1 << 20, 5}},
-		"start":      {{0, 5}, {3 << 20, 0}},
-		"some":       {{4096, 4096}, {65536, 100}, {1 << 30, 7}, {2 << 30, 0}},
-		"many":       manySegments(300),
-		"more names": {{8192, 8192}},
-	} {
+	for name, segments := range files {
 		f, err := os.Create(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -71,7 +75,7 @@ func manySegments(n int64) []segment {
 }
 
 func TestSparseFormats(t *testing.T) {
-	for _, sparse := range sparseArchives(t) {
+	for _, sparse := range sparseArchives(t, sparseFiles) {
 		t.Run(sparse.name, func(t *testing.T) {
 			want, got := t.TempDir(), t.TempDir()
 			if err := extractByTar(t, sparse.data, want); err != nil {
@@ -136,8 +140,8 @@ func TestSparseHugeHole(t *testing.T) {
 }
 
 func FuzzSparseMap(f *testing.F) {
-	for _, sparse := range sparseArchives(f) {
-		f.Add(sparse.data[:min(len(sparse.data), 8192)], "0,1,4,5", byte('S'), "", "", int64(1<<20))
+	for _, sparse := range sparseArchives(f, map[string][]segment{"s": manySegments(30)}) {
+		f.Add(sparse.data[:4096], "0,1,4,5", byte('S'), "", "", int64(1<<20))
 	}
 	f.Add(append(rawHeader("a", '0', 512), "2\n0\n5\n10\n3\n"...), "", byte('0'), "1", "0", int64(100))
 	f.Fuzz(func(t *testing.T, header []byte, record string, typ byte, major, minor string, size int64) {

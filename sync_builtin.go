@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -237,11 +238,25 @@ func (y *syncing) report(to string, created bool, took time.Duration) {
 		if created {
 			log.Printf("created directory %s", to)
 		}
-		y.root.list(func(line string) { log.Print(line) })
+		y.root.list(func(line string) { log.Print(escape(line)) })
 	}
 	n := &y.counts
 	log.Printf("Synced to %s: %d created, %d changed, %d deleted, %d unchanged, %s written, put in place within %s",
 		to, n.created.Load(), n.changed.Load(), n.deleted.Load(), n.unchanged.Load(), humanize.IBytes(uint64(n.bytes.Load())), took.Round(10*time.Microsecond))
+}
+
+// unclear are control characters in a name, and what looks like one escaped.
+var unclear = regexp.MustCompile(`[\x00-\x08\x0a-\x1f]|\\#[0-9]{3}`)
+
+// escape writes control characters as rsync does, lest a name with a newline
+// in it look like two.
+func escape(name string) string {
+	if !strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == '\\' }) {
+		return name
+	}
+	return unclear.ReplaceAllStringFunc(name, func(s string) string {
+		return fmt.Sprintf(`\#%03o`, s[0]) + s[1:]
+	})
 }
 
 // reader reads a regular file's bytes from first to last.

@@ -182,6 +182,7 @@ func TestBuiltinLikeRsync(t *testing.T) {
 		{"protected directory in the way", []member{{name: "./", typ: tDir}, {name: "a", body: "new"}}, []file{{path: "a/x"}}, Manifest{Excludes: []string{"a/"}}},
 		{"hard links of the archive", []member{{name: "./", typ: tDir}, {name: "a", body: "a"}, {name: "b", typ: tar.TypeLink, body: "a"}, {name: "d/", typ: tDir}, {name: "d/c", typ: tar.TypeLink, body: "a"}}, []file{{path: "b", body: "a"}}, Manifest{}},
 		{"deep and long", []member{{name: "./", typ: tDir}, {name: strings.Repeat("d/", 100) + strings.Repeat("f", 255), body: "x"}}, []file{{path: strings.Repeat("d/", 90) + "g"}}, Manifest{}},
+		{"odd names", []member{{name: "./", typ: tDir}, {name: "new\nline\x7f"}, {name: "\\#012", body: "x"}, {name: "l", typ: tSym, body: "\x01"}}, []file{{path: "tab\there/-n"}, {path: " "}}, Manifest{}},
 		{"our temporary names deeper down", []member{{name: "./", typ: tDir}, {name: "d/", typ: tDir}}, []file{{path: "d/.stretcher-12/x"}, {path: "d/.stretcher-13"}}, Manifest{}},
 	}
 	for _, test := range tests {
@@ -635,6 +636,33 @@ func TestBuiltinAcrossMounts(t *testing.T) {
 	compareSnapshots(t, before, snapshot(t, dest))
 }
 
+// On an overlay, a directory of a lower layer cannot be renamed.
+func TestBuiltinOnOverlay(t *testing.T) {
+	base := mountTmpfs(t, "mode=0755")
+	lower, dest := filepath.Join(base, "lower"), filepath.Join(base, "dest")
+	makeFiles(t, lower, file{path: "gone/x/y"}, file{path: "gone/z"}, file{path: "dirToFile/a/b"}, file{path: "kept/a", body: "a"}, file{path: "changed", body: "old"}, file{path: "linkToDir", body: "-> kept"})
+	for _, name := range []string{"upper", "work", "dest"} {
+		if err := os.Mkdir(filepath.Join(base, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work,redirect_dir=off", lower, base, base)
+	if err := unix.Mount("overlay", dest, "overlay", 0, options); err != nil {
+		t.Skipf("no overlays here: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dest, unix.MNT_DETACH) })
+	data := makeTar(t, member{name: "./", typ: tDir}, member{name: "dirToFile", body: "x"}, member{name: "kept/", typ: tDir}, member{name: "kept/a", body: "a"},
+		member{name: "changed", body: "new"}, member{name: "linkToDir/", typ: tDir}, member{name: "linkToDir/b"})
+	if _, err := builtin(t, &Manifest{}, data, dest); err != nil {
+		t.Fatal(err)
+	}
+	want := t.TempDir()
+	if err := mustIndex(t, data).extract(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	compareTrees(t, want, dest)
+}
+
 // Devices and owners, which only root can give.
 func TestBuiltinAsRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -661,7 +689,7 @@ func TestBuiltinAsRoot(t *testing.T) {
 }
 
 func TestBuiltinSparse(t *testing.T) {
-	for _, sparse := range sparseArchives(t) {
+	for _, sparse := range sparseArchives(t, sparseFiles) {
 		dest := filepath.Join(t.TempDir(), "dest")
 		if _, err := builtin(t, &Manifest{}, sparse.data, dest); err != nil {
 			t.Fatal(err)
