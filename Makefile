@@ -35,15 +35,16 @@ check:
 	go vet ./...
 	go test ./...
 
-test: build deps
+test: deps build
 	go vet ./...
 	cd e2e && go vet ./...
 	cd e2e && go run ./summary .. .
 
 # What the tests need beside Go: programs of the system, and the servers that
 # e2e/tools pins.
-deps: bin/tools/servers.built
+deps:
 	e2e/deps.sh
+	$(MAKE) bin/tools/servers.built
 
 bin/tools/servers.built: e2e/tools/go.mod e2e/tools/go.sum
 	cd e2e/tools && go build -trimpath -ldflags '-s -w' -o ../../bin/tools/ tool

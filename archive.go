@@ -184,12 +184,15 @@ func (s *tarStream) next() (*tar.Header, error) {
 	case s.ahead.err != nil && s.ahead.err != io.EOF:
 		return nil, s.ahead.err
 	case len(s.header) < blockSize && s.ahead.err == io.EOF:
-		if s.pos > 0 && s.pos < blockSize {
+		switch {
+		case s.pos == 0:
+			return nil, io.EOF
+		case s.pos < blockSize:
 			return nil, tar.ErrHeader
 		}
-		// As for tar(1), an archive may lack the blocks that mark its end, and
-		// may end with what does not fill a block.
-		return nil, io.EOF
+		// tar(1) takes it. But what lacks its end has most likely been cut off
+		// between two files, and the others would be deleted from dest.
+		return nil, fmt.Errorf("its end is not marked by blocks of zeros: %w", io.ErrUnexpectedEOF)
 	case err == io.EOF:
 		return nil, io.ErrUnexpectedEOF
 	}

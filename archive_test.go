@@ -196,12 +196,14 @@ func TestArchiveTruncated(t *testing.T) {
 	for n := 512; n <= len(data); n += 512 {
 		lengths = append(lengths, n-256, n-1, n, n+1)
 	}
+	// tar(1) takes an archive that ends between two files, or amid a header.
+	end := len(bytes.TrimRight(data, "\x00"))
+	end += -end & 511
 	for _, n := range lengths {
 		n = min(n, len(data))
-		tarErr := extractByTar(t, data[:n], t.TempDir())
 		_, err := indexBytes(t, data[:n], 0)
-		if (err != nil) != (tarErr != nil) {
-			t.Errorf("cut at %d: %v; tar: %v", n, err, tarErr)
+		if (err != nil) != (n < end+512) {
+			t.Errorf("cut at %d, where the files end at %d: %v", n, end, err)
 		}
 		if err != nil && n >= 512 && !strings.Contains(err.Error(), "archive is truncated") {
 			t.Errorf("cut at %d: %v", n, err)

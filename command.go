@@ -263,8 +263,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 			break
 		}
 		w.pending = append(w.pending, p[:i]...)
-		w.log.Print(string(w.pending))
-		w.pending = w.pending[:0]
+		w.print()
 		p = p[i+1:]
 	}
 	return n, nil
@@ -273,7 +272,11 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 // flush logs a last line that has no end.
 func (w *lineWriter) flush() {
 	if len(w.pending) > 0 {
-		w.log.Print(string(w.pending))
-		w.pending = w.pending[:0]
+		w.print()
 	}
+}
+
+func (w *lineWriter) print() {
+	w.log.Printf("%s", w.pending) // string(w.pending) would be garbage as large as the output
+	w.pending = w.pending[:0]
 }

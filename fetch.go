@@ -394,7 +394,7 @@ func (t *transfer) next(wanted int64) (int, error) {
 	}
 	t.offset += int64(n)
 	if err != nil && err != io.EOF {
-		err = t.cause(err)
+		err = t.cause(withoutURL(err))
 	}
 	return n, err
 }

@@ -34,7 +34,7 @@ type faulty struct {
 	tag      string // the ETag
 	requests []*http.Request
 	sent     int64 // bytes of all bodies
-	conns    int   // connections that were opened
+	conns    []net.Conn
 }
 
 func serve(t *testing.T, content []byte, fault func(n int, w http.ResponseWriter, r *http.Request) bool) *faulty {
@@ -42,11 +42,11 @@ func serve(t *testing.T, content []byte, fault func(n int, w http.ResponseWriter
 	f := &faulty{content: content, tag: `"v1"`, fault: fault}
 	f.Server = httptest.NewUnstartedServer(f)
 	f.Config.ErrorLog = log.New(io.Discard, "", 0)
-	f.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+	f.Config.ConnState = func(c net.Conn, s http.ConnState) {
 		if s == http.StateNew {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			f.conns++
+			f.conns = append(f.conns, c)
 		}
 	}
 	f.Start()
@@ -124,7 +124,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-// limited is a body that ends in a fault after some bytes.
+// limited is a body that ends, or waits once, after some bytes.
 type limited struct {
 	http.ResponseWriter
 	left int
@@ -132,13 +132,18 @@ type limited struct {
 }
 
 func (l *limited) Write(p []byte) (int, error) {
+	if l.left == 0 {
+		return l.ResponseWriter.Write(p)
+	}
 	n, err := l.ResponseWriter.Write(p[:min(len(p), l.left)])
 	l.left -= n
-	if l.left == 0 {
-		http.NewResponseController(l.ResponseWriter).Flush()
-		l.then()
+	if err != nil || l.left > 0 {
+		return n, err
 	}
-	return n, err
+	http.NewResponseController(l.ResponseWriter).Flush()
+	l.then()
+	m, err := l.ResponseWriter.Write(p[n:])
+	return n + m, err
 }
 
 func (l *limited) Unwrap() http.ResponseWriter { return l.ResponseWriter }
@@ -150,14 +155,29 @@ func (f *faulty) cut(n int, w http.ResponseWriter, r *http.Request) {
 	f.serve(&limited{w, n, abort}, r)
 }
 
-// reset closes a connection so that its client sees a reset.
-func reset(w http.ResponseWriter) {
+// reset closes a connection so that its client sees a reset, and loses what
+// it has not read.
+func reset(conn net.Conn) {
+	conn.(*net.TCPConn).SetLinger(0)
+	conn.Close()
+}
+
+// resetBy closes the connection that w answers on.
+func resetBy(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(err)
 	}
-	conn.(*net.TCPConn).SetLinger(0)
-	conn.Close()
+	reset(conn)
+}
+
+// resetAll closes all connections there have been.
+func (f *faulty) resetAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		reset(c)
+	}
 }
 
 // withoutRanges makes r a request for the whole.
@@ -236,7 +256,7 @@ func same(t *testing.T, got, want []byte) {
 func quick(retry int) Config { return Config{Retry: retry, RetryWait: time.Millisecond} }
 
 func TestFetchRetriesAndResumes(t *testing.T) {
-	const size = 1 << 20
+	const size = 1 << 17
 	content := random(1, size)
 	other := random(2, size)
 	status := func(until, code int) func(*faulty, int, http.ResponseWriter, *http.Request) bool {
@@ -290,24 +310,24 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 		{name: "plain"},
 		{name: "cut without retry",
 			fault:   cutAnd(nil),
-			wantErr: "after 524288 of 1048576 bytes: unexpected EOF"},
+			wantErr: "after 65536 of 131072 bytes: unexpected EOF"},
 		{name: "cut once",
 			fault: cutAnd(func(*faulty, http.ResponseWriter, *http.Request) bool { return false }),
 			retry: 1, requests: resumed,
-			logged: "attempt 1 of 2 failed: after 524288 of 1048576 bytes: unexpected EOF; next in "},
+			logged: "attempt 1 of 2 failed: after 65536 of 131072 bytes: unexpected EOF; next in "},
 		{name: "cut again and again",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				f.cut(size/4, w, r)
 				return true
 			},
-			retry: 4, requests: []string{"", `bytes=262144- if "v1"`, `bytes=524288- if "v1"`, `bytes=786432- if "v1"`}},
+			retry: 4, requests: []string{"", `bytes=32768- if "v1"`, `bytes=65536- if "v1"`, `bytes=98304- if "v1"`}},
 		{name: "cut too often",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				f.cut(1000, w, r)
 				return true
 			},
 			retry: 2, requests: []string{"", `bytes=1000- if "v1"`, `bytes=2000- if "v1"`},
-			wantErr: "after 3000 of 1048576 bytes: unexpected EOF (given up after 3 attempts)"},
+			wantErr: "after 3000 of 131072 bytes: unexpected EOF (given up after 3 attempts)"},
 		{name: "cut before the first byte",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == 0 {
@@ -322,7 +342,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 		{name: "reset instead of an answer",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == 0 {
-					reset(w)
+					resetBy(w)
 				}
 				return n == 0
 			},
@@ -379,7 +399,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 				return true
 			},
 			retry: 2, requests: []string{"", `bytes=1000- if "v0"`, `bytes=1000- if "v1"`},
-			wantErr: "after 1000 of 1048576 bytes: unexpected EOF (given up after 3 attempts)"},
+			wantErr: "after 1000 of 131072 bytes: unexpected EOF (given up after 3 attempts)"},
 		{name: "gone after a cut, then back",
 			fault: cutAnd(func(_ *faulty, w http.ResponseWriter, _ *http.Request) bool {
 				w.WriteHeader(http.StatusNotFound)
@@ -407,19 +427,19 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 			fault: cutAnd(partial(fmt.Sprintf("bytes %d-%d/*", size/2, size-1), content[size/2:]))},
 		{name: "206 from elsewhere", retry: 2, requests: []string{"", resumed[1], resumed[1]},
 			fault:  cutAnd(partial(fmt.Sprintf("bytes 1000-%d/%d", size-1, size), content[1000:], "ETag", `"v1"`)),
-			logged: "asked for the bytes from 524288 on, got those from 1000 on"},
+			logged: "asked for the bytes from 65536 on, got those from 1000 on"},
 		{name: "206 from the beginning", retry: 1, requests: resumed,
 			fault: cutAnd(partial(fmt.Sprintf("bytes 0-%d/%d", size-1, size), content, "ETag", `"v1"`))},
 		{name: "206 without Content-Range", retry: 2, requests: []string{"", resumed[1], resumed[1]},
 			fault:  cutAnd(partial("", content[size/2:])),
 			logged: `bad Content-Range ""`},
-		{name: "206 that is too short", retry: 2, requests: []string{"", resumed[1], `bytes=525288- if "v1"`},
+		{name: "206 that is too short", retry: 2, requests: []string{"", resumed[1], `bytes=66536- if "v1"`},
 			fault: cutAnd(partial(secondHalf, content[size/2:size/2+1000], "ETag", `"v1"`))},
 
 		{name: "no length",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
-				for at := 0; at < size; at += 1 << 16 {
-					w.Write(content[at : at+1<<16])
+				for at := 0; at < size; at += 1 << 14 {
+					w.Write(content[at : at+1<<14])
 				}
 				return true
 			}},
@@ -433,7 +453,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 				}
 				return false
 			},
-			retry: 1, requests: resumed, logged: "after 524288 bytes: unexpected EOF"},
+			retry: 1, requests: resumed, logged: "after 65536 bytes: unexpected EOF"},
 		{name: "stored as gzip",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				if e := r.Header.Get("Accept-Encoding"); e != "" {
@@ -582,9 +602,9 @@ func nothingLeft(t *testing.T) {
 }
 
 func TestFetchTimeout(t *testing.T) {
-	set(t, &partSize, 1<<16)
-	set(t, &parallelSize, 1<<17)
-	content := random(4, 1<<20)
+	set(t, &partSize, 1<<13)
+	set(t, &parallelSize, 1<<14)
+	content := random(4, 1<<17)
 	hang := func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
 		<-r.Context().Done()
@@ -608,10 +628,13 @@ func TestFetchTimeout(t *testing.T) {
 			return true
 		}},
 		{"in one part", func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
-			if r.Header.Get("Range") != "bytes=65536-131071" {
+			if n == 0 { // so that it does not bring that part too
+				f.serve(&limited{w, 1000, func() { <-r.Context().Done() }}, r)
+			} else if r.Header.Get("Range") == httpRange(1<<13, 1<<13) {
+				<-r.Context().Done()
+			} else {
 				return false
 			}
-			<-r.Context().Done()
 			return true
 		}},
 		{"drip", func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
@@ -708,7 +731,7 @@ func TestFetchCancelled(t *testing.T) {
 
 func TestFetchStall(t *testing.T) {
 	set(t, &stallTimeout, 300*time.Millisecond)
-	content := random(5, 1<<20)
+	content := random(5, 1<<17)
 	stallAt := func(f *faulty, n int, w http.ResponseWriter, r *http.Request) {
 		f.serve(&limited{w, n, func() {
 			<-r.Context().Done()
@@ -722,7 +745,7 @@ func TestFetchStall(t *testing.T) {
 			return true
 		})
 		_, _, err := download(t, quick(0), f.URL)
-		if !errors.Is(err, errStalled) || !strings.HasSuffix(err.Error(), ": after 1000 of 1048576 bytes: stalled: no byte for 300ms") {
+		if !errors.Is(err, errStalled) || !strings.HasSuffix(err.Error(), ": after 1000 of 131072 bytes: stalled: no byte for 300ms") {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -827,7 +850,8 @@ func TestBandwidth(t *testing.T) {
 			if took < test.least-100*time.Millisecond {
 				t.Errorf("it took %s, want at least %s", took, test.least)
 			}
-			if n := len(f.asked()); test.connections == 4 && n < 4 {
+			// Where nothing slows it down, the first may bring all.
+			if n := len(f.asked()); test.connections == 4 && test.least > 0 && n < 4 {
 				t.Errorf("%d requests", n)
 			}
 		})
@@ -930,11 +954,11 @@ func TestFetchTorture(t *testing.T) {
 			case 0:
 				w.WriteHeader([]int{404, 408, 429, 500, 503}[chance(5)])
 			case 1:
-				reset(w)
+				resetBy(w)
 			case 2, 3, 4:
 				f.serve(&limited{w, 1 + chance(1<<17), abort}, r)
 			case 5:
-				f.serve(&limited{w, 1 + chance(1<<17), func() { reset(w) }}, r)
+				f.serve(&limited{w, 1 + chance(1<<17), func() { resetBy(w) }}, r)
 			case 6:
 				f.serve(w, withoutRanges(r))
 			case 7:

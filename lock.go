@@ -183,9 +183,10 @@ func holder(f *os.File) (pid, since string, alive bool) {
 	return pid, since, complete && err == nil && unix.Kill(number, 0) != unix.ESRCH
 }
 
-// isAncestor tells whether this process descends from pid.
+// isAncestor tells whether this process descends from pid. It does not from
+// itself: another goroutine's deployment ends without it.
 func isAncestor(pid int) bool {
-	for p := os.Getpid(); p > 1; {
+	for p := os.Getppid(); p > 1; {
 		if p == pid {
 			return true
 		}

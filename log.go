@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -104,7 +105,7 @@ func (l *runLog) write(level string, line []byte) error {
 // buffer appends line to LogBuffer, and where that has grown too long drops
 // from its middle, in whole blocks so that it is seldom.
 func (l *runLog) buffer(line []byte) {
-	const slack = 1 << 20
+	const slack = 512 << 10
 	if n := LogBuffer.Len(); n > slack && LogBuffer.Available() < len(line) {
 		LogBuffer.Grow(logHead + logTail + 2*slack - n) // once, not by doubling
 	}
@@ -133,6 +134,7 @@ func capturedLog() *bytes.Buffer {
 	if l.dropped == 0 && excess <= 0 {
 		return bytes.NewBuffer(slices.Clone(b))
 	}
+	debug.FreeOSMemory() // what the garbage of such a log takes, is needed now
 	out := bytes.NewBuffer(make([]byte, 0, logHead+logTail+128))
 	out.Write(b[:logHead])
 	fmt.Fprintf(out, "\n[... %d bytes of the log left out here ...]\n", l.dropped+excess)

@@ -13,6 +13,9 @@ import (
 // errNoRanges is a server that announced ranges and then ignored one.
 var errNoRanges = errors.New("the server ignores ranges")
 
+// errComplete ends what connections still do when all parts are there.
+var errComplete = errors.New("the download is complete")
+
 var errSlow = errors.New("much slower than the other connections")
 
 const (
@@ -33,15 +36,16 @@ type parts struct {
 	mu      sync.Mutex
 	list    []part
 	first   int           // the first part that is not complete
-	workers int           // that take parts
+	workers int           // connections that take parts
 	bytes   int64         // of complete parts
 	spent   time.Duration // on them, by their connections
 }
 
 type part struct {
 	offset, size int64
-	have         int64 // belongs to who took the part, and under mu to all
-	taken        bool
+	have         int64
+	owner        *connection // who has taken it
+	begun        bool        // its owner receives it
 }
 
 // parallel fetches the rest of the object over several connections. One has
@@ -54,21 +58,27 @@ func (f *fetcher) parallel(ctx context.Context, begun *transfer, size int64) err
 	p.workers = min(f.connections, len(p.list))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+
 	var wg sync.WaitGroup
 	for i := range p.workers {
 		c := &connection{fetcher: f, parts: p}
 		if i == 0 {
 			c.transfer, c.proven = begun, true
 		}
-		first := p.take() // before any goroutine runs: the first part is what begun brings
+		first := p.take(c) // before any goroutine runs: the first part is what begun brings
 		wg.Go(func() {
 			if err := c.work(ctx, first); err != nil {
 				cancel(err) // the first error counts
+			} else if p.complete() {
+				cancel(errComplete)
 			}
 		})
 	}
 	wg.Wait()
-	return context.Cause(ctx)
+	if err := context.Cause(ctx); err != errComplete {
+		return err
+	}
+	return nil
 }
 
 // connection fetches parts, one after another.
@@ -82,12 +92,12 @@ type connection struct {
 // work fetches part n, and then others until none is left.
 func (c *connection) work(ctx context.Context, n int) error {
 	defer func() { c.transfer.close() }()
-	for ; n >= 0; n = c.parts.take() {
+	for ; n >= 0; n = c.parts.take(c) {
 		left := false
 		name := fmt.Sprintf("part %d of %d of %s", n+1, len(c.parts.list), c.name())
 		err := c.retry(ctx, name, func(ctx context.Context) error {
 			err := c.fetchPart(ctx, n)
-			if err != nil && ctx.Err() == nil && !c.proven && c.parts.leave(n) {
+			if err != nil && ctx.Err() == nil && !c.proven && c.parts.leave(c, n) {
 				// The server may allow a client so many connections only.
 				log.Printf("[WARN] fetch %s: going on with one connection less: %v", c.name(), err)
 				left = true
@@ -102,21 +112,23 @@ func (c *connection) work(ctx context.Context, n int) error {
 	return nil
 }
 
-// fetchPart fetches what is missing of part n. A transfer that is much slower
-// than the others is replaced.
+// fetchPart fetches what is missing of part n, unless it is another's
+// meanwhile. A transfer that is much slower than the others is replaced.
 func (c *connection) fetchPart(ctx context.Context, n int) error {
 	for replaced := 0; ; replaced++ {
 		patient, cancel := ctx, func() {}
 		if replaced < maxReplaced {
-			patient, cancel = c.parts.watch(ctx, n)
+			patient, cancel = c.parts.watch(ctx, c, n)
 		}
 		err := c.openPart(patient, n)
-		if err == nil {
+		if err == nil && c.parts.begin(c, n) {
 			err = c.readPart(patient, n)
+		} else if _, _, mine := c.parts.missing(c, n); !mine {
+			err = nil
 		}
 		cancel()
-		if err != nil || !c.transfer.rest {
-			c.transfer.close()
+		if t := c.transfer; err != nil || t != nil && !t.rest {
+			t.close()
 			c.transfer = nil
 		}
 		if !errors.Is(err, errSlow) {
@@ -128,18 +140,17 @@ func (c *connection) fetchPart(ctx context.Context, n int) error {
 
 // openPart opens what is missing of part n, unless the transfer is just there.
 func (c *connection) openPart(ctx context.Context, n int) error {
-	part := &c.parts.list[n]
-	from := part.offset + part.have
-	if c.transfer != nil && c.transfer.offset == from {
+	offset, length, mine := c.parts.missing(c, n)
+	if !mine || c.transfer != nil && c.transfer.offset == offset {
 		return nil
 	}
 	c.transfer.close()
 	var err error
-	c.transfer, err = c.open(ctx, from, part.size-part.have)
+	c.transfer, err = c.open(ctx, offset, length)
 	switch {
 	case errors.Is(err, errChanged), err == nil && c.transfer.object.validator != c.validator:
 		return permanent(errChanged)
-	case err == nil && c.transfer.offset != from:
+	case err == nil && c.transfer.offset != offset:
 		return permanent(errNoRanges)
 	}
 	c.proven = c.proven || err == nil
@@ -148,34 +159,38 @@ func (c *connection) openPart(ctx context.Context, n int) error {
 
 // readPart reads what is missing of part n.
 func (c *connection) readPart(ctx context.Context, n int) error {
-	part, t := &c.parts.list[n], c.transfer
+	t := c.transfer
 	stop := context.AfterFunc(ctx, func() { t.cancel(context.Cause(ctx)) })
 	defer stop()
-	start, had := time.Now(), part.have
-	for part.have < part.size {
-		got, err := t.next(part.size - part.have)
+	start := time.Now()
+	offset, length, _ := c.parts.missing(c, n)
+	for end := offset + length; offset < end; {
+		got, err := t.next(end - offset)
 		if got > 0 {
-			if err := c.store(t.buf[:got], part.offset+part.have); err != nil {
+			if err := c.store(t.buf[:got], offset); err != nil {
 				return err
 			}
+			offset += int64(got)
 			c.to.arrived(c.parts.got(n, got))
 		}
-		if err != nil && part.have < part.size {
-			return after(err, part.have, part.size)
+		if err != nil && offset < end {
+			return after(err, offset, c.progress.size.Load())
 		}
 	}
-	c.parts.done(part.size-had, time.Since(start))
+	c.parts.done(length, time.Since(start))
 	return nil
 }
 
-// take returns the first part that nobody has taken yet. Where there is none,
-// it is -1, and the worker goes.
-func (p *parts) take() int {
+// take returns the first part that nobody has taken yet, or for a connection
+// whose transfer goes on, the next one, unless that has begun to arrive. Where
+// there is none, it is -1, and the connection goes.
+func (p *parts) take(c *connection) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n := p.first; n < len(p.list); n++ {
-		if !p.list[n].taken {
-			p.list[n].taken = true
+		part := &p.list[n]
+		if part.owner == nil || c.transfer != nil && c.transfer.offset == part.offset && !part.begun {
+			part.owner = c
 			return n
 		}
 	}
@@ -183,23 +198,52 @@ func (p *parts) take() int {
 	return -1
 }
 
-// leave gives part n back and lets its worker go, unless that is the last one.
-func (p *parts) leave(n int) bool {
+// leave gives part n back and lets c go, unless it is the last one.
+func (p *parts) leave(c *connection, n int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.workers == 1 {
 		return false
 	}
 	p.workers--
-	p.list[n].taken = false
+	if p.list[n].owner == c {
+		p.list[n].owner = nil
+	}
 	return true
+}
+
+// begin tells whether part n is still that of c, and then keeps it so.
+func (p *parts) begin(c *connection, n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.list[n].owner != c {
+		return false
+	}
+	p.list[n].begun = true
+	return true
+}
+
+// missing returns what is not there yet of part n, and whether it is still
+// that of c.
+func (p *parts) missing(c *connection, n int) (offset, length int64, mine bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	part := &p.list[n]
+	return part.offset + part.have, part.size - part.have, part.owner == c
+}
+
+func (p *parts) complete() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.list[len(p.list)-1]
+	return p.first == len(p.list)-1 && last.have == last.size
 }
 
 // watch returns a context that ends with errSlow when part n takes too long,
 // until the returned function is called.
-func (p *parts) watch(ctx context.Context, n int) (context.Context, func()) {
+func (p *parts) watch(ctx context.Context, c *connection, n int) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	missing := p.list[n].size - p.list[n].have
+	_, length, _ := p.missing(c, n)
 	start := time.Now()
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
@@ -210,7 +254,7 @@ func (p *parts) watch(ctx context.Context, n int) (context.Context, func()) {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				if time.Since(start) > p.patience(missing) {
+				if time.Since(start) > p.patience(length) {
 					cancel(errSlow)
 				}
 			}

@@ -30,11 +30,8 @@ type httpSource struct {
 func newHTTPSource(rawURL string) (source, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		var bad *url.Error
-		if errors.As(err, &bad) {
-			err = bad.Err // without the URL, which may hold a password
-		}
-		return nil, err
+		// The error may quote any part of the URL, be it of a password.
+		return nil, errors.New("malformed URL: special characters have to be percent-encoded")
 	}
 	if u.Hostname() == "" {
 		return nil, errors.New("the URL names no host")
@@ -42,6 +39,7 @@ func newHTTPSource(rawURL string) (source, error) {
 	t := onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
 	// The checksum is that of the bytes as they are stored.
 	t.DisableCompression = true
+	t.MaxIdleConnsPerHost = t.MaxIdleConns
 	return &httpSource{url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
 }
 
@@ -50,6 +48,9 @@ func newHTTPSource(rawURL string) (source, error) {
 func onlyHTTP1(t *http.Transport) *http.Transport {
 	t.Protocols = &http.Protocols{}
 	t.Protocols.SetHTTP1(true)
+	if t.TLSClientConfig != nil {
+		t.TLSClientConfig.NextProtos = nil // Clone leaves h2 there
+	}
 	return t
 }
 
@@ -226,15 +227,17 @@ func retryAfter(s string) time.Duration {
 // hooks of go-httpstat write without a lock, and net/http may call them from
 // several goroutines.
 type timings struct {
-	mu     sync.Mutex
-	result *httpstat.Result
+	mu        sync.Mutex
+	result    *httpstat.Result
+	start     time.Time
+	firstByte time.Time // httpstat has it, but does not tell
 }
 
 func (t *timings) trace(ctx context.Context) context.Context {
 	if !debugging() {
 		return ctx
 	}
-	t.result = &httpstat.Result{}
+	t.result, t.start = &httpstat.Result{}, time.Now()
 	inner := httptrace.ContextClientTrace(httpstat.WithHTTPStat(context.Background(), t.result))
 	locked := func(hook func()) {
 		t.mu.Lock()
@@ -250,7 +253,7 @@ func (t *timings) trace(ctx context.Context) context.Context {
 		TLSHandshakeDone:     func(c tls.ConnectionState, err error) { locked(func() { inner.TLSHandshakeDone(c, err) }) },
 		GotConn:              func(i httptrace.GotConnInfo) { locked(func() { inner.GotConn(i) }) },
 		WroteRequest:         func(i httptrace.WroteRequestInfo) { locked(func() { inner.WroteRequest(i) }) },
-		GotFirstResponseByte: func() { locked(func() { inner.GotFirstResponseByte() }) },
+		GotFirstResponseByte: func() { locked(func() { t.firstByte = time.Now(); inner.GotFirstResponseByte() }) },
 	})
 }
 
@@ -274,6 +277,6 @@ func (b *timedBody) Close() error {
 	defer b.timings.mu.Unlock()
 	r, now := b.timings.result, time.Now()
 	log.Printf("[DEBUG] %s %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
-		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, r.ContentTransfer(now), r.Total(now))
+		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, now.Sub(b.timings.firstByte), now.Sub(b.timings.start))
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -14,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 	smithymiddleware "github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // s3Source is an object of Amazon S3, or of what speaks its protocol.
@@ -31,6 +33,7 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 		return s.client, nil
 	}
 	conf, err := config.LoadDefaultConfig(ctx,
+		config.WithHTTPClient(awshttp.NewBuildableClient()),
 		// Attempts are counted in one place, for all schemes.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", Version)}))
@@ -40,7 +43,7 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	if conf.Region == "" {
 		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
 	}
-	// The SDK's own client is the one that knows AWS_CA_BUNDLE.
+	// The SDK has put AWS_CA_BUNDLE into the transport.
 	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{
@@ -72,21 +75,21 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	if ranged {
 		in.Range = aws.String(httpRange(offset, length))
 	}
-	if validator != "" {
+	if strings.HasPrefix(validator, `"`) {
 		in.IfMatch = &validator
+	} else if date, err := http.ParseTime(validator); err == nil {
+		in.IfUnmodifiedSince = &date
 	}
 	out, err := client.GetObject(ctx, in)
 	if err != nil {
 		return nil, s3Error(err)
 	}
-	o := &object{
-		body:      out.Body,
-		size:      aws.ToInt64(out.ContentLength),
-		validator: aws.ToString(out.ETag),
-		ranges:    true,
+	o := &object{body: out.Body, size: -1, ranges: true}
+	if out.ContentLength != nil {
+		o.size = *out.ContentLength
 	}
-	if out.ContentLength == nil {
-		o.size = -1
+	if resp, ok := middleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok {
+		o.validator = httpValidator(resp.Header) // the ETag, or without one the date
 	}
 	if ranged && out.ContentRange != nil {
 		o.offset, o.size, err = parseContentRange(*out.ContentRange)
@@ -129,9 +132,7 @@ func s3Error(err error) error {
 	switch {
 	case status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
 		return errChanged
-	case code == "NoSuchBucket":
-		return permanent(short)
-	case status == http.StatusNotFound, status == http.StatusRequestTimeout, code == "RequestTimeout":
+	case code == "NoSuchKey", code == "NotFound", status == http.StatusRequestTimeout, code == "RequestTimeout":
 		return short
 	case status == http.StatusTooManyRequests, status >= 500:
 		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}

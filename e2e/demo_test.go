@@ -36,7 +36,7 @@ func TestDemo(t *testing.T) {
 			}
 			for _, words := range []string{
 				"live/old.txt     only in version 1\n", "live/app.pid     4711\n", "live/new.txt     new in version 2\n",
-				"Checksum mismatch", "the failure command was told why, Get src failed", "\nhello from version 2\n",
+				"Checksum mismatch", "the failure command was told why, Get src failed", "\nhello from version 2, the next one\n",
 			} {
 				if !strings.Contains(out, words) {
 					t.Errorf("no %q", words)

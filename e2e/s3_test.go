@@ -42,6 +42,31 @@ func s3Host(t *testing.T, endpoint string) *host {
 		"AWS_ACCESS_KEY_ID="+s3AccessKey, "AWS_SECRET_ACCESS_KEY="+s3SecretKey)
 }
 
+// instanceMetadata serves what an EC2 instance learns of its role, to who
+// comes with a session token as the service's second version wants, and
+// returns its URL.
+func instanceMetadata(t *testing.T) string {
+	const role = "/latest/meta-data/iam/security-credentials/"
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch {
+		case req.Method == http.MethodPut && req.URL.Path == "/latest/api/token":
+			w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "21600")
+			fmt.Fprint(w, "session")
+		case req.Header.Get("X-Aws-Ec2-Metadata-Token") != "session":
+			http.Error(w, "no session", http.StatusUnauthorized)
+		case req.URL.Path == role:
+			fmt.Fprint(w, "deployer")
+		case req.URL.Path == role+"deployer":
+			fmt.Fprintf(w, `{"Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": %q, "SecretAccessKey": %q, "Token": "", "Expiration": %q}`,
+				s3AccessKey, s3SecretKey, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+		default:
+			http.NotFound(w, req)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
 func TestS3(t *testing.T) {
 	t.Parallel()
 	endpoint, root := startS3(t)
@@ -109,6 +134,13 @@ func TestS3(t *testing.T) {
 		write(t, h.path("etc", "credentials"), []byte(credentials("deploy")))
 		write(t, h.path("etc", "config"), []byte("[profile deploy]\nregion = "+s3Region+"\n"))
 		h.stretcher(put(t, h, "files/deploy.yml", "files/app.tar.gz")).wantSuccess()
+		r.wantDeployed(t, h.path("dest"))
+	})
+
+	t.Run("role of an EC2 instance", func(t *testing.T) {
+		h := newHost(t, "AWS_ENDPOINT_URL_S3="+endpoint, "AWS_REGION="+s3Region, "AWS_EC2_METADATA_DISABLED=false",
+			"AWS_EC2_METADATA_SERVICE_ENDPOINT="+instanceMetadata(t))
+		h.stretcher(put(t, h, "role/deploy.yml", "role/app.tar.gz")).wantSuccess().wantNotPrinted(s3SecretKey)
 		r.wantDeployed(t, h.path("dest"))
 	})
 

@@ -61,12 +61,11 @@ func TestTortureHangingCommands(t *testing.T) {
 	tr := tortured(100, false)[0]
 	archive := tr.pack(t)
 	const (
-		hang  = "sleep 1000 & sleep 1000"
-		deaf  = "trap '' TERM; sleep 1000 & sleep 1000"
-		count = "cat >/dev/null; echo failure:$STRETCHER_RESULT >> "
+		hang = "sleep 1000 & sleep 1000"
+		deaf = "trap '' TERM; sleep 1000 & sleep 1000"
 	)
 	manifest := func(list, hook string) string {
-		failure := count + s.path("ran")
+		failure := s.tell("failure")
 		if list == "failure" {
 			return s.publish(list, archive, fmt.Sprintf("commands: {pre: [exit 7], failure: [%q, %q]}", failure, hook))
 		}
@@ -87,37 +86,29 @@ func TestTortureHangingCommands(t *testing.T) {
 	s.wantFailureCommands(1)
 	s.wantClean()
 
-	// interrupt starts a run, and ends it in the hook.
-	interrupt := func(url, hook string, signals int) *outcome {
+	// interrupt sends a signal to a run when it has started a command.
+	interrupt := func(r *running, command string) {
 		t.Helper()
-		r := s.start(url)
-		for range signals {
-			r.waitForLog("invoking command: " + hook)
-			if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
+		r.waitForLog("invoking command: " + command)
+		if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
 		}
-		return r.wait().wantFailure("interrupted by SIGTERM")
 	}
-	interrupt(manifest("pre", hang), hang, 1)
-	s.wantFailureCommands(1)
-	s.wantClean()
-	interrupt(manifest("post", deaf), deaf, 1)
-	s.wantFailureCommands(1)
-	s.wantClean()
-	// The second signal of these ends the run in its failure command, which
-	// one signal would have left a minute.
-	both := s.publish("both", archive, fmt.Sprintf("commands: {pre: [%q], failure: [%q]}", hang, deaf))
-	r := s.start(both)
-	r.waitForLog("invoking command: " + hang)
-	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	for list, hook := range map[string]string{"pre": hang, "post": deaf} {
+		r := s.start(manifest(list, hook))
+		interrupt(r, hook)
+		r.wait().wantFailure(list+" command: failed: "+hook, "interrupted by SIGTERM")
+		s.wantFailureCommands(1)
+		s.wantClean()
 	}
+	// A second signal ends the failure command, which has a minute otherwise.
+	// It has to come a while after the first one: see onSignals.
+	r := s.start(s.publish("both", archive, fmt.Sprintf("commands: {pre: [%q], failure: [%q]}", hang, deaf)))
+	interrupt(r, hang)
 	r.waitForLog("invoking command: " + deaf)
+	time.Sleep(500 * time.Millisecond)
+	interrupt(r, deaf)
 	second := time.Now()
-	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
 	r.wait().wantFailure("interrupted by SIGTERM")
 	if took := time.Since(second); took > 45*time.Second {
 		t.Errorf("after the second signal it ran for %s", took)

@@ -4,13 +4,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	ossignal "os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -265,70 +263,4 @@ func TestTortureNestedDeployments(t *testing.T) {
 	// After the deployment its success commands may deploy anew.
 	outer.deploy(outer.publish("again", archive, nest(outer, "success", self)))
 	outer.wantDeployed(tr)
-}
-
-// Whatever the agent waits for, a signal ends it immediately.
-func TestTortureSignalsWhileWaiting(t *testing.T) {
-	t.Parallel()
-	s, busy := newSite(t), newSite(t)
-	archive := tortured(100, false)[0].pack(t)
-	holder := busy.start(busy.publish("holder", archive, busy.inTurn()))
-	holder.waitForLog("invoking command: echo begin")
-	app, second := s.publish("app", archive, s.hooks()), busy.publish("second", archive, busy.hooks())
-	missing := s.publish("missing", archive, s.hooks())
-	if err := os.Remove(s.path("files", "missing.tar.gz")); err != nil {
-		t.Fatal(err)
-	}
-	noEvent, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer noEvent.Close()
-	defer writer.Close()
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
-		defer heed(signal)()
-		for _, wait := range []struct {
-			name     string
-			site     *site
-			url      string
-			args     []string
-			log      string // what it says before it waits
-			failures int    // how often the failure command is run
-		}{
-			{"an event", s, "", nil, "Starting up", 0},
-			{"the random delay", s, app, []string{"-random-delay", "1000000h"}, "Sleeping", 0},
-			{"a retry of the manifest", s, "file:///nonexistent.yml", []string{"-retry", "1", "-retry-wait", "1h"}, "no such file", 0},
-			{"a retry of src", s, missing, []string{"-retry", "1", "-retry-wait", "1h"}, "no such file", 1},
-			{"the lock", busy, second, nil, "waiting for another deployment", 1},
-		} {
-			cmd := wait.site.command(stretcherPath, wait.args...)
-			if wait.url == "" {
-				cmd.Stdin = noEvent
-			}
-			r := wait.site.startCommand(cmd, wait.url)
-			r.waitForLog(wait.log)
-			if err := cmd.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
-			r.wait().wantFailure("interrupted by " + signalName(signal))
-			wait.site.wantFailureCommands(wait.failures)
-			if t.Failed() {
-				t.Fatalf("failed with %s while it waited for %s", signalName(signal), wait.name)
-			}
-		}
-	}
-	s.wantClean()
-	busy.openGate()
-	holder.wait().wantSuccess()
-	busy.wantClean()
-}
-
-// heed undoes that this process, and so its children, ignore a signal, as
-// nohup and shells make it for what they start in the background.
-func heed(signal os.Signal) (undo func()) {
-	c := make(chan os.Signal, 1)
-	if ossignal.Ignored(signal) {
-		ossignal.Notify(c, signal)
-	}
-	return func() { ossignal.Stop(c) }
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,7 @@ type victim struct {
 
 	kills  int
 	phases map[string]int // kills in each
+	mixed  int            // kills that left dest between two versions
 }
 
 // Deployments of each strategy are killed at random points of the time that
@@ -61,7 +63,8 @@ func TestTortureKill(t *testing.T) {
 					for v.kills < *tortureKills && !t.Failed() {
 						v.torture()
 					}
-					t.Logf("seed %d: %d kills; a run took %s, its sync %s; in the phases: %v", seed, v.kills, v.whole, v.syncing, v.phases)
+					t.Logf("seed %d: %d kills, dest mixed after %d; a run took %s, its sync %s; in the phases: %v",
+						seed, v.kills, v.mixed, v.whole.Round(time.Millisecond), v.syncing.Round(time.Millisecond), v.phases)
 					mu.Lock()
 					defer mu.Unlock()
 					kills += v.kills
@@ -73,6 +76,50 @@ func TestTortureKill(t *testing.T) {
 		}
 	})
 	t.Logf("seed %d: %d kills in %s; in the phases: %v", seed, kills, time.Since(start).Round(time.Second), phases)
+}
+
+// What killed runs left in TMPDIR goes with the next run, and what a living
+// one has there stays.
+func TestTortureLeftoversBesideTheLiving(t *testing.T) {
+	t.Parallel()
+	living, others := newSite(t), newSite(t)
+	trees := tortured(100, false)
+	held := filepath.Join(living.path("bin"), "rsync")
+	write(t, held, fmt.Appendf(nil, "#!/bin/sh\nwhile [ ! -e %s ]; do sleep 0.02; done\nexec %s \"$@\"\n", living.path("gate"), program(t, "rsync")))
+	if err := os.Chmod(held, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	withHeld := "PATH=" + living.path("bin") + ":" + os.Getenv("PATH")
+	run := living.command(stretcherPath)
+	run.Env = append(run.Env, withHeld)
+	r := living.startCommand(run, living.publish("app", trees[0].pack(t)))
+	r.waitForLog("invoking command: rsync")
+
+	others.env = append(others.env, "TMPDIR="+living.path("tmp"))
+	url := others.publish("app", trees[1].pack(t))
+	for range 3 {
+		cmd := others.command(stretcherPath)
+		cmd.Env = append(cmd.Env, withHeld)
+		killed := others.startCommand(cmd, url)
+		killed.waitForLog("invoking command: rsync")
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		killed.wait()
+		others.waitForNoSurvivor()
+	}
+	others.deploy(url)
+	others.wantDeployed(trees[1])
+	left, err := os.ReadDir(living.path("tmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != 1 {
+		t.Errorf("in TMPDIR, where one run lives: %v", left)
+	}
+	living.openGate()
+	r.wait().wantSuccess()
+	living.wantDeployed(trees[0])
 }
 
 func signalName(s syscall.Signal) string {
@@ -121,7 +168,7 @@ func (v *victim) repair() {
 	o := r.wait().wantSuccess()
 	v.whole, v.syncing = o.took, time.Since(seen.at)
 	v.wantDeployed(v.trees[i])
-	if ran, want := v.ran(), []string{"pre", "post", "success:success"}; !slices.Equal(ran, want) {
+	if ran, want := v.ran(), []string{"pre:", "post:", "success:success"}; !slices.Equal(ran, want) {
 		v.t.Errorf("commands that ran: %v, want %v", ran, want)
 	}
 	if v.strategy == "mv" {
@@ -156,8 +203,9 @@ func wantSameFile(t *testing.T, a, b string) {
 	}
 }
 
-// kill runs a deployment and kills it: half of them at any time, half after
-// the sync has begun. It tells whether the signal came before the end.
+// kill runs a deployment and kills it: at any time, or after the sync has
+// begun, or when dest begins to change. It tells whether the signal came
+// before the end.
 func (v *victim) kill() bool {
 	v.t.Helper()
 	if v.strategy == "mv" {
@@ -166,11 +214,23 @@ func (v *victim) kill() bool {
 	v.ran()
 	seen := &sighting{text: "Syncing to"}
 	r := v.startWatched(v.urls[v.random.IntN(2)], seen)
-	if v.random.IntN(2) == 0 {
+	switch v.random.IntN(3) {
+	case 0:
 		time.Sleep(time.Duration(v.random.Int64N(int64(v.whole))))
-	} else {
-		seen.wait()
+	case 1:
+		seen.wait(r)
 		time.Sleep(time.Duration(v.random.Int64N(int64(v.syncing))))
+	case 2:
+		before := v.glance()
+		seen.wait(r)
+		for ended := false; !ended && slices.Equal(v.glance(), before); time.Sleep(100 * time.Microsecond) {
+			select {
+			case <-r.done:
+				ended = true
+			default:
+			}
+		}
+		time.Sleep(time.Duration(v.random.ExpFloat64() * float64(2*time.Millisecond)))
 	}
 	if err := r.cmd.Process.Signal(v.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		v.t.Fatal(err)
@@ -190,6 +250,20 @@ func (v *victim) kill() bool {
 	return killed
 }
 
+// glance returns what a change of dest shows in: the times of some files that
+// differ between the versions.
+func (v *victim) glance() []time.Time {
+	var times []time.Time
+	for _, name := range []string{"zero", "hard/a", "d1/file-25", "d2/file-14", "d4/file-4", "d5/file-5", "d7/file-55", "d8/file-44", "d9/sub/file-105", "d10/file-34", "d11/file-35"} {
+		var mtime time.Time // none where there is no file
+		if info, err := os.Lstat(filepath.Join(v.dest, name)); err == nil {
+			mtime = info.ModTime()
+		}
+		times = append(times, mtime)
+	}
+	return times
+}
+
 // phase tells by its log in what phase a run was ended.
 func phase(log string) string {
 	phase := "start"
@@ -197,10 +271,10 @@ func phase(log string) string {
 		{"manifest", "Loading manifest:"},
 		{"download", "Downloading src:"},
 		{"verified", "Checksum ok:"},
-		{"pre", "tell pre;"},
+		{"pre", "echo pre:"},
 		{"sync", "Syncing to"},
 		{"rsync", "invoking command: rsync"},
-		{"post", "tell post;"},
+		{"post", "echo post:"},
 		{"success", "Deploy manifest succeeded."},
 	} {
 		if strings.Contains(log, p.text) {
@@ -239,10 +313,13 @@ func (v *victim) wantTerminated(o *outcome, status syscall.WaitStatus) {
 func (v *victim) wantPromise() {
 	v.t.Helper()
 	found := readTree(v.t, v.dest)
+	if len(found) > 0 && len(v.trees[0].differences(found)) > 0 && len(v.trees[1].differences(found)) > 0 {
+		v.mixed++
+	}
 	switch v.strategy {
 	case "rsync": // that the next run repairs it
 	case "mv":
-		if len(found) > 0 && len(v.trees[0].differences(found)) > 0 && len(v.trees[1].differences(found)) > 0 {
+		if v.mixed > 0 {
 			v.t.Errorf("dest is neither missing nor complete: %v", v.trees[0].differences(found))
 		}
 	case "builtin":
@@ -322,10 +399,10 @@ func (s *sighting) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// wait waits for the text, or gives up on it.
-func (s *sighting) wait() {
+// wait waits for the text, or for the end of the run.
+func (s *sighting) wait(r *running) {
 	select {
 	case <-s.seen:
-	case <-time.After(patience):
+	case <-r.done:
 	}
 }

@@ -92,21 +92,21 @@ func (s *site) publish(name string, archive []byte, more ...string) string {
 	return "file://" + s.path("files", name+".yml")
 }
 
-// hooks returns the lines of a manifest for commands that tell what ran: a
-// word each into the file ran. The one for failures also tells what it found
-// in TMPDIR and beside dest, where nothing may be left by then.
+// tell returns a command that notes that it ran, and for which result.
+func (s *site) tell(list string) string {
+	return fmt.Sprintf("cat >/dev/null; sleep 0.02; echo %s:$STRETCHER_RESULT >> %s", list, s.path("ran"))
+}
+
+// hooks returns the lines of a manifest for commands that note that they ran.
+// The one for failures also notes what it finds in TMPDIR and beside dest,
+// where nothing may be left by then.
 func (s *site) hooks() string {
-	look := fmt.Sprintf("for f in %[1]s/.[!.]* %[1]s/* %[2]s/.[!.]*; do [ ! -e \"$f\" ] || tell leftover:$f; done", s.path("tmp"), filepath.Dir(s.dest))
-	tell := fmt.Sprintf("tell() { echo $1 >> %s; }; ", s.path("ran"))
+	look := fmt.Sprintf("for f in %[1]s/.[!.]* %[1]s/* %[2]s/.[!.]*; do [ ! -e \"$f\" ] || echo leftover:$f >> %[3]s; done", s.path("tmp"), filepath.Dir(s.dest), s.path("ran"))
 	return fmt.Sprintf(`commands:
   pre: [%q]
   post: [%q]
   success: [%q]
-  failure: [%q]`,
-		tell+"tell pre; sleep 0.02; true",
-		tell+"tell post; sleep 0.02; true",
-		tell+"cat >/dev/null; tell success:$STRETCHER_RESULT",
-		tell+"cat >/dev/null; tell failure:$STRETCHER_RESULT; "+look)
+  failure: [%q]`, s.tell("pre"), s.tell("post"), s.tell("success"), s.tell("failure")+"; "+look)
 }
 
 // ran returns what the commands of hooks have told, and forgets it.
@@ -274,7 +274,8 @@ func (s *site) start(url string, args ...string) *running {
 // second writer for its log.
 func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
 	s.t.Helper()
-	r := &running{h: s.host, cmd: cmd, start: time.Now()}
+	r := &running{h: s.host, cmd: cmd, start: time.Now(), done: make(chan struct{})}
+	cmd.WaitDelay = patience // for what it left behind and holds its output
 	if cmd.Stdin == nil {
 		cmd.Stdin = strings.NewReader(url + "\n")
 	}
@@ -288,6 +289,10 @@ func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
 		s.t.Fatal(err)
 	}
 	s.pids = append(s.pids, cmd.Process.Pid)
+	go func() {
+		r.err = cmd.Wait()
+		close(r.done)
+	}()
 	return r
 }
 

@@ -60,7 +60,8 @@ show
 say "The running application writes its pid file; version 2 changes a file, adds one and drops one"
 echo 4711 >live/app.pid
 rm app/old.txt
-echo 'echo "hello from version 2"' >app/hello.sh
+# Of another size: rsync takes files of one size and second for equal.
+echo 'echo "hello from version 2, the next one"' >app/hello.sh
 echo 'new in version 2' >app/new.txt
 package 2
 echo "file://$work/app-2.yml" | "$stretcher"

@@ -11,9 +11,9 @@ import (
 )
 
 // hold starts a deployment to dest that stays in its pre command until the
-// file go is there.
+// file go is there, or some minutes have passed.
 func hold(w *world, dest string) *agent {
-	w.write("holder.yml", w.archive(dest)+"commands: {pre: [echo begin >> order; until test -e go; do sleep 0.02; done; echo end >> order]}\n")
+	w.write("holder.yml", w.archive(dest)+"commands: {pre: [echo begin >> order; n=0; until test -e go || test $((n += 1)) -gt 10000; do sleep 0.02; done; echo end >> order]}\n")
 	a := w.start("holder.yml", nil)
 	w.until("the holder has begun", func() bool {
 		_, err := os.Stat(w.path("order"))

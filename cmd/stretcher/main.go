@@ -163,6 +163,11 @@ func seconds(to *time.Duration) func(string) error {
 	}
 }
 
+// sameStop is within what time of the first signal others belong to the same
+// stop. systemd signals every process of a unit, and consul watch hands its
+// own signal on to its child, which thus gets two.
+const sameStop = 300 * time.Millisecond
+
 // onSignals returns a context that the first signal cancels, and a channel
 // that the second closes. A third ends the process on the spot.
 func onSignals() (context.Context, <-chan struct{}) {
@@ -180,7 +185,9 @@ func onSignals() (context.Context, <-chan struct{}) {
 	go func() {
 		s := <-signals
 		cancel(fmt.Errorf("interrupted by %s", unix.SignalName(s.(syscall.Signal))))
-		<-signals
+		for first := time.Now(); time.Since(first) < sameStop; {
+			<-signals
+		}
 		close(abort)
 		<-signals
 		os.Exit(1)

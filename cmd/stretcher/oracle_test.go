@@ -75,7 +75,8 @@ set -e
 mkdir -p old/dir old/was-dir/deep old/stale/deep old/cache old/log old/target
 cd old
 echo same > dir/same; touch -d '2011-11-11 11:11:11' dir/same
-echo old > dir/changed
+# Of another size: rsync takes two files of one size and second for equal.
+echo 'of the old release' > dir/changed
 echo script > dir/run; chmod 600 dir/run
 echo x > was-dir/deep/file
 echo x > was-file

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -86,7 +85,7 @@ type agent struct {
 	world *world
 	cmd   *exec.Cmd
 	log   *output // its stderr
-	ended chan error
+	ended chan struct{}
 }
 
 // start starts stretcher with what event names on its stdin: a URL, or a
@@ -103,7 +102,7 @@ func (w *world) start(event string, variables []string, flags ...string) *agent 
 
 func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
 	w.t.Helper()
-	a := &agent{w, cmd, &output{}, make(chan error, 1)}
+	a := &agent{w, cmd, &output{}, make(chan struct{})}
 	cmd.Dir = w.dir
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "TMPDIR="+w.path("tmp"))
 	cmd.Env = append(cmd.Env, variables...)
@@ -111,7 +110,10 @@ func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	go func() { a.ended <- cmd.Wait() }()
+	go func() {
+		cmd.Wait() // what it says is in cmd.ProcessState, too
+		close(a.ended)
+	}()
 	w.t.Cleanup(func() {
 		cmd.Process.Kill()
 		if w.t.Failed() {
@@ -137,20 +139,24 @@ func (a *agent) signal(s syscall.Signal) {
 	}
 }
 
+// endsWithin tells whether it has ended after that time.
+func (a *agent) endsWithin(d time.Duration) bool {
+	select {
+	case <-a.ended:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
 // exits waits for the end, and demands this exit status.
 func (a *agent) exits(status int) {
 	a.world.t.Helper()
-	select {
-	case err := <-a.ended:
-		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) {
-			a.world.t.Fatal(err)
-		}
-		if got := a.cmd.ProcessState.ExitCode(); got != status {
-			a.world.t.Fatalf("exit status %d, expected %d", got, status)
-		}
-	case <-time.After(patience):
+	if !a.endsWithin(patience) {
 		a.world.t.Fatalf("does not end")
+	}
+	if got := a.cmd.ProcessState.ExitCode(); got != status {
+		a.world.t.Fatalf("exit status %d, expected %d", got, status)
 	}
 }
 

@@ -29,6 +29,10 @@ type entry struct {
 	sum   uint32
 }
 
+func (e entry) String() string {
+	return fmt.Sprintf("%s of %s, %d bytes, CRC %08x", e.mode, e.mtime.UTC().Format(time.RFC3339Nano), e.size, e.sum)
+}
+
 // files returns the number of files and their size.
 func (t tree) files() (n int, size int64) {
 	for _, e := range t {
@@ -73,7 +77,7 @@ func (t tree) verify(dir string) error {
 			}
 		}
 		if got.mode != want.mode || got.size != want.size || got.sum != want.sum || !got.mtime.Equal(want.mtime) {
-			return fmt.Errorf("%s is %v, expected %v", path, got, want)
+			return fmt.Errorf("%s is %s, expected %s", path, got, want)
 		}
 		return nil
 	})

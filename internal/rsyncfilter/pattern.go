@@ -39,10 +39,7 @@ const (
 // compile returns false for a pattern that no name matches.
 func compile(text string) (pattern, bool) {
 	var p pattern
-	if len(text) > 1 && text[len(text)-1] == '/' {
-		p.dirOnly = true
-		text = text[:len(text)-1]
-	}
+	text, p.dirOnly = strings.CutSuffix(text, "/")
 	wild := strings.ContainsAny(text, "*?[")
 	deep := strings.Contains(text, "**")
 	rest, anchored := strings.CutPrefix(text, "/")

@@ -32,10 +32,10 @@
 // protect, risk), modifiers ("-! foo", "-p foo"), --cvs-exclude. In an
 // --exclude they are patterns like any other, to rsync and here.
 //
-// The reference is rsync(1), "FILTER RULES" and "PATTERN MATCHING RULES"
-// (until 3.2.7 "INCLUDE/EXCLUDE PATTERN RULES"), and where it says nothing,
-// what rsync 3.2.7 and 3.5.0 were seen to do, in which they agree. The tests
-// compare with the rsync that is installed.
+// The reference is rsync(1), "FILTER RULES" with "PATTERN MATCHING RULES"
+// ("INCLUDE/EXCLUDE PATTERN RULES" in older manuals), and where it says
+// nothing, what rsync 3.2.7 and 3.5.0 were seen to do, in which they agree. The
+// tests compare with the rsync that is installed.
 package rsyncfilter
 
 import (

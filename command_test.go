@@ -1,0 +1,201 @@
+package stretcher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestInvoke(t *testing.T) {
+	for _, test := range []struct {
+		command CommandLine
+		log     string // without the line that tells of the command
+		err     string
+	}{
+		{"true", "", ""},
+		{"echo out; echo err >&2", "out\nerr\n", ""},
+		{"printf 'no newline'", "no newline\n", ""},
+		{`printf 'a\n\nb\r\n'`, "a\n\nb\r\n", ""},
+		{"cat", "", ""}, // there is nothing on stdin
+		{"exit 7", "", "failed: exit 7 exit status 7"},
+		{"echo why; false", "why\n", "failed: echo why; false exit status 1"},
+		{"kill -TERM $$", "", "failed: kill -TERM $$ signal: terminated"},
+		{"echo '%s %d %%'", "%s %d %%\n", ""},
+	} {
+		var err error
+		got := logOf(func() { err = test.command.Invoke() })
+		if want := "invoking command: " + test.command.String() + "\n" + test.log; got != want {
+			t.Errorf("%s: logged %q, expected %q", test.command, got, want)
+		}
+		if text := fmt.Sprint(err); test.err == "" && err != nil || test.err != "" && text != test.err {
+			t.Errorf("%s: got error %v, expected %q", test.command, err, test.err)
+		}
+	}
+	for _, empty := range []CommandLine{"", " ", "\n\t"} {
+		if got := logOf(func() {
+			if err := empty.Invoke(); err != nil {
+				t.Error(err)
+			}
+			if err := empty.InvokePipe(strings.NewReader("x")); err != nil {
+				t.Error(err)
+			}
+		}); got != "" {
+			t.Errorf("%q: logged %q", string(empty), got)
+		}
+	}
+}
+
+func TestInvokeAll(t *testing.T) {
+	t.Chdir(t.TempDir())
+	cs := CommandLines{"echo 1 >> ran", "", "echo 2 >> ran; exit 3", "echo never >> ran"}
+	var err error
+	logOf(func() { err = cs.Invoke() })
+	if err == nil || err.Error() != "failed: echo 2 >> ran; exit 3 exit status 3" {
+		t.Errorf("got error %v", err)
+	}
+	if got, _ := os.ReadFile("ran"); string(got) != "1\n2\n" {
+		t.Errorf("there ran %q", got)
+	}
+	logOf(func() { err = CommandLines(nil).Invoke() })
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Each gets all that is in the buffer, and none empties it.
+func TestInvokePipe(t *testing.T) {
+	t.Chdir(t.TempDir())
+	text := strings.Repeat("a line of the log\n", 20000) // more than a pipe holds
+	src := bytes.NewBufferString(text)
+	cs := CommandLines{"cat > first", "exec <&-; true", "head -c 10 > head", "cat > last", "exit 4", "touch never"}
+	var err error
+	logOf(func() { err = cs.InvokePipe(src) })
+	if err == nil || err.Error() != "failed: exit 4 exit status 4" {
+		t.Errorf("got error %v", err)
+	}
+	for name, want := range map[string]string{"first": text, "last": text, "head": text[:10]} {
+		if got, err := os.ReadFile(name); err != nil || string(got) != want {
+			t.Errorf("%s got %d bytes, expected %d: %v", name, len(got), len(want), err)
+		}
+	}
+	if _, err := os.Stat("never"); err == nil {
+		t.Error("a command after a failing one was run")
+	}
+	if src.String() != text {
+		t.Error("the buffer is not what it was")
+	}
+	logOf(func() { err = CommandLine("test -z \"$(cat)\"").InvokePipe(new(bytes.Buffer)) })
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRunnerTimeout(t *testing.T) {
+	r := &runner{timeout: 50 * time.Millisecond}
+	var err error
+	logOf(func() { err = r.logged(t.Context(), "sleep 600") })
+	if !errors.Is(err, errTimeout) || err.Error() != "failed: sleep 600 timeout after 50ms" {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestRunnerCancelled(t *testing.T) {
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	pid := filepath.Join(t.TempDir(), "pid")
+	var err error
+	logOf(func() {
+		log.SetOutput(writerFunc(func() { // on its first line
+			if _, err := os.Stat(pid); err == nil {
+				cancel(stopped)
+			}
+		}))
+		err = (&runner{}).logged(ctx, CommandLine("echo $$ > "+pid+"; echo started; sleep 600"))
+	})
+	if !errors.Is(err, stopped) {
+		t.Errorf("got error %v", err)
+	}
+	logOf(func() { err = (&runner{}).logged(ctx, "touch "+CommandLine(pid)+".never") })
+	if !errors.Is(err, stopped) || !strings.Contains(err.Error(), "not started") {
+		t.Errorf("with a context that has ended: got error %v", err)
+	}
+	if _, err := os.Stat(pid + ".never"); err == nil {
+		t.Error("a command was started with a context that has ended")
+	}
+}
+
+func TestRunnerEnvironment(t *testing.T) {
+	t.Setenv("OF_THE_AGENT", "agent")
+	m := &Manifest{Src: "http://user:pw@h/a?sig=pw", Dest: "/d", CheckSum: "c", Commands: Commands{Env: map[string]string{"OWN": "own", "STRETCHER_SRC": "mine"}}}
+	r := &runner{env: m.environment(&event{manifestURL: "s3://b/m.yml", id: "i\x00d"})}
+	got := logOf(func() {
+		if err := r.logged(t.Context(), `echo "$OF_THE_AGENT $OWN $STRETCHER_SRC $STRETCHER_DEST $STRETCHER_CHECKSUM $STRETCHER_MANIFEST_URL $STRETCHER_EVENT_ID"`); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, got, _ = strings.Cut(got, "\n"); got != "agent own http://user:REDACTED@h/a?sig=REDACTED /d c s3://b/m.yml id\n" {
+		t.Errorf("it has %q", got)
+	}
+	// An error may be longer than what fits in an environment.
+	r.env = append(r.env, "STRETCHER_ERROR="+forEnvironment(strings.Repeat("x", 1<<20)))
+	logOf(func() {
+		if err := r.logged(t.Context(), `test ${#STRETCHER_ERROR} -gt 10000`); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLineWriter(t *testing.T) {
+	long := strings.Repeat("x", 3*maxOutputLine)
+	for _, test := range []struct {
+		name   string
+		writes []string
+		want   []string
+	}{
+		{"lines", []string{"a\nb\n"}, []string{"a", "b"}},
+		{"in pieces", []string{"a", "", "b", "\n", "\nc"}, []string{"ab", "", "c"}},
+		{"nothing", []string{"", ""}, nil},
+		{"bytes that are no text", []string{"\x00\xff\x1b[0m\n"}, []string{"\x00\xff\x1b[0m"}},
+		{"a long line in one write", []string{long + "\nb\n"}, []string{long, "b"}},
+	} {
+		var got []string
+		logged := logOf(func() {
+			w := &lineWriter{log: log.Default()}
+			for _, p := range test.writes {
+				if n, err := w.Write([]byte(p)); n != len(p) || err != nil {
+					t.Errorf("%s: wrote %d of %d bytes: %v", test.name, n, len(p), err)
+				}
+			}
+			w.flush()
+			w.flush()
+		})
+		if logged != "" {
+			got = strings.Split(strings.TrimSuffix(logged, "\n"), "\n")
+		}
+		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", test.want) {
+			t.Errorf("%s: logged %.200q, expected %.200q", test.name, got, test.want)
+		}
+	}
+
+	// A line without an end is cut, so that it takes no more memory than that.
+	w := &lineWriter{log: log.Default()}
+	logged := logOf(func() {
+		for range 100 {
+			w.Write([]byte(long[:4096]))
+			if len(w.pending) > maxOutputLine {
+				t.Fatalf("%d bytes are pending", len(w.pending))
+			}
+		}
+		w.flush()
+	})
+	if got := strings.ReplaceAll(logged, "\n", ""); len(got) != 100*4096 {
+		t.Errorf("logged %d bytes of %d", len(got), 100*4096)
+	}
+}

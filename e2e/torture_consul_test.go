@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A watch is stopped while its handler deploys.
+//
+// systemd signals all processes of a unit. A signal to the watch alone reaches
+// its child where the watch forwards it before it exits, which is up to chance,
+// and the agent only where it is that child and no shell is between them. The
+// deployment then goes on without the watch.
+func TestTortureConsulWatchStopped(t *testing.T) {
+	t.Parallel()
+	for _, stop := range []struct {
+		name   string
+		shell  bool // between the watch and the agent
+		signal syscall.Signal
+		all    bool // are signalled, not the watch alone
+	}{
+		{"SIGTERM to all", true, syscall.SIGTERM, true},
+		{"SIGTERM to all without a shell", false, syscall.SIGTERM, true},
+		{"SIGINT to all without a shell", false, syscall.SIGINT, true},
+		{"SIGTERM to the watch", true, syscall.SIGTERM, false},
+		{"SIGTERM to the watch without a shell", false, syscall.SIGTERM, false},
+		{"SIGKILL to the watch", true, syscall.SIGKILL, false},
+	} {
+		t.Run(stop.name, func(t *testing.T) {
+			defer heed(stop.signal)()
+			// A second signal that comes late, as it may on a busy machine,
+			// ends the failure commands: see sameStop.
+			for attempt := 1; !stopWatch(t, stop.shell, stop.signal, stop.all); attempt++ {
+				if attempt == 3 {
+					t.Fatal("the failure commands were aborted three times")
+				}
+			}
+		})
+	}
+}
+
+// stopWatch stops a watch and checks what becomes of the deployment. It
+// reports false where its failure commands were aborted.
+func stopWatch(t *testing.T, shell bool, signal syscall.Signal, all bool) bool {
+	t.Helper()
+	c := startConsul(t, nil)
+	s := newSite(t)
+	watch := launch(t, "consul-watch", s.command(tool(t, "consul"), "watch", "-http-addr", c.http,
+		"-type", "event", "-name", "deploy", fmt.Sprintf("-shell=%t", shell), stretcherPath))
+	watch.waitForOutput(noEvent, 1)
+	tr := tortured(100, false)[0]
+	hang := fmt.Sprintf("while [ ! -e %s ]; do sleep 0.02; done", s.path("gate"))
+	c.fire(s.publish("app", tr.pack(t), fmt.Sprintf("commands: {pre: [%q], success: [%q], failure: [%q]}", hang, s.tell("success"), s.tell("failure"))))
+	watch.waitForOutput("invoking command: "+hang, 1)
+	pid := watch.cmd.Process.Pid
+	if all {
+		pid = -pid
+	}
+	if err := syscall.Kill(pid, signal); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the end of the watch", func() error {
+		if watch.running() {
+			return fmt.Errorf("it runs")
+		}
+		return nil
+	})
+	if !all {
+		s.openGate()
+	}
+	s.waitForNoSurvivor()
+	log := watch.output()
+	wantNoRace(t, log)
+	s.wantClean()
+	if !all && !strings.Contains(log, "interrupted by") {
+		s.wantFailureCommands(0)
+		s.wantDeployed(tr)
+		return true
+	}
+	wantMissing(t, s.dest)
+	if strings.HasSuffix(strings.TrimSpace(log), "aborted") {
+		return false
+	}
+	s.wantFailureCommands(1)
+	return true
+}
+
+// heed undoes that this process, and so its children, ignore a signal, as
+// nohup and shells make it for what they start in the background.
+func heed(s os.Signal) (undo func()) {
+	c := make(chan os.Signal, 1)
+	if signal.Ignored(s) {
+		signal.Notify(c, s)
+	}
+	return func() { signal.Stop(c) }
+}

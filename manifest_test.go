@@ -1,0 +1,251 @@
+package stretcher
+
+import (
+	"bytes"
+	"log"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// logOf returns what is logged while f runs. Tests that use it must not be
+// parallel.
+func logOf(f func()) string {
+	var b bytes.Buffer
+	out, flags := log.Writer(), log.Flags()
+	log.SetOutput(&b)
+	log.SetFlags(0)
+	defer func() {
+		log.SetOutput(out)
+		log.SetFlags(flags)
+	}()
+	f()
+	return b.String()
+}
+
+func TestParseManifest(t *testing.T) {
+	mode := os.FileMode(0o711)
+	for _, test := range []struct {
+		name, in string
+		want     Manifest
+	}{
+		{"of the specification", `
+src: s3://example.com/app.tar.gz
+checksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93
+dest: /home/stretcher/app
+dest_mode: 0711
+commands:
+  pre:
+    - echo 'staring deploy'
+  post:
+    - echo 'deploy done'
+  success:
+    - echo 'deploy success'
+  failure:
+    - echo 'deploy failed!!'
+    - cat >> /path/to/failure.log
+  env:
+    RAILS_ENV: production
+excludes:
+  - "*.pid"
+  - "*.socket"
+exclude_from: exclude.list
+sync_strategy: mv
+`, Manifest{
+			Src:      "s3://example.com/app.tar.gz",
+			CheckSum: "e0840daaa97cd2cf2175f9e5d133ffb3324a2b93",
+			Dest:     "/home/stretcher/app",
+			DestMode: &mode,
+			Commands: Commands{
+				Pre:     CommandLines{"echo 'staring deploy'"},
+				Post:    CommandLines{"echo 'deploy done'"},
+				Success: CommandLines{"echo 'deploy success'"},
+				Failure: CommandLines{"echo 'deploy failed!!'", "cat >> /path/to/failure.log"},
+				Env:     map[string]string{"RAILS_ENV": "production"},
+			},
+			Excludes:     []string{"*.pid", "*.socket"},
+			ExcludeFrom:  "exclude.list",
+			SyncStrategy: "mv",
+		}},
+		{"commands alone", "commands: {pre: [a], post: [~, '', b]}", Manifest{Commands: Commands{Pre: CommandLines{"a"}, Post: CommandLines{"", "", "b"}}}},
+		{"scalars that are no strings", "commands: {pre: [true, 0755, 1.50, 2014-11-17]}", Manifest{Commands: Commands{Pre: CommandLines{"true", "0755", "1.50", "2014-11-17"}}}},
+		{"anchors", "commands:\n  success: &s [a, b]\n  failure: *s", Manifest{Commands: Commands{Success: CommandLines{"a", "b"}, Failure: CommandLines{"a", "b"}}}},
+		{"a checksum that looks like a number", "{src: 'file:///a', checksum: 01234567012345670123456701234567, dest: /d}",
+			Manifest{Src: "file:///a", CheckSum: "01234567012345670123456701234567", Dest: "/d"}},
+		{"one that looks like a float", "{src: 'file:///a', checksum: 12345678901234567890123456789e12, dest: /d}",
+			Manifest{Src: "file:///a", CheckSum: "12345678901234567890123456789e12", Dest: "/d"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got *Manifest
+			var err error
+			if warned := logOf(func() { got, err = ParseManifest([]byte(test.in)) }); warned != "" {
+				t.Errorf("logged: %s", warned)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(*got, test.want) {
+				t.Errorf("got %+v, expected %+v", *got, test.want)
+			}
+		})
+	}
+}
+
+func TestParseManifestErrors(t *testing.T) {
+	const (
+		sum = "checksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93\n"
+		src = "src: file:///app.tar\n"
+		ok  = src + sum + "dest: /srv/app\n"
+	)
+	for in, want := range map[string]string{
+		"":                                   "neither src nor commands",
+		"---\n...\n":                         "neither src nor commands",
+		"dest: /srv/app":                     "neither src nor commands",
+		"commands: {env: {A: b}}":            "neither src nor commands",
+		"commands: {pre: [null]}":            "neither src nor commands",
+		"commands: {prre: [a]}":              "neither src nor commands",
+		"<h1>Not Found</h1>":                 "parse manifest: line 1: cannot unmarshal !!str",
+		"- a\n- b":                           "parse manifest: line 1: cannot unmarshal !!seq",
+		"src: [":                             "parse manifest: yaml: line 1",
+		"\tsrc: x":                           "parse manifest: yaml: ",
+		"commands: {pre: a}":                 "cannot unmarshal !!str `a` into stretcher.CommandLines",
+		"commands: {pre: [[a]]}":             "cannot unmarshal !!seq into stretcher.CommandLine",
+		src + sum:                            "src without dest",
+		src + "dest: /srv/app":               "src without checksum",
+		sum + "src: /app.tar\n":              "is no URL",
+		sum + "src: ftp://h/a\n":             "unknown scheme \"ftp\"",
+		sum + "src: s3://bucket\n":           "expected a bucket and a key",
+		sum + "src: gs:///key\n":             "expected a bucket and a key",
+		sum + "src: http:///a\n":             "names no host",
+		sum + "src: file://h/a\n":            "expected an absolute path, as in file:///path",
+		sum + "src: file:a\n":                "is no URL",
+		src + sum + "dest: ''\n":             "src without dest",
+		src + sum + "dest: app\n":            `dest "app" is not an absolute path`,
+		src + sum + "dest: ./\n":             `dest "./" is not an absolute path`,
+		src + sum + "dest: ~/app\n":          `dest "~/app" is not an absolute path`,
+		src + sum + "dest: /\n":              "dest / is the root directory",
+		src + sum + "dest: //.//\n":          "is the root directory",
+		src + sum + "dest: /a/..\n":          "is the root directory",
+		src + sum + "dest: \"/a\\0\"\n":      "has a NUL byte",
+		ok + "sync_strategy: RSYNC\n":        `invalid strategy "RSYNC"`,
+		ok + "dest_mode: rwxr-xr-x\n":        "cannot unmarshal !!str `rwxr-xr-x`",
+		ok + "dest_mode: -1\n":               "cannot unmarshal !!int `-1`",
+		ok + "dest_mode: 0100755\n":          "dest_mode 33261 is no file mode",
+		ok + "exclude_from: ../a\n":          "leaves the archive",
+		ok + "exclude_from: a/../../b\n":     "leaves the archive",
+		ok + "exclude_from: /..\n":           "leaves the archive",
+		ok + "exclude_from: \"a\\0\"\n":      "has a NUL byte",
+		ok + "excludes: [\"a\\0\"]\n":        "has a NUL byte",
+		ok + "commands: {env: {'': a}}":      `"" is no name of a variable`,
+		ok + "commands: {env: {'A=': a}}":    `"A=" is no name of a variable`,
+		ok + "commands: {env: {A: \"\\0\"}}": "commands.env: A has a NUL byte",
+		ok + "commands: {pre: ['{{ must_env \"STRETCHER_NO_SUCH\" }}']}": "must_env: STRETCHER_NO_SUCH not set",
+		"commands: {pre: [a]}\nsync_strategy: no":                        `invalid strategy "no"`,
+		"commands: {pre: [a]}\ndest: app":                                "not an absolute path",
+		"commands: {pre: [a]}\nchecksum: abc":                            `checksum "abc" is not the hex`,
+	} {
+		var err error
+		logOf(func() { _, err = ParseManifest([]byte(in)) })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q:\ngot error %v,\nexpected one with %s", in, err, want)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: the error has more than one line: %v", in, err)
+		}
+	}
+}
+
+func TestParseManifestWarnings(t *testing.T) {
+	for in, want := range map[string]string{
+		"desc: x\ncommands: {pre: [a]}":              "[WARN] manifest: line 1: unknown key desc is ignored\n",
+		"commands:\n  pre: [a]\n  befor: [b]":        "[WARN] manifest: line 3: unknown key befor is ignored\n",
+		"Src: a\ncommands: {pre: [a]}\nDEST: b":      "[WARN] manifest: line 1: unknown key Src is ignored\n[WARN] manifest: line 3: unknown key DEST is ignored\n",
+		"commands: {pre: [a]}\ncommands: {pre: [b]}": "[WARN] manifest: line 2: key commands stands there twice, the last one counts\n",
+	} {
+		var err error
+		if got := logOf(func() { _, err = ParseManifest([]byte(in)) }); err != nil || got != want {
+			t.Errorf("%q:\nlogged %s and returned %v,\nexpected %s", in, got, err, want)
+		}
+	}
+}
+
+func TestExpandEnv(t *testing.T) {
+	t.Setenv("COLOUR", "green")
+	t.Setenv("EMPTY", "")
+	t.Setenv("BRACES", `{{ env "COLOUR" }}`)
+	for in, want := range map[string]string{
+		`{{ env "COLOUR" }}`:               "green",
+		`{{env "COLOUR"}}{{env "COLOUR"}}`: "greengreen",
+		"{{\tenv  `COLOUR` \n}}":           "green",
+		`{{ env "COLOUR" "red" }}`:         "green",
+		`{{ env "NO_SUCH_COLOUR" "red" }}`: "red",
+		`{{ env "EMPTY" "red" }}`:          "red",
+		`{{ env "NO_SUCH_COLOUR" }}`:       "",
+		`{{ env "X_UNSET" "a \"b\" é" }}`:  `a "b" é`,
+		`{{ must_env "COLOUR" }}`:          "green",
+		`{{ must_env "EMPTY" }}`:           "",
+		`{{ env "BRACES" }}`:               `{{ env "COLOUR" }}`, // once is enough
+	} {
+		if got, err := expandEnv([]byte(in)); err != nil || string(got) != want {
+			t.Errorf("%s: got %q, %v, expected %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{
+		`docker ps --format '{{.Names}}'`, `{{ .env "COLOUR" }}`, `{{ env COLOUR }}`, `{{ env 'COLOUR' }}`, `{{ env }}`, `{{ must_env }}`,
+		`{{ envy "COLOUR" }}`, `{{ env"COLOUR" }}`, `{{ must_env "COLOUR" "red" }}`, `{ { env "COLOUR" } }`, `{{ env "COLOUR" | upper }}`, `{{ env "\z" }}`,
+	} {
+		if got, err := expandEnv([]byte(in)); err != nil || string(got) != in {
+			t.Errorf("%s: became %q, %v", in, got, err)
+		}
+	}
+	_, err := expandEnv([]byte(`{{ must_env "NO_SUCH_B" }} {{ must_env "NO_SUCH_A" }} {{ must_env "NO_SUCH_B" }} {{ must_env "COLOUR" }}`))
+	if want := "manifest: must_env: NO_SUCH_B, NO_SUCH_A not set in the environment of the agent"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, expected %s", err, want)
+	}
+}
+
+func FuzzParseManifest(f *testing.F) {
+	for _, seed := range []string{
+		"src: file:///a\nchecksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93\ndest: /d\ndest_mode: 0711\n",
+		"commands: {pre: [a, ~], env: {A: b}}", "commands: &a {pre: [*a]}", "<<: {src: a}", "a: &a [*a]", "--- \n...", `{{ env "A" "commands: {pre: [a]}" }}`,
+		"commands: {pre: [a]}\nexclude_from: a/../b\nexcludes: [c]", "? [a]\n: b", "!!binary YQ==",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var m *Manifest
+		var err error
+		logOf(func() { m, err = ParseManifest(data) })
+		if (m == nil) == (err == nil) {
+			t.Fatalf("got %v and %v", m, err)
+		}
+		if err != nil {
+			return
+		}
+		if m.Src == "" && m.Commands.empty() || m.Src != "" && (m.CheckSum == "" || !strings.HasPrefix(m.Dest, "/")) {
+			t.Errorf("accepted %+v", m)
+		}
+	})
+}
+
+func FuzzExpandEnv(f *testing.F) {
+	f.Add(`a {{ env "STRETCHER_FUZZ" "default" }} b {{ must_env "PATH" }} {{.Names}}`)
+	f.Add("{{ env `A` \"\\u00e9\" }} {{ env \"\\q\" }}")
+	f.Fuzz(func(t *testing.T, in string) {
+		out, err := expandEnv([]byte(in))
+		if err != nil {
+			if !strings.Contains(in, "must_env") {
+				t.Errorf("%q: %v", in, err)
+			}
+			return
+		}
+		// Whatever stands between references, stays.
+		rest := string(out)
+		for _, text := range envReference.Split(in, -1) {
+			var ok bool
+			if _, rest, ok = strings.Cut(rest, text); !ok {
+				t.Fatalf("%q became %q, without %q", in, out, text)
+			}
+		}
+	})
+}

@@ -1,0 +1,153 @@
+package stretcher
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestSetRsyncVerboseOpt(t *testing.T) {
+	defer SetRsyncVerboseOpt(RsyncVerboseOpt)
+	for _, opt := range []string{"", "-v", "-vv", "-vvv"} {
+		if err := SetRsyncVerboseOpt(opt); err != nil || RsyncVerboseOpt != opt {
+			t.Errorf("%q: got %v, the option is %q", opt, err, RsyncVerboseOpt)
+		}
+	}
+	for _, opt := range []string{"v", "-vvvv", "-V", "-a", " -v", "-v ", "--verbose", "--rsh=sh"} {
+		if err := SetRsyncVerboseOpt(opt); err == nil || RsyncVerboseOpt != "-vvv" {
+			t.Errorf("%q: got %v, the option is %q", opt, err, RsyncVerboseOpt)
+		}
+	}
+}
+
+func TestNewSyncStrategy(t *testing.T) {
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "rsync"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, path string
+		want       string
+		logged     bool
+	}{
+		{"", bin, "*stretcher.RsyncStrategy", false},
+		{"rsync", bin, "*stretcher.RsyncStrategy", false},
+		{"mv", bin, "*stretcher.MvSyncStrategy", false},
+		{"builtin", bin, "*stretcher.builtinStrategy", false},
+		{"", "", "*stretcher.builtinStrategy", true},
+		{"mv", "", "*stretcher.MvSyncStrategy", false},
+	} {
+		t.Setenv("PATH", test.path)
+		m := &Manifest{SyncStrategy: test.name}
+		var s SyncStrategy
+		var err error
+		logged := logOf(func() { s, err = NewSyncStrategy(m) })
+		if err != nil || reflect.TypeOf(s).String() != test.want || (logged != "") != test.logged {
+			t.Errorf("%q with PATH=%s: got %T, %v, logged %q, expected %s", test.name, test.path, s, err, logged, test.want)
+		}
+		if s, ok := s.(*RsyncStrategy); ok && s.Manifest != m {
+			t.Error("it is not of this manifest")
+		}
+	}
+	if _, err := NewSyncStrategy(&Manifest{SyncStrategy: "rsync"}); err == nil || !strings.Contains(err.Error(), "no rsync is in PATH") {
+		t.Errorf("rsync without rsync: got error %v", err)
+	}
+	for _, name := range []string{"RSYNC", "rsync ", "cp", "-"} {
+		if _, err := NewSyncStrategy(&Manifest{SyncStrategy: name}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("invalid strategy %q", name)) {
+			t.Errorf("%q: got error %v", name, err)
+		}
+	}
+}
+
+// The strategies as an importer calls them.
+func TestStrategiesAlone(t *testing.T) {
+	if _, err := exec.LookPath("rsync"); err != nil {
+		t.Fatal("these tests need rsync: ", err)
+	}
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("from/file", "content")
+	write("from/list", "*.tmp\n")
+	write("from/drop.tmp", "")
+	write("from/agent.pid", "")
+	write("to/stale", "")
+	s := &RsyncStrategy{&Manifest{Excludes: []string{"*.pid"}, ExcludeFrom: "list"}}
+	logged := logOf(func() {
+		if err := s.Sync(from, to); err != nil {
+			t.Error(err)
+		}
+	})
+	if got := namesIn(t, to); !slices.Equal(got, []string{"file", "list"}) {
+		t.Errorf("dest has %q", got)
+	}
+	want := fmt.Sprintf("invoking command: rsync -a --delete -v --exclude-from=%s/list --exclude=*.pid %s/ %s/\n", from, from, to)
+	if !strings.HasPrefix(logged, want) {
+		t.Errorf("logged %s\nexpected %s", logged, want)
+	}
+	s.ExcludeFrom = "missing"
+	logOf(func() {
+		if err := s.Sync(from, to); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("exclude_from that is missing: got error %v", err)
+		}
+	})
+
+	mv := &MvSyncStrategy{}
+	if err := mv.Sync(from, to); !errors.Is(err, os.ErrExist) && (err == nil || !strings.Contains(err.Error(), "exists already")) {
+		t.Errorf("mv to what exists: got error %v", err)
+	}
+	if err := mv.Sync(from, filepath.Join(dir, "moved")+"/"); err != nil {
+		t.Error(err)
+	}
+	if got := namesIn(t, filepath.Join(dir, "moved")); !slices.Equal(got, []string{"agent.pid", "drop.tmp", "file", "list"}) {
+		t.Errorf("mv made %q", got)
+	}
+	if err := mv.Sync(from, filepath.Join(dir, "again")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("mv of what is gone: got error %v", err)
+	}
+}
+
+func TestExcludeFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	for _, name := range []string{"root/a/list", "root/list", "list"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"up": "../list", "absolute": filepath.Join(root, "list"), "in": "a/list", "a/out": "../../list", "dir": "a", "loop": "loop"} {
+		if err := os.Symlink(to, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"list": "list", "./list": "list", "/list": "list", "//a/list": "a/list", "a/../list": "list", "in": "in", "dir/list": "dir/list",
+	} {
+		if got, err := excludeFile(root, name); err != nil || got != filepath.Join(root, want) {
+			t.Errorf("%s: got %q, %v, expected %q in %s", name, got, err, want, root)
+		}
+	}
+	for _, name := range []string{"missing", "a", ".", "/", "../list", "a/../../list", "up", "absolute", "a/out", "loop", "list/x"} {
+		if got, err := excludeFile(root, name); err == nil {
+			t.Errorf("%s: got %q and no error", name, got)
+		}
+	}
+}
