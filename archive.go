@@ -14,10 +14,10 @@ import (
 	"os"
 
 	"github.com/dustin/go-humanize"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"stretcher/internal/gzip"
 	"stretcher/internal/xz"
 )
 
@@ -309,18 +309,19 @@ const maxWindow = 128 << 20
 
 // decompress tells the format by the first bytes, as tar(1) does.
 func decompress(src io.Reader) (*unpackedReader, error) {
-	br := bufio.NewReaderSize(src, 256<<10)
-	magic, err := br.Peek(10)
-	if err != nil && err != io.EOF {
-		return nil, err
+	br := bufio.NewReaderSize(src, 32<<10)
+	magic, short := br.Peek(10)
+	if short != nil && short != io.EOF {
+		return nil, short
 	}
 	if len(magic) == 0 {
 		return nil, errors.New("archive is empty: it has no bytes")
 	}
 	unpacked := &unpackedReader{close: func() {}, compressed: true}
+	var err error
 	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		unpacked.Reader, err = newGzipReader(br)
+	case bytes.HasPrefix(magic, []byte(gzip.Magic)):
+		unpacked.Reader = gzip.NewReader(br)
 	case bytes.HasPrefix(magic, []byte("BZh")) && len(magic) == 10 &&
 		(string(magic[4:]) == "1AY&SY" || string(magic[4:]) == "\x17\x72\x45\x38\x50\x90"):
 		unpacked.Reader = bzip2Reader{bzip2.NewReader(br)}
@@ -328,7 +329,7 @@ func decompress(src io.Reader) (*unpackedReader, error) {
 		unpacked.Reader = xz.NewReader(br, maxWindow)
 	case isZstd(magic):
 		var d *zstd.Decoder
-		d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(1))
 		if err == nil {
 			unpacked.Reader, unpacked.close = d, d.Close
 		}
@@ -346,63 +347,6 @@ func decompress(src io.Reader) (*unpackedReader, error) {
 func isZstd(magic []byte) bool {
 	return bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
 		len(magic) > 3 && magic[0]&0xf0 == 0x50 && string(magic[1:4]) == "\x2a\x4d\x18"
-}
-
-// gzipReader reads the members of a gzip file as one, and as gzip(1) does,
-// takes zeros after the last one for the padding of a tape.
-type gzipReader struct {
-	br     *bufio.Reader
-	member *gzip.Reader
-}
-
-func newGzipReader(br *bufio.Reader) (*gzipReader, error) {
-	member, err := gzip.NewReader(br)
-	if err != nil {
-		return nil, err
-	}
-	member.Multistream(false)
-	return &gzipReader{br: br, member: member}, nil
-}
-
-func (z *gzipReader) Read(p []byte) (int, error) {
-	for {
-		n, err := z.member.Read(p)
-		if n > 0 || err != io.EOF {
-			if err == io.EOF {
-				err = nil
-			}
-			return n, err
-		}
-		if err := z.nextMember(); err != nil {
-			return 0, err
-		}
-	}
-}
-
-func (z *gzipReader) nextMember() error {
-	first, err := z.br.Peek(1)
-	if err != nil {
-		return err // io.EOF where the file ends with the member
-	}
-	if first[0] != 0 {
-		if err := z.member.Reset(z.br); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("after the end of the gzip data: %w", err)
-		}
-		z.member.Multistream(false)
-		return nil
-	}
-	for {
-		c, err := z.br.ReadByte()
-		if err != nil {
-			return err
-		}
-		if c != 0 {
-			return errors.New("gzip data is followed by something else")
-		}
-	}
 }
 
 // bzip2Reader ignores what follows the last stream, as bzip2(1) does.

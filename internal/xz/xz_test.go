@@ -98,9 +98,9 @@ func TestReaderDictionary(t *testing.T) {
 
 func FuzzReader(f *testing.F) {
 	f.Add(xz(f, []byte("hello")))
-	f.Add(xz(f, testData()[209_000:211_000], "-0", "-T2", "--block-size=500"))
+	f.Add(xz(f, testData()[209_900:210_300], "--lzma2=preset=0,dict=4KiB", "-T2", "--block-size=150"))
 	f.Fuzz(func(t *testing.T, packed []byte) {
-		n, err := io.Copy(io.Discard, io.LimitReader(NewReader(bytes.NewReader(packed), 1<<20), 16<<20))
+		n, err := io.Copy(io.Discard, io.LimitReader(NewReader(bytes.NewReader(packed), 64<<10), 1<<20))
 		if err == nil && n == 0 && len(packed) > 0 && !bytes.HasPrefix(packed, []byte(Magic)) {
 			t.Error("not an xz file, but taken")
 		}
