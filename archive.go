@@ -160,6 +160,7 @@ type tarStream struct {
 	copyTo *os.File // nil for a tar that is in the spool as it is
 	pos    int64
 
+	reader tar.Reader
 	block  []byte // what of the last block read is still to be consumed
 	copied int64
 	header []byte // what Read has handed out since next was called
@@ -171,8 +172,10 @@ func (s *tarStream) next() (*tar.Header, error) {
 	s.header = s.header[:0]
 	// Next takes from its reader just what is header. Data would be skipped by
 	// a second call on the same Reader, which has no place for what it skips
-	// to be told apart from what it reads; so each entry has its own.
-	hdr, err := tar.NewReader(s).Next()
+	// to be told apart from what it reads; so each entry has its own, in
+	// the memory of the last.
+	s.reader = *tar.NewReader(s)
+	hdr, err := s.reader.Next()
 	switch {
 	case err == nil:
 		return hdr, nil

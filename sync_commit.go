@@ -1,6 +1,7 @@
 package stretcher
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +71,7 @@ func isTempName(name string) bool {
 }
 
 // commit puts in place what is staged, then takes out what has to go, and then
-// gives directories their modes and times.
+// gives directories their modes and times. The crew makes it shorter.
 func (y *syncing) commit(dest int) error {
 	for _, step := range []func(int, *dirPlan) error{y.place, y.remove} {
 		if err := y.inEach(dest, y.root, step, nil); err != nil {
@@ -82,23 +84,30 @@ func (y *syncing) commit(dest int) error {
 // inEach calls first in a directory and then in those below, or last after
 // them.
 func (y *syncing) inEach(fd int, p *dirPlan, first, last func(int, *dirPlan) error) error {
+	y.crew = newCrew(context.Background())
+	y.crew.stopOn(y.inDir(fd, p, first, last))
+	return y.crew.end()
+}
+
+func (y *syncing) inDir(fd int, p *dirPlan, first, last func(int, *dirPlan) error) error {
 	if first != nil {
 		if err := first(fd, p); err != nil {
 			return err
 		}
 	}
+	var pending sync.WaitGroup
 	for _, sub := range p.dirs {
-		child, err := openDir(fd, sub.name)
-		if err != nil {
-			return sub.error("", err)
-		}
-		err = y.inEach(child, sub, first, last)
-		unix.Close(child)
-		if err != nil {
-			return err
-		}
+		y.crew.do(&pending, func() error {
+			child, err := openDir(fd, sub.name)
+			if err != nil {
+				return sub.error("", err)
+			}
+			defer unix.Close(child)
+			return y.inDir(child, sub, first, last)
+		})
 	}
-	if last != nil {
+	y.crew.wait(&pending)
+	if last != nil && y.crew.ctx.Err() == nil {
 		return last(fd, p)
 	}
 	return nil
@@ -135,11 +144,19 @@ func (y *syncing) placeStaged(fd int, p *dirPlan) error {
 		return p.error("", err)
 	}
 	defer unix.Close(stage)
-	for _, name := range p.staged {
-		if err := unix.Renameat(stage, name, fd, name); err != nil {
-			return p.error(name, err)
-		}
+	var pending sync.WaitGroup
+	const batch = 64
+	for names := range slices.Chunk(p.staged, batch) {
+		y.crew.do(&pending, func() error {
+			for _, name := range names {
+				if err := unix.Renameat(stage, name, fd, name); err != nil {
+					return p.error(name, err)
+				}
+			}
+			return nil
+		})
 	}
+	y.crew.wait(&pending)
 	for _, name := range p.swapped {
 		if unix.Renameat2(stage, name, fd, name, unix.RENAME_EXCHANGE) == nil {
 			continue
@@ -169,11 +186,14 @@ func (y *syncing) remove(fd int, p *dirPlan) error {
 // takeOut moves a name to the staging area, which is one step for a directory
 // too; what it holds is deleted with the area.
 func (y *syncing) takeOut(fd int, p *dirPlan, name string) error {
+	y.mu.Lock()
 	area, err := p.area.open()
+	to := p.area.nextName()
+	y.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if unix.Renameat(fd, name, area, p.area.nextName()) == nil {
+	if unix.Renameat(fd, name, area, to) == nil {
 		return nil
 	}
 	// A directory may be one that its owner may not write to, or on a lower
