@@ -73,16 +73,17 @@ func isTempName(name string) bool {
 // commit puts in place what is staged, then takes out what has to go, and then
 // gives directories their modes and times. The crew makes it shorter.
 func (y *syncing) commit(dest int) error {
-	for _, step := range []func(int, *dirPlan) error{y.place, y.remove} {
-		if err := y.inEach(dest, y.root, step, nil); err != nil {
-			return err
-		}
+	if y.counts.deleted.Load() == 0 {
+		return y.inEach(dest, y.root, y.place, y.finish)
 	}
-	return y.inEach(dest, y.root, nil, y.finish)
+	if err := y.inEach(dest, y.root, y.place, nil); err != nil {
+		return err
+	}
+	return y.inEach(dest, y.root, y.remove, y.finish)
 }
 
-// inEach calls first in a directory and then in those below, or last after
-// them.
+// inEach calls first in a directory before those below it, and last, unless
+// it is nil, after them.
 func (y *syncing) inEach(fd int, p *dirPlan, first, last func(int, *dirPlan) error) error {
 	y.crew = newCrew(context.Background())
 	y.crew.stopOn(y.inDir(fd, p, first, last))
@@ -90,10 +91,8 @@ func (y *syncing) inEach(fd int, p *dirPlan, first, last func(int, *dirPlan) err
 }
 
 func (y *syncing) inDir(fd int, p *dirPlan, first, last func(int, *dirPlan) error) error {
-	if first != nil {
-		if err := first(fd, p); err != nil {
-			return err
-		}
+	if err := first(fd, p); err != nil {
+		return err
 	}
 	var pending sync.WaitGroup
 	for _, sub := range p.dirs {
@@ -170,6 +169,8 @@ func (y *syncing) placeStaged(fd int, p *dirPlan) error {
 			return p.error(name, err)
 		}
 	}
+	// Unless it has what was swapped, it is empty: one less to remove later.
+	unix.Unlinkat(area, p.stage, unix.AT_REMOVEDIR)
 	return nil
 }
 
