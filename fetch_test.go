@@ -255,7 +255,7 @@ func downloadContext(t *testing.T, ctx context.Context, conf Config, url string)
 	var readErr error
 	var reader sync.WaitGroup
 	reader.Go(func() {
-		readErr = s.read(func(r io.Reader) (err error) {
+		readErr = s.read(false, func(r io.Reader) (err error) {
 			read, err = io.ReadAll(r)
 			return err
 		})

@@ -21,6 +21,7 @@ type spool struct {
 	mu     sync.Mutex
 	change *sync.Cond // of what follows
 	ready  int64      // how many bytes from the first on have arrived
+	lead   int64      // how many of them those may read that follow the leading reader
 	round  int        // grows when the object has to be started over
 	ended  bool
 	err    error // why the rest will not come
@@ -39,7 +40,7 @@ type store interface {
 var errRestarted = errors.New("the download was started over")
 
 func newSpool(s store, limit int64) *spool {
-	sp := &spool{store: s, limit: limit}
+	sp := &spool{store: s, limit: limit, lead: math.MaxInt64}
 	sp.change = sync.NewCond(&sp.mu)
 	return sp
 }
@@ -76,6 +77,9 @@ func (s *spool) restart() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ready = 0
+	if s.lead != math.MaxInt64 {
+		s.lead = 0
+	}
 	s.round++
 	s.change.Broadcast()
 	if err := s.store.Truncate(0); err != nil {
@@ -102,57 +106,82 @@ func (s *spool) len() int64 {
 
 // reader returns a reader of the spool from its first byte on, which waits
 // for bytes that have not arrived yet.
-func (s *spool) reader() io.Reader {
+func (s *spool) reader(leads bool) io.Reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &spoolReader{spool: s, round: s.round}
+	return &spoolReader{spool: s, round: s.round, leads: leads}
 }
 
 // read calls reader with the bytes from the first on, and again each time that
-// they are started over meanwhile.
-func (s *spool) read(reader func(io.Reader) error) error {
+// they are started over meanwhile. Where it leads, see setLead.
+func (s *spool) read(leads bool, reader func(io.Reader) error) error {
+	if leads {
+		defer s.setLead(math.MaxInt64)
+	}
 	for {
-		if err := reader(s.reader()); !errors.Is(err, errRestarted) {
+		if err := reader(s.reader(leads)); !errors.Is(err, errRestarted) {
 			return err
 		}
 	}
+}
+
+// setLead says how far the leading reader is. Called with 0 before any reads,
+// it makes the others stay behind that one until it is done: so the longest
+// work never waits for a processor that is busy with what has time.
+func (s *spool) setLead(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lead = n
+	s.change.Broadcast()
 }
 
 type spoolReader struct {
 	spool  *spool
 	round  int
 	offset int64
+	leads  bool
 }
 
 func (r *spoolReader) Read(p []byte) (int, error) {
 	s := r.spool
 	s.mu.Lock()
-	for r.round == s.round && r.offset == s.ready && !s.ended {
+	for r.round == s.round && r.offset == r.limit() && !(s.ended && r.offset == s.ready) {
 		s.change.Wait()
 	}
-	ready, round, err := s.ready, s.round, s.err
+	limit, round, err := r.limit(), s.round, s.err
 	s.mu.Unlock()
 	switch {
 	case round != r.round:
 		return 0, errRestarted
-	case r.offset < ready:
+	case r.offset < limit:
 	case err != nil:
 		return 0, err
 	default:
 		return 0, io.EOF
 	}
-	n, err := s.store.ReadAt(p[:min(int64(len(p)), ready-r.offset)], r.offset)
+	n, err := s.store.ReadAt(p[:min(int64(len(p)), limit-r.offset)], r.offset)
 	s.mu.Lock()
-	round = s.round
-	s.mu.Unlock()
-	if round != r.round {
+	defer s.mu.Unlock()
+	if s.round != r.round {
 		return 0, errRestarted // the bytes may be the next round's
 	}
 	if n > 0 {
 		err = nil
 	}
 	r.offset += int64(n)
+	if lead := r.offset &^ (chunkSize - 1); r.leads && lead > s.lead {
+		s.lead = lead
+		s.change.Broadcast()
+	}
 	return n, err
+}
+
+// limit is up to where r may read.
+func (r *spoolReader) limit() int64 {
+	if r.leads {
+		return r.spool.ready
+	}
+	return min(r.spool.ready, r.spool.lead)
 }
 
 // memory is a store in memory.

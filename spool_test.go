@@ -24,7 +24,7 @@ func TestSpoolReader(t *testing.T) {
 		}
 		s.arrived(ready)
 	}
-	r := s.reader()
+	r := s.reader(false)
 	read := func(n int) string {
 		t.Helper()
 		b := make([]byte, n)
@@ -59,7 +59,7 @@ func TestSpoolReader(t *testing.T) {
 	if _, err := r.Read(make([]byte, 1)); err != errRestarted {
 		t.Errorf("a reader from before: error %v", err)
 	}
-	r = s.reader()
+	r = s.reader(false)
 	if got := read(5); got != "other" {
 		t.Errorf("got %q", got)
 	}
@@ -68,12 +68,85 @@ func TestSpoolReader(t *testing.T) {
 	if _, err := r.Read(make([]byte, 1)); err != broken {
 		t.Errorf("error %v", err)
 	}
-	if got, err := io.ReadAll(s.reader()); err != broken || string(got) != "other" {
+	if got, err := io.ReadAll(s.reader(false)); err != broken || string(got) != "other" {
 		t.Errorf("got %q, %v", got, err)
 	}
 	s.end(nil)
-	if got, err := io.ReadAll(s.reader()); err != nil || string(got) != "other" {
+	if got, err := io.ReadAll(s.reader(false)); err != nil || string(got) != "other" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestSpoolLead reads a spool by two readers, one of which stays behind the
+// other, through a restart, and also where the other gives up.
+func TestSpoolLead(t *testing.T) {
+	broken := errors.New("broken")
+	for _, gaveUp := range []bool{false, true} {
+		s := newSpool(&memory{}, 0)
+		s.setLead(0)
+		content := random(31, 3*chunkSize+5)
+		gate := make(chan struct{})
+		var lead atomic.Int64 // what the leading reader has asked for
+		led, followed := make(chan error, 1), make(chan error, 1)
+		go func() {
+			led <- s.read(true, func(r io.Reader) error {
+				lead.Store(0)
+				for buf := make([]byte, chunkSize); ; {
+					<-gate
+					lead.Add(chunkSize)
+					_, err := io.ReadFull(r, buf)
+					switch {
+					case err == io.EOF, err == io.ErrUnexpectedEOF:
+						return nil
+					case err != nil:
+						return err
+					case gaveUp && lead.Load() == 2*chunkSize:
+						return broken
+					}
+				}
+			})
+		}()
+		go func() {
+			followed <- s.read(false, func(r io.Reader) error {
+				got := 0
+				for buf := make([]byte, 1000); ; {
+					n, err := r.Read(buf)
+					if !gaveUp && int64(got+n) > lead.Load() {
+						t.Errorf("read %d bytes, while the leading reader has asked for %d", got+n, lead.Load())
+					}
+					if string(buf[:n]) != string(content[got:got+n]) {
+						t.Errorf("wrong bytes at %d", got)
+					}
+					got += n
+					if err == io.EOF && got == len(content) {
+						return nil
+					}
+					if err != nil {
+						return err
+					}
+				}
+			})
+		}()
+		put := func() {
+			if err := s.writeAt(content, 0); err != nil {
+				t.Fatal(err)
+			}
+			s.arrived(int64(len(content)))
+		}
+		put()
+		gate <- struct{}{}
+		if err := s.restart(); err != nil {
+			t.Fatal(err)
+		}
+		put()
+		s.end(nil)
+		close(gate)
+		if err := <-led; gaveUp && err != broken || !gaveUp && err != nil {
+			t.Errorf("the leading reader: %v", err)
+		}
+		if err := <-followed; err != nil {
+			t.Errorf("the other reader: %v", err)
+		}
 	}
 }
 

@@ -203,15 +203,16 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 		readErr  error
 		readers  sync.WaitGroup
 	)
+	spool.setLead(0)
 	readers.Go(func() {
-		readErr = spool.read(func(arriving io.Reader) error {
+		readErr = spool.read(false, func(arriving io.Reader) error {
 			digest.Reset()
-			_, err := io.Copy(digest, arriving)
+			_, err := io.CopyBuffer(digest, arriving, make([]byte, chunkSize))
 			return err
 		})
 	})
 	readers.Go(func() {
-		indexErr = spool.read(func(arriving io.Reader) (err error) {
+		indexErr = spool.read(true, func(arriving io.Reader) (err error) {
 			archive, err = indexArchive(ctx, arriving, file, conf.MaxSize)
 			return err
 		})
