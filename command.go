@@ -153,7 +153,7 @@ func (r *runner) piped(ctx context.Context, c CommandLine, src io.Reader) error 
 
 // log runs cmd with its output in the log. The name is what errors call it.
 func (r *runner) log(ctx context.Context, name string, cmd *exec.Cmd) error {
-	out := &lineWriter{log: outputLogger()}
+	out := newLineWriter()
 	defer out.flush()
 	cmd.Stdout = out
 	cmd.Stderr = out
@@ -248,7 +248,14 @@ func (r *runner) terminate(name string, pgid int) {
 // lineWriter logs what is written to it, line by line.
 type lineWriter struct {
 	log     *log.Logger
+	handOn  func() // to be called after lines were logged
 	pending []byte
+}
+
+func newLineWriter() *lineWriter {
+	w := &lineWriter{}
+	w.log, w.handOn = outputLog()
+	return w
 }
 
 func (w *lineWriter) Write(p []byte) (int, error) {
@@ -258,7 +265,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		if i < 0 {
 			w.pending = append(w.pending, p...)
 			if len(w.pending) >= maxOutputLine {
-				w.flush()
+				w.print()
 			}
 			break
 		}
@@ -266,6 +273,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		w.print()
 		p = p[i+1:]
 	}
+	w.handOn()
 	return n, nil
 }
 
@@ -273,6 +281,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 func (w *lineWriter) flush() {
 	if len(w.pending) > 0 {
 		w.print()
+		w.handOn()
 	}
 }
 

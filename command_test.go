@@ -167,7 +167,7 @@ func TestLineWriter(t *testing.T) {
 	} {
 		var got []string
 		logged := logOf(func() {
-			w := &lineWriter{log: log.Default()}
+			w := newLineWriter()
 			for _, p := range test.writes {
 				if n, err := w.Write([]byte(p)); n != len(p) || err != nil {
 					t.Errorf("%s: wrote %d of %d bytes: %v", test.name, n, len(p), err)
@@ -185,7 +185,7 @@ func TestLineWriter(t *testing.T) {
 	}
 
 	// A line without an end is cut, so that it takes no more memory than that.
-	w := &lineWriter{log: log.Default()}
+	w := newLineWriter()
 	logged := logOf(func() {
 		for range 100 {
 			w.Write([]byte(long[:4096]))

@@ -154,21 +154,27 @@ func levelOf(line []byte) string {
 	return "INFO"
 }
 
-// outputLogger returns a logger for the lines that commands print. They
-// count as INFO whatever they look like, so that none is lost.
-func outputLogger() *log.Logger {
+// outputLog returns a logger for the lines that commands print, and what hands
+// them on, many at once. They count as INFO whatever they look like, so that
+// none is lost.
+func outputLog() (lines *log.Logger, flush func()) {
 	currentLogMu.Lock()
 	defer currentLogMu.Unlock()
 	if currentLog == nil {
-		return log.Default()
+		return log.Default(), func() {}
 	}
-	return log.New(infoWriter{currentLog}, log.Prefix(), log.Flags())
+	w := &infoWriter{log: currentLog}
+	return log.New(&w.lines, log.Prefix(), log.Flags()), w.flush
 }
 
-type infoWriter struct{ log *runLog }
+type infoWriter struct {
+	log   *runLog
+	lines bytes.Buffer
+}
 
-func (w infoWriter) Write(line []byte) (int, error) {
-	return len(line), w.log.write("INFO", line)
+func (w *infoWriter) flush() {
+	w.log.write("INFO", w.lines.Bytes())
+	w.lines.Reset()
 }
 
 // logError logs err unless it is nil: for the errors of cleaning up, which

@@ -44,8 +44,8 @@ func FuzzLevelOf(f *testing.F) {
 }
 
 func TestCaptureLog(t *testing.T) {
-	const all = "plain\n[DEBUG] d\n[INFO] i\n[WARN] w\n[ERROR] e\n[DEBUG] of a command\n"
-	const fromInfo = "plain\n[INFO] i\n[WARN] w\n[ERROR] e\n[DEBUG] of a command\n"
+	const all = "plain\n[DEBUG] d\n[INFO] i\n[WARN] w\n[ERROR] e\n[DEBUG] of a command\n[ERROR] of it\n"
+	const fromInfo = "plain\n[INFO] i\n[WARN] w\n[ERROR] e\n[DEBUG] of a command\n[ERROR] of it\n"
 	for _, test := range []struct{ level, logged, buffered string }{
 		{"DEBUG", all, all},
 		{"INFO", fromInfo, fromInfo},
@@ -62,7 +62,7 @@ func TestCaptureLog(t *testing.T) {
 			for _, line := range []string{"plain", "[DEBUG] d", "[INFO] i", "[WARN] w", "[ERROR] e"} {
 				log.Println(line)
 			}
-			outputLogger().Println("[DEBUG] of a command")
+			fmt.Fprint(newLineWriter(), "[DEBUG] of a command\n[ERROR] of it\n")
 			if got := capturedLog().String(); got != test.buffered {
 				t.Errorf("%s: hooks get %q, expected %q", test.level, got, test.buffered)
 			}
@@ -121,7 +121,7 @@ func TestLogRedacts(t *testing.T) {
 	logged := logOf(func() {
 		defer captureLog("INFO")()
 		log.Print("[WARN] of https://u:S3CR3T@h/?token=S3CR3T")
-		outputLogger().Print("printed https://u:S3CR3T@h/")
+		fmt.Fprintln(newLineWriter(), "printed https://u:S3CR3T@h/")
 		logError("clean up", errors.New("s3://k:S3CR3T@b/k"))
 		logged("Step", errors.New("get https://h/?X-Amz-Signature=S3CR3T: 403"))
 		logError("nothing", nil)

@@ -1,6 +1,7 @@
 package stretcher
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -238,7 +239,14 @@ func (y *syncing) report(to string, created bool, took time.Duration) {
 		if created {
 			log.Printf("created directory %s", to)
 		}
-		y.root.list(func(line string) { log.Print(escape(line)) })
+		out := newLineWriter()
+		lines := bufio.NewWriterSize(out, 32<<10)
+		y.root.list(func(line string) {
+			lines.WriteString(escape(line))
+			lines.WriteByte('\n')
+		})
+		lines.Flush()
+		out.flush()
 	}
 	n := &y.counts
 	log.Printf("Synced to %s: %d created, %d changed, %d deleted, %d unchanged, %s written, put in place within %s",
