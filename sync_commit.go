@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,34 +145,43 @@ func (y *syncing) placeStaged(fd int, p *dirPlan) error {
 	}
 	defer unix.Close(stage)
 	var pending sync.WaitGroup
-	const batch = 64
-	for names := range slices.Chunk(p.staged, batch) {
-		y.crew.do(&pending, func() error {
-			for _, name := range names {
-				if err := unix.Renameat(stage, name, fd, name); err != nil {
-					return p.error(name, err)
+	each := func(names []string, put func(name string) error) {
+		const batch = 64
+		for names := range slices.Chunk(names, batch) {
+			y.crew.do(&pending, func() error {
+				for _, name := range names {
+					if err := put(name); err != nil {
+						return p.error(name, err)
+					}
 				}
-			}
-			return nil
-		})
+				return nil
+			})
+		}
 	}
+	each(p.staged, func(name string) error { return unix.Renameat(stage, name, fd, name) })
+	each(p.swapped, func(name string) error { return y.swap(fd, stage, p, name) })
 	y.crew.wait(&pending)
-	for _, name := range p.swapped {
-		if unix.Renameat2(stage, name, fd, name, unix.RENAME_EXCHANGE) == nil {
-			continue
-		}
-		// Not every file system can exchange, nor may everybody.
-		err := y.takeOut(fd, p, name)
-		if err == nil {
-			err = unix.Renameat(stage, name, fd, name)
-		}
-		if err != nil {
-			return p.error(name, err)
-		}
-	}
 	// Unless it has what was swapped, it is empty: one less to remove later.
 	unix.Unlinkat(area, p.stage, unix.AT_REMOVEDIR)
 	return nil
+}
+
+// swap puts a staged name in the place of an old one. They are exchanged, since
+// to free a large old file takes time, which is better spent afterwards.
+func (y *syncing) swap(fd, stage int, p *dirPlan, name string) error {
+	if unix.Renameat2(stage, name, fd, name, unix.RENAME_EXCHANGE) == nil {
+		return nil
+	}
+	// Not every file system can exchange, nor may everybody.
+	err := unix.Renameat(stage, name, fd, name)
+	switch err {
+	case unix.EISDIR, unix.ENOTDIR, unix.ENOTEMPTY, unix.EEXIST: // one of them is a directory
+		if err := y.takeOut(fd, p, name); err != nil {
+			return err
+		}
+		return unix.Renameat(stage, name, fd, name)
+	}
+	return err
 }
 
 // remove takes out what has to go.
@@ -222,10 +232,21 @@ func (y *syncing) removeAll(fd int, name string) error {
 	if err != nil {
 		return err
 	}
-	for _, child := range list {
-		if err := y.removeAll(dir, child.name); err != nil {
-			return fmt.Errorf("%s: %w", child.name, err)
-		}
+	var pending sync.WaitGroup
+	const batch = 64
+	for children := range slices.Chunk(list, batch) {
+		y.crew.do(&pending, func() error {
+			for _, child := range children {
+				if err := y.removeAll(dir, child.name); err != nil {
+					return fmt.Errorf("%s: %w", child.name, err)
+				}
+			}
+			return nil
+		})
+	}
+	y.crew.wait(&pending)
+	if y.crew.ctx.Err() != nil {
+		return nil // what stopped the crew is known
 	}
 	return unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
 }
@@ -278,8 +299,15 @@ func (y *syncing) undoAreas() {
 	}
 }
 
-// removeAreas deletes what is in the staging areas.
+// removeAreas deletes the staging areas with all that is in them.
 func (y *syncing) removeAreas() {
+	y.crew = newCrew(context.Background())
+	for _, a := range y.areas {
+		if a.temp != nil {
+			y.crew.stopOn(y.removeAll(a.dir, filepath.Base(a.temp.path)))
+		}
+	}
+	y.crew.end() // what is left is tried again, and its error logged
 	for _, a := range y.areas {
 		logError("remove the staging directory", a.temp.remove())
 	}

@@ -39,8 +39,8 @@ type dirPlan struct {
 	area       *stagingArea
 	stage      string // the directory in the area that has what is staged
 
-	staged   []string // names to be renamed from there, over an old file if there is one
-	swapped  []string // the same, where the old or the new one is a directory
+	staged   []string // names to be renamed from there, that dest does not have
+	swapped  []string // names to be exchanged with what dest has
 	repairs  []string // names that only need another mode, owner or time
 	removals []string // names to be taken out, with all that is below
 	deleted  []string // the paths of all that is thereby deleted
@@ -219,7 +219,7 @@ func (y *syncing) compareFiles(fd int, mount mountID, p *dirPlan, olds []dirent)
 			p.repairs = append(p.repairs, old.name)
 			y.mu.Unlock()
 		default:
-			if err := y.stageName(p, &p.staged, old.name, e); err != nil {
+			if err := y.stageName(p, &p.swapped, old.name, e); err != nil {
 				return err
 			}
 		}

@@ -27,6 +27,7 @@ func (b *bench) window(ctx context.Context) error {
 	}
 	fmt.Printf("the tree of Go: %s\n\n", tree)
 
+	const tidy = ", with dest's own time"
 	strategies := []string{"rsync", "builtin"}
 	targets := map[string]float64{"builtin": 0.1}
 	windows := map[string]samples{}
@@ -45,31 +46,35 @@ func (b *bench) window(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", strategy, err)
 			}
-			mixed, err := changeWindow(b.dest())
+			mixed, tidied, err := changeWindow(b.dest())
 			if err != nil {
 				return err
 			}
 			windows[strategy] = append(windows[strategy], mixed)
+			windows[strategy+tidy] = append(windows[strategy+tidy], tidied)
 		}
 	}
 
 	t := newTable("", "dest is mixed for", "ratio", "target", "")
-	for _, s := range strategies {
+	for _, s := range []string{"rsync", "builtin", "rsync" + tidy, "builtin" + tidy} {
 		t.row(append([]string{s, windows[s].String()}, b.verdict(windows[s].to(windows["rsync"]), targets[s])...)...)
 	}
 	return t.print()
 }
 
 // changeWindow returns the time between the first change of a file in dir and
-// the last change of anything in it, dir included, when each file was changed.
+// the last change of anything below dir, when each file was changed; and then
+// that to the last change of dir itself. builtin sets dir's time in the end,
+// when all that a reader can see has long been new, and just the staging
+// directory with the old files had still to be removed.
 //
 // The change times tell it, which the kernel sets and no program can: both
-// strategies rename new files over the old ones, which sets it, and touch none
-// afterwards. They cost the program nothing, as a watcher would. The kernel's
-// clock for them ticks every 1 to 10 ms.
-func changeWindow(dir string) (time.Duration, error) {
-	var first, last time.Time
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+// strategies rename new files to the place of the old ones, which sets it, and
+// touch none afterwards. They cost the program nothing, as a watcher would. The
+// kernel's clock for them ticks every 1 to 10 ms.
+func changeWindow(dir string) (below, all time.Duration, err error) {
+	var first, last, own time.Time
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -81,10 +86,12 @@ func changeWindow(dir string) (time.Duration, error) {
 		if d.Type().IsRegular() && (first.IsZero() || changed.Before(first)) {
 			first = changed
 		}
-		if changed.After(last) {
+		if path == dir {
+			own = changed
+		} else if changed.After(last) {
 			last = changed
 		}
 		return nil
 	})
-	return last.Sub(first), err
+	return last.Sub(first), max(last.Sub(first), own.Sub(first)), err
 }
