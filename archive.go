@@ -331,8 +331,14 @@ func decompress(src io.Reader) (*unpackedReader, error) {
 	case bytes.HasPrefix(magic, []byte(xz.Magic)):
 		unpacked.Reader = xz.NewReader(br, maxWindow)
 	case isZstd(magic):
+		// With memory for twice the window, it need not move what it has to
+		// remember for each block.
+		const large = 16 << 20
+		var first zstd.Header
+		head, _ := br.Peek(zstd.HeaderMaxSize) // or less
+		saving := first.Decode(head) != nil || first.Skippable || first.SingleSegment || first.WindowSize > large
 		var d *zstd.Decoder
-		d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(1))
+		d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(saving), zstd.WithDecoderConcurrency(1))
 		if err == nil {
 			unpacked.Reader, unpacked.close = d, d.Close
 		}

@@ -40,7 +40,7 @@ func (a *archive) extractTo(ctx context.Context, dir string) error {
 		return err
 	}
 	defer unix.Close(root)
-	x := &extraction{contents: spooled{a.data}, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
+	x := &extraction{contents: &spooled{tar: a.data}, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
 	x.fill(root, "", a.tree.root)
 	if err := x.crew.end(); err != nil {
 		return err
@@ -81,14 +81,46 @@ type readerAtCloser interface {
 	io.Closer
 }
 
-// spooled is contents that are all in one file.
-type spooled struct{ tar *os.File }
+// spooled is contents that are all in one file, where those of small files
+// often follow one another: one read brings several.
+type spooled struct {
+	tar     *os.File
+	windows sync.Pool // of *window
+}
 
-func (s spooled) open(*entry) (readerAtCloser, error) { return s, nil }
+// window is a part of the file, kept by who opens an entry after another.
+type window struct {
+	from  *spooled
+	bytes [64 << 10]byte
+	at    int64
+	n     int
+}
 
-func (s spooled) ReadAt(p []byte, offset int64) (int, error) { return s.tar.ReadAt(p, offset) }
+func (s *spooled) open(*entry) (readerAtCloser, error) {
+	if w, ok := s.windows.Get().(*window); ok {
+		return w, nil
+	}
+	return &window{from: s}, nil
+}
 
-func (s spooled) Close() error { return nil }
+func (w *window) ReadAt(p []byte, offset int64) (int, error) {
+	if len(p) >= len(w.bytes) {
+		return w.from.tar.ReadAt(p, offset)
+	}
+	if offset < w.at || offset+int64(len(p)) > w.at+int64(w.n) {
+		var err error
+		w.at = offset
+		if w.n, err = w.from.tar.ReadAt(w.bytes[:], offset); w.n < len(p) {
+			return copy(p, w.bytes[:w.n]), err
+		}
+	}
+	return copy(p, w.bytes[offset-w.at:]), nil
+}
+
+func (w *window) Close() error {
+	w.from.windows.Put(w)
+	return nil
+}
 
 // link is a further name of an entry.
 type link struct {
@@ -100,7 +132,7 @@ type link struct {
 // and time: not before, as the mode may forbid to write, and every file made
 // changes the time.
 func (x *extraction) fill(fd int, dir string, d *entry) {
-	names := slices.Sorted(maps.Keys(d.children))
+	names := slices.SortedFunc(maps.Keys(d.children), d.byOffset)
 	var pending sync.WaitGroup
 	const batch = 16
 	for names := range slices.Chunk(names, batch) {

@@ -173,6 +173,10 @@ func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error
 			return err
 		}
 		defer archive.Close()
+		if archive.own {
+			// The commands and the strategy may need the room.
+			logError("free what was downloaded", spool.Close())
+		}
 	}
 	if err := commands.loggedAll(ctx, m.Commands.Pre); err != nil {
 		return fmt.Errorf("pre command: %w", err)

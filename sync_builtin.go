@@ -61,7 +61,7 @@ func (s *builtinStrategy) syncArchive(ctx context.Context, a *archive, to string
 	if a.tree.root.implicit {
 		a.tree.root.mode = unix.S_IFDIR | uint32(mode)&0o7777
 	}
-	return s.sync(ctx, a.tree, spooled{a.data}, attrs, to)
+	return s.sync(ctx, a.tree, &spooled{tar: a.data}, attrs, to)
 }
 
 func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, attrs *attributes, to string) error {

@@ -549,7 +549,7 @@ func TestBuiltinStagingFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = s.sync(ctx, a.tree, failAfter(spooled{a.data}, func() error { cancel(stopped); return nil }), attrs, dest)
+		err = s.sync(ctx, a.tree, failAfter(&spooled{tar: a.data}, func() error { cancel(stopped); return nil }), attrs, dest)
 		if !errors.Is(err, stopped) {
 			t.Errorf("%v", err)
 		}
@@ -563,7 +563,7 @@ func TestBuiltinStagingFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = (&builtinStrategy{&Manifest{}}).sync(t.Context(), a.tree, failAfter(spooled{a.data}, func() error { return broken }), attrs, dest)
+		err = (&builtinStrategy{&Manifest{}}).sync(t.Context(), a.tree, failAfter(&spooled{tar: a.data}, func() error { return broken }), attrs, dest)
 		if !errors.Is(err, broken) {
 			t.Errorf("%v", err)
 		}

@@ -115,11 +115,12 @@ func (y *syncing) compareDir(fd int, mount mountID, p *dirPlan) error {
 			extra = append(extra, old)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.e.children)) {
+	for _, name := range slices.SortedFunc(maps.Keys(p.e.children), p.e.byOffset) {
 		if !have[name] {
 			missing = append(missing, name)
 		}
 	}
+	slices.SortFunc(both, func(a, b dirent) int { return p.e.byOffset(a.name, b.name) })
 	if _, err := y.planRemovals(fd, mount, p, extra); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package stretcher
 
 import (
 	"archive/tar"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,6 +58,12 @@ func (e *entry) kind() uint32    { return e.mode & unix.S_IFMT }
 func (e *entry) isDir() bool     { return e.kind() == unix.S_IFDIR }
 func (e *entry) isRegular() bool { return e.kind() == unix.S_IFREG }
 func (e *entry) isSymlink() bool { return e.kind() == unix.S_IFLNK }
+
+// byOffset puts names of a directory into the order of their bytes in the
+// archive, and names that have none into their own.
+func (e *entry) byOffset(a, b string) int {
+	return cmp.Or(cmp.Compare(e.children[a].offset, e.children[b].offset), cmp.Compare(a, b))
+}
 
 // fileMode is the permissions with setuid, setgid and sticky, in Go's terms.
 func (e *entry) fileMode() fs.FileMode {
