@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -196,9 +197,34 @@ func (r *runner) run(ctx context.Context, name string, cmd *exec.Cmd) error {
 		return r.outcome(name, err)
 	case <-ctx.Done():
 	}
+	if hasEnded(cmd.Process) {
+		// It has ended in time: only its output is still waited for.
+		select {
+		case err := <-ended:
+			return r.outcome(name, err)
+		case <-r.abort:
+			return fmt.Errorf("failed: %s %w", name, context.Cause(ctx))
+		}
+	}
 	r.terminate(name, cmd.Process.Pid)
-	<-ended
+	patience := killWait
+	select {
+	case <-r.abort:
+		patience = time.Second
+	default:
+	}
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		if !hasEnded(cmd.Process) {
+			log.Printf("[WARN] %s could not be ended, and is left running", name)
+		}
+	}
 	return fmt.Errorf("failed: %s %w", name, context.Cause(ctx))
+}
+
+func hasEnded(p *os.Process) bool {
+	return errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone)
 }
 
 func (r *runner) outcome(name string, err error) error {
@@ -215,25 +241,20 @@ func (r *runner) outcome(name string, err error) error {
 // terminate ends the process group pgid: SIGTERM first, SIGKILL for what is
 // left of it after killWait or an abort.
 func (r *runner) terminate(name string, pgid int) {
-	signal := func(s unix.Signal) bool {
-		err := unix.Kill(-pgid, s)
-		if err != nil && !errors.Is(err, unix.ESRCH) {
+	signal := func(s unix.Signal) {
+		if err := unix.Kill(-pgid, s); err != nil && !errors.Is(err, unix.ESRCH) {
 			log.Printf("[WARN] %s to the processes of %s: %v", unix.SignalName(s), name, err)
 		}
-		return err == nil
 	}
-	if !signal(unix.SIGTERM) {
-		return
-	}
+	signal(unix.SIGTERM)
+	signal(unix.SIGCONT) // or one that is stopped would not see it
 	deadline := time.NewTimer(killWait)
 	defer deadline.Stop()
 	// No call waits for a whole process group, grandchildren included.
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		select {
-		case <-tick.C:
-			if errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) {
+		case <-time.After(pause):
+			if !groupLives(pgid) {
 				return
 			}
 			continue
@@ -243,6 +264,38 @@ func (r *runner) terminate(name string, pgid int) {
 		signal(unix.SIGKILL)
 		return
 	}
+}
+
+// groupLives reports whether a process group has a process that has not ended.
+// The kernel counts those too that nobody has waited for yet: a container's
+// first process may never do.
+func groupLives(pgid int) bool {
+	if errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) {
+		return false
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		if p, err := readStat(path); err == nil && p.group == pgid && p.state != "Z" && p.state != "X" {
+			return true
+		}
+	}
+	return len(stats) == 0 // there is no /proc to tell
+}
+
+// procStat is what is of use in /proc/PID/stat (proc(5)).
+type procStat struct {
+	state         string
+	parent, group int
+}
+
+func readStat(path string) (p procStat, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return p, err
+	}
+	// "pid (name) state parent group ...", where the name may hold anything.
+	_, err = fmt.Sscan(string(data[bytes.LastIndexByte(data, ')')+1:]), &p.state, &p.parent, &p.group)
+	return p, err
 }
 
 // lineWriter logs what is written to it, line by line.

@@ -26,9 +26,10 @@ import (
 // see each other's locks.
 type destLock struct{ files []*os.File }
 
-// lockDest waits until no other deployment to dest runs. Two names stand for
-// a dest, so that symlinks and bind mounts lead to the same lock: its path
-// without symlinks, and its inode if it exists.
+// lockDest waits until no other deployment to dest runs. Several names stand
+// for a dest, so that symlinks and bind mounts lead to the same lock: its path
+// as it is written, its path without symlinks, and its inode if it exists. A
+// deployment's commands may set a symlink to another directory meanwhile.
 func lockDest(ctx context.Context, dest string) (*destLock, error) {
 	dir, err := openLockDir()
 	if err != nil {
@@ -36,24 +37,48 @@ func lockDest(ctx context.Context, dest string) (*destLock, error) {
 	}
 	defer dir.Close()
 	sweepLocks(dir)
+	l := &destLock{}
+	names, err := lockNames(dest)
+	for err == nil {
+		for _, name := range names {
+			file := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name)))
+			if err = l.acquire(ctx, dir, file, dest); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+		// What was waited for may have changed what the path leads to.
+		var now []string
+		if now, err = lockNames(dest); err == nil && slices.Equal(now, names) {
+			return l, nil
+		}
+		l.release()
+		names = now
+	}
+	l.release()
+	return nil, fmt.Errorf("lock %s: %w", dest, err)
+}
+
+// lockNames are what stands for a dest, in an order that is the same for all,
+// so that two never wait for each other.
+func lockNames(dest string) ([]string, error) {
+	parent, err := realPath(filepath.Dir(dest))
+	if err != nil {
+		return nil, err
+	}
 	path, err := realPath(dest)
 	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", dest, err)
+		return nil, err
 	}
-	names := []string{"path " + path}
+	names := []string{"path " + filepath.Join(parent, filepath.Base(dest)), "path " + path}
 	if info, err := os.Stat(path); err == nil {
 		st := info.Sys().(*syscall.Stat_t)
 		names = append(names, fmt.Sprintf("inode %d:%d", st.Dev, st.Ino))
 	}
-	l := &destLock{}
-	for _, name := range names {
-		file := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name)))
-		if err := l.acquire(ctx, dir, file, dest); err != nil {
-			l.release()
-			return nil, fmt.Errorf("lock %s: %w", dest, err)
-		}
-	}
-	return l, nil
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 func (l *destLock) acquire(ctx context.Context, dir *os.File, name, dest string) error {
@@ -190,59 +215,82 @@ func isAncestor(pid int) bool {
 		if p == pid {
 			return true
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p))
+		stat, err := readStat(fmt.Sprintf("/proc/%d/stat", p))
 		if err != nil {
 			return false
 		}
-		// "pid (name) state ppid ...", where the name may hold anything.
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		if len(fields) < 2 {
-			return false
-		}
-		if p, err = strconv.Atoi(fields[1]); err != nil {
-			return false
-		}
+		p = stat.parent
 	}
 	return false
 }
 
 // openLockDir opens this user's directory for locks, which it makes if need be.
+// Where another user was first to make it, it takes the next place.
 func openLockDir() (*os.File, error) {
 	uid := os.Geteuid()
-	candidates := []string{fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid)}
+	candidates := []string{fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid), fmt.Sprintf("/run/user/%d/stretcher", uid)}
 	if uid == 0 {
 		candidates = append([]string{"/run/stretcher"}, candidates...)
 	}
 	var errs []error
 	for _, path := range candidates {
-		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			errs = append(errs, err)
-			continue
+		f, err := openOwnDir(path, uid)
+		if err == nil {
+			return f, nil
 		}
-		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return nil, err
+		if errors.Is(err, errNotOwn) {
+			log.Printf("[WARN] directory for locks: %v", err)
 		}
-		info, err := f.Stat()
-		if err == nil && (ownerOf(info) != uid || info.Mode().Perm()&0o022 != 0) {
-			err = fmt.Errorf("%s is not this user's alone: remove it", path)
-		}
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-		return f, nil
+		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
 }
 
+var errNotOwn = errors.New("is not a directory of this user alone: remove it")
+
+// openOwnDir opens a directory that only this user can write to.
+func openOwnDir(path string, uid int) (*os.File, error) {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w (%w)", path, errNotOwn, err)
+	}
+	info, err := f.Stat()
+	if err == nil && (ownerOf(info) != uid || info.Mode().Perm()&0o022 != 0) {
+		err = fmt.Errorf("%s %w", path, errNotOwn)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // realPath returns path without symlinks, also where its end does not exist.
 func realPath(path string) (string, error) {
-	path = filepath.Clean(path)
+	path = plainPath(path)
 	real, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return real, err
 	}
 	parent, err := realPath(filepath.Dir(path))
 	return filepath.Join(parent, filepath.Base(path)), err
+}
+
+// plainPath returns path without what is superfluous in it, and without "..".
+// That leads to the parent of what a symlink before it points to, for the
+// kernel and so for us; filepath.Clean would not look.
+func plainPath(path string) string {
+	i := strings.LastIndex(path+"/", "/../")
+	if i < 0 {
+		return filepath.Clean(path)
+	}
+	up, rest := path[:i+len("/..")], path[min(i+len("/../"), len(path)):]
+	real, err := filepath.EvalSymlinks(up)
+	if err != nil {
+		real = filepath.Clean(up) // where it does not exist, it has no symlinks
+	}
+	return filepath.Join(real, rest)
 }

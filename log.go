@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"regexp"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/hashicorp/logutils"
@@ -142,12 +142,19 @@ func capturedLog() *bytes.Buffer {
 	return out
 }
 
+// logHeader is what the standard logger puts before a message, its prefix
+// aside: the date, the time, and a file with the line in it.
+var logHeader = regexp.MustCompile(`^[0-9/:. ]*(\S+\.go:[0-9]+: )?`)
+
 // levelOf returns the level that a line of the standard logger's carries at
 // the head of its message, INFO where it has none.
 func levelOf(line []byte) string {
+	if prefix := log.Prefix(); prefix != "" {
+		line = bytes.Replace(line, []byte(prefix), nil, 1) // it may follow the header
+	}
+	message := line[len(logHeader.Find(line)):]
 	for _, level := range logLevels {
-		mark := "[" + level + "]"
-		if i := bytes.Index(line, []byte(mark)); i >= 0 && strings.Trim(string(line[:i]), "0123456789/:. ") == "" {
+		if bytes.HasPrefix(message, []byte("["+level+"]")) {
 			return level
 		}
 	}

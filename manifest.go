@@ -186,7 +186,12 @@ func checkDest(dest string) error {
 		return fmt.Errorf("dest %q has a NUL byte", dest)
 	}
 	real, err := realPath(dest)
-	if filepath.Clean(dest) == "/" || err == nil && real == "/" {
+	isRoot := plainPath(dest) == "/" || err == nil && real == "/"
+	if info, err := os.Stat(real); err == nil && !isRoot { // a bind mount?
+		root, err := os.Stat("/")
+		isRoot = err == nil && os.SameFile(info, root)
+	}
+	if isRoot {
 		return fmt.Errorf("dest %s is the root directory, whose other files would be deleted", dest)
 	}
 	return nil

@@ -17,22 +17,37 @@ var urlPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"<>\\` + "`" 
 // URLs of AWS (X-Amz-Signature, -Credential, -Security-Token; Signature and
 // AWSAccessKeyId), GCS (X-Goog-Signature, -Credential; GoogleAccessId) and
 // Azure (sig) among them.
-var secretParameter = regexp.MustCompile(`(?i)^(sig|key|auth|sas|pwd|code|jwt)$|signature|token|secret|passw|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
+var secretParameter = regexp.MustCompile(`(?i)^(sig|hmac|key|auth|bearer|sas|pwd|pw|pass|code|jwt)$|signature|token|secret|passw|passphrase|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
 
 // redact returns s with the passwords, signatures and tokens of the URLs in
 // it replaced.
-func redact(s string) string {
+func redact(s string) string { return redactIn(s, maxNested) }
+
+func redactIn(s string, depth int) string {
 	if !strings.Contains(s, "://") {
 		return s
 	}
 	return urlPattern.ReplaceAllStringFunc(s, func(match string) string {
 		u := strings.TrimRight(match, ",.:;)") // of the sentence around it
-		return redactURL(u) + match[len(u):]
+		return redactNested(u, depth) + match[len(u):]
 	})
 }
 
-func redactURL(u string) string {
-	scheme, rest, _ := strings.Cut(u, "://")
+// maxNested is how deep URLs are looked at that are in one another. Deeper ones
+// would cost much time, and nobody means them to be read.
+const maxNested = 8
+
+// redactURL is redact for what is one URL as a whole.
+func redactURL(u string) string { return redactNested(u, maxNested) }
+
+func redactNested(u string, depth int) string {
+	if depth == 0 {
+		return redacted
+	}
+	scheme, rest, ok := strings.Cut(u, "://")
+	if !ok {
+		return u
+	}
 	end := strings.IndexAny(rest, "/?#")
 	if end < 0 {
 		end = len(rest)
@@ -53,19 +68,19 @@ func redactURL(u string) string {
 	}
 	rest = rest[end:]
 	if at := strings.LastIndex(authority, "@"); at >= 0 {
-		user, _, hasPassword := strings.Cut(authority[:at], ":")
-		switch {
-		case hasPassword:
-			user += ":" + redacted
-		case strings.HasPrefix(strings.ToLower(scheme), "http"):
+		user, password, hasPassword := strings.Cut(authority[:at], ":")
+		if user != "" && password == "" && strings.HasPrefix(strings.ToLower(scheme), "http") {
 			user = redacted // a token in the place of the user
+		}
+		if hasPassword {
+			user += ":" + redacted
 		}
 		authority = user + authority[at:]
 	}
 	if i := strings.IndexAny(rest, "?#"); i >= 0 {
 		rest = rest[:i+1] + redactQuery(rest[i+1:])
 	}
-	return scheme + "://" + authority + redact(rest) // for another URL in it
+	return scheme + "://" + authority + redactIn(rest, depth-1)
 }
 
 func redactQuery(query string) string {

@@ -31,6 +31,9 @@ func newFileSource(rest string) (source, error) {
 func (s fileSource) open(_ context.Context, offset, length int64, validator string) (*object, error) {
 	// Without O_NONBLOCK, opening a fifo would wait for its writer.
 	f, err := os.OpenFile(s.path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		err = at.Err // the URL is named, and may be of more than a path
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

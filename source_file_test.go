@@ -49,11 +49,11 @@ func TestFileErrors(t *testing.T) {
 		url, want string
 		retried   bool
 	}{
-		{"file://DIR/missing", "fetch file://DIR/missing: open DIR/missing: no such file or directory (given up after 3 attempts)", true},
+		{"file://DIR/missing", "fetch file://DIR/missing: no such file or directory (given up after 3 attempts)", true},
 		{"file://DIR", "fetch file://DIR: not a regular file", false},
 		{"file://DIR/fifo", "fetch file://DIR/fifo: not a regular file", false},
 		{"file:///dev/zero", "fetch file:///dev/zero: not a regular file", false},
-		{"file://DIR/file/below", "fetch file://DIR/file/below: open DIR/file/below: not a directory", false},
+		{"file://DIR/file/below", "fetch file://DIR/file/below: not a directory", false},
 		{"file://host/path", "file://host/path: expected an absolute path, as in file:///path", false},
 		{"file://path", "file://path: expected an absolute path, as in file:///path", false},
 		{"file://", "file://: expected an absolute path, as in file:///path", false},

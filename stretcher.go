@@ -75,14 +75,14 @@ func run(ctx context.Context, conf Config) error {
 			return logged("Sleeping", err)
 		}
 	}
-	log.Println("Loading manifest:", ev.manifestURL)
+	log.Println("Loading manifest:", redactURL(ev.manifestURL))
 	data, err := fetchManifest(ctx, conf, ev.manifestURL)
 	if err != nil {
 		return logged("Load manifest", err)
 	}
 	m, err := ParseManifest(data)
 	if err != nil {
-		return logged("Load manifest", fmt.Errorf("%s: %w", ev.manifestURL, err))
+		return logged("Load manifest", fmt.Errorf("%s: %w", redactURL(ev.manifestURL), err))
 	}
 	return m.deploy(ctx, conf, ev)
 }
@@ -123,7 +123,15 @@ func (m *Manifest) deploy(ctx context.Context, conf Config, ev *event) error {
 	log.Println("Manifest:", m.summary())
 	start := time.Now()
 	commands := &runner{env: m.environment(ev), timeout: conf.CommandTimeout, abort: conf.Abort}
+	if m.Src != "" {
+		plain := *m
+		plain.Dest = plainPath(m.Dest)
+		m = &plain
+	}
 	err := m.put(ctx, conf, commands)
+	if err == nil {
+		err = context.Cause(ctx) // which nothing had to wait for any more
+	}
 	took := "STRETCHER_DURATION=" + strconv.FormatFloat(time.Since(start).Seconds(), 'f', 3, 64)
 	if err != nil {
 		err = logged("Deploy manifest", err)
@@ -158,10 +166,14 @@ func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error
 			return err
 		}
 		defer lock.release()
+		if _, ok := strategy.(*RsyncStrategy); ok {
+			if err := checkOutside(os.TempDir(), m.Dest); err != nil {
+				return err
+			}
+		}
 		// Each strategy removes what a dead run of its own left; the dead run
 		// may have had another one.
 		sweepTempDirs(os.TempDir(), tempPrefix)
-		sweepTempDirs(m.Dest, tempPrefix)
 		sweepTempDirs(besideDest(m.Dest))
 		spool, err := tempFile()
 		if err != nil {
@@ -199,7 +211,7 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 	if err != nil {
 		return nil, err
 	}
-	log.Println("Downloading src:", m.Src)
+	log.Println("Downloading src:", redactURL(m.Src))
 	var (
 		spool    = newSpool(file, 0)
 		archive  *archive
@@ -239,7 +251,7 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 	}
 	log.Println("Checksum ok:", m.CheckSum)
 	if indexErr != nil {
-		return nil, fmt.Errorf("%s: %w", m.Src, indexErr)
+		return nil, fmt.Errorf("%s: %w", redactURL(m.Src), indexErr)
 	}
 	return archive, nil
 }
@@ -250,10 +262,15 @@ func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive, strat
 		log.Printf("dest_mode %04o is not applied: the archive brings the mode of its root directory", *m.DestMode)
 	}
 	log.Printf("Syncing to %s", m.Dest)
+	sweepTempDirs(m.Dest, tempPrefix) // not before: an archive may have brought such a name there
 	if s, ok := strategy.(*builtinStrategy); ok {
 		return s.syncArchive(ctx, a, m.Dest, m.destMode())
 	}
-	parent, prefix := os.TempDir(), tempPrefix
+	parent, err := filepath.Abs(os.TempDir()) // what has a colon in it, rsync may take for a host
+	if err != nil {
+		return err
+	}
+	prefix := tempPrefix
 	if _, ok := strategy.(*MvSyncStrategy); ok {
 		parent, prefix = besideDest(m.Dest)
 	}
@@ -288,10 +305,26 @@ func (m *Manifest) sync(ctx context.Context, commands *runner, a *archive, strat
 	return strategy.Sync(from, m.Dest)
 }
 
+// checkOutside makes sure that what is staged in dir is not in dest, where rsync
+// would delete it, and then all else.
+func checkOutside(dir, dest string) error {
+	realDir, err := realPath(dir)
+	if err != nil {
+		return err
+	}
+	realDest, err := realPath(dest)
+	if err != nil {
+		return err
+	}
+	if realDir == realDest || strings.HasPrefix(realDir, realDest+"/") {
+		return fmt.Errorf("the directory for temporary files, %s, is inside of dest: set TMPDIR to another one", dir)
+	}
+	return nil
+}
+
 // besideDest returns where the strategy mv makes its staging directory, since
 // what is renamed to dest has to be on its filesystem, and with which prefix.
 func besideDest(dest string) (parent, prefix string) {
-	dest = filepath.Clean(dest)
 	return filepath.Dir(dest), "." + filepath.Base(dest) + tempPrefix
 }
 
@@ -303,7 +336,7 @@ func (m *Manifest) summary() string {
 	if m.Src == "" {
 		return s
 	}
-	return fmt.Sprintf("src: %s, checksum: %s, dest: %s, sync_strategy: %s, %s", m.Src, m.CheckSum, m.Dest, cmp.Or(m.SyncStrategy, "(default)"), s)
+	return fmt.Sprintf("src: %s, checksum: %s, dest: %s, sync_strategy: %s, %s", redactURL(m.Src), m.CheckSum, m.Dest, cmp.Or(m.SyncStrategy, "(default)"), s)
 }
 
 // environment is what the commands find in their environment: that of the
@@ -314,6 +347,8 @@ func (m *Manifest) environment(ev *event) []string {
 		switch name, _, _ := strings.Cut(e, "="); name {
 		case "STRETCHER_RESULT", "STRETCHER_ERROR", "STRETCHER_DURATION":
 			// of a deployment whose command started this one
+		case "CONSUL_INDEX":
+			// A deployment that a command starts has to tell it of its failure.
 		default:
 			env = append(env, e)
 		}
@@ -322,8 +357,8 @@ func (m *Manifest) environment(ev *event) []string {
 		env = append(env, name+"="+value)
 	}
 	return append(env,
-		"STRETCHER_MANIFEST_URL="+forEnvironment(ev.manifestURL),
-		"STRETCHER_SRC="+forEnvironment(m.Src),
+		"STRETCHER_MANIFEST_URL="+forEnvironment(redactURL(ev.manifestURL)),
+		"STRETCHER_SRC="+forEnvironment(redactURL(m.Src)),
 		"STRETCHER_CHECKSUM="+m.CheckSum,
 		"STRETCHER_DEST="+m.Dest,
 		"STRETCHER_EVENT_ID="+forEnvironment(ev.id))

@@ -88,7 +88,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	for _, pattern := range s.Excludes {
 		args = append(args, "--exclude="+pattern)
 	}
-	args = append(args, filepath.Clean(from)+"/", filepath.Clean(to)+"/")
+	args = append(args, plainPath(from)+"/", plainPath(to)+"/")
 	name := "rsync " + strings.Join(args, " ")
 	log.Println("invoking command:", name)
 	return r.log(ctx, name, exec.Command("rsync", args...))
@@ -121,7 +121,19 @@ type MvSyncStrategy struct {
 // Sync renames from to to. It fails where to exists, even as an empty
 // directory, or is on another filesystem.
 func (s *MvSyncStrategy) Sync(from, to string) error {
-	to = filepath.Clean(to)
+	to = plainPath(to)
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return fmt.Errorf("mv to %s: %w", to, &fs.PathError{Op: "lstat", Path: from, Err: err})
+	}
+	mode := st.Mode & 0o7777
+	// An ordinary user cannot move a directory that he may not write to.
+	readOnly := st.Mode&unix.S_IFMT == unix.S_IFDIR && mode&unix.S_IWUSR == 0 && int(st.Uid) == os.Geteuid()
+	if readOnly {
+		if err := chmodOther(unix.AT_FDCWD, from, unix.S_IFDIR, mode|unix.S_IWUSR); err != nil {
+			return fmt.Errorf("mv to %s: %w", to, err)
+		}
+	}
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// The filesystem cannot tell; rename(2) would replace an empty directory.
@@ -133,6 +145,9 @@ func (s *MvSyncStrategy) Sync(from, to string) error {
 	}
 	if errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("mv to %s: dest exists already, and the strategy mv does not replace it", to)
+	}
+	if err == nil && readOnly {
+		err = chmodOther(unix.AT_FDCWD, to, unix.S_IFDIR, mode)
 	}
 	if err != nil {
 		return fmt.Errorf("mv to %s: %w", to, err)

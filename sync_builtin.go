@@ -10,7 +10,6 @@ import (
 	"log"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -46,7 +45,7 @@ func (s *builtinStrategy) Sync(from, to string) error {
 		return err
 	}
 	attrs.exact = true
-	return s.sync(context.Background(), tree, filesBelow{root}, attrs, to)
+	return s.sync(context.Background(), tree, filesBelow{root}, attrs, plainPath(to))
 }
 
 // syncArchive makes the directory to equal to what extracting the archive
@@ -176,7 +175,7 @@ func (f filesBelow) open(e *entry) (readerAtCloser, error) { return f.Open(e.tar
 
 // readTree makes the tree of a directory.
 func readTree(dir string) (*tree, error) {
-	fd, err := openDir(unix.AT_FDCWD, filepath.Clean(dir))
+	fd, err := openDir(unix.AT_FDCWD, plainPath(dir))
 	if err != nil {
 		return nil, err
 	}

@@ -110,8 +110,8 @@ func lockTempDir(path string) (*os.File, error) {
 // remove is no reason not to deploy.
 func sweepTempDirs(parent, prefix string) {
 	list, err := os.ReadDir(parent)
-	if errors.Is(err, fs.ErrNotExist) {
-		return
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return // beside dest, only mv makes any, which needs more than to read
 	}
 	logError("look for what an earlier run left", err)
 	for _, e := range list {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -113,13 +114,14 @@ func TestLockOfMany(t *testing.T) {
 }
 
 // Another user may have put something in the place of the directory for locks.
-// It is neither used nor followed.
+// It is neither used nor followed, and keeps nobody from deploying: there is
+// another place.
 func TestLockDirectoryOfAnother(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run the agent as a user who has no directory for locks yet")
 	}
 	uid := 1_000_000 + os.Getpid() // nobody's
-	place := fmt.Sprintf("/dev/shm/stretcher-%d", uid)
+	place, next := fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid)
 	w := newWorld(t)
 	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
 		t.Fatal(err)
@@ -141,27 +143,29 @@ func TestLockDirectoryOfAnother(t *testing.T) {
 	w.run("chmod", "-R", "a+rX", ".")
 	for _, hostile := range []struct {
 		name string
-		make func() error
+		make func(place string) error
 		want string
 	}{
-		{"symlink", func() error { return os.Symlink(w.path("victim"), place) }, "lock .*/srv/dest: "},
-		{"directory", func() error { return os.Mkdir(place, 0o777) }, "lock .*/srv/dest: .* is not this user's alone"},
-		{"file", func() error { return os.WriteFile(place, nil, 0o666) }, "lock .*/srv/dest: "},
-		{"nothing", func() error { return nil }, "Deploy manifest succeeded"},
+		{"symlink", func(place string) error { return os.Symlink(w.path("victim"), place) }, place + " is not a directory of this user alone"},
+		{"directory", func(place string) error { return os.Mkdir(place, 0o777) }, place + " is not a directory of this user alone"},
+		{"file", func(place string) error { return os.WriteFile(place, nil, 0o666) }, place + " is not a directory of this user alone"},
+		{"both", func(string) error { return errors.Join(os.Mkdir(place, 0o700), os.Mkdir(next, 0o700)) }, "Deploy manifest failed: lock .*/srv/dest: " + place + " is not .*"},
+		{"nothing", func(string) error { return nil }, "Deploy manifest succeeded"},
 	} {
 		t.Run(hostile.name, func(t *testing.T) {
 			defer os.RemoveAll(place)
-			if err := hostile.make(); err != nil {
+			defer os.RemoveAll(next)
+			if err := hostile.make(place); err != nil {
 				t.Fatal(err)
 			}
 			cmd := exec.Command(w.path("stretcher"))
 			cmd.Stdin = strings.NewReader("file://" + w.path("manifest.yml"))
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 			a := w.startCommand(cmd, nil)
-			if hostile.name == "nothing" {
-				a.exits(0)
-			} else {
+			if hostile.name == "both" {
 				a.exits(1)
+			} else {
+				a.exits(0)
 			}
 			a.logged(hostile.want)
 			if list, err := os.ReadDir(w.path("victim")); err != nil || len(list) > 0 {

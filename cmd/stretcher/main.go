@@ -69,10 +69,17 @@ func main() {
 	}
 	ctx, abort := onSignals()
 	conf.Abort = abort
-	err = stretcher.RunContext(ctx, conf)
-	if _, consul := os.LookupEnv("CONSUL_INDEX"); err != nil && !consul {
-		os.Exit(1) // why, is in the log
+	if err := stretcher.RunContext(ctx, conf); err != nil {
+		exitFailed() // why, is in the log
 	}
+}
+
+// exitFailed ends the program after a failure, so that consul watch goes on.
+func exitFailed() {
+	if _, consul := os.LookupEnv("CONSUL_INDEX"); consul {
+		os.Exit(0)
+	}
+	os.Exit(1)
 }
 
 var errShowVersion = errors.New("show the version")
@@ -174,10 +181,9 @@ func onSignals() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	abort := make(chan struct{})
 	signals := make(chan os.Signal, 3)
-	for _, s := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
-		if !signal.Ignored(s) { // as nohup makes it
-			signal.Notify(signals, s)
-		}
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup makes it
+		signal.Notify(signals, syscall.SIGHUP)
 	}
 	// Without a handler, a write to a closed stderr would kill the process in
 	// the middle of a deployment. (With it ignored, so would the commands.)
@@ -190,7 +196,7 @@ func onSignals() (context.Context, <-chan struct{}) {
 		}
 		close(abort)
 		<-signals
-		os.Exit(1)
+		exitFailed()
 	}()
 	return ctx, abort
 }
