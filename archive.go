@@ -12,6 +12,9 @@ import (
 	"io/fs"
 	"log"
 	"os"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/klauspost/compress/zstd"
@@ -109,6 +112,8 @@ func (a *archive) index(ahead *aheadReader, maxSize int64) error {
 		in.copyTo = a.data
 	}
 	var contents int64
+	var copies int64 // what hard links take, which become files of their own in dest
+	var global map[string]string
 	for first := true; ; {
 		start := in.pos
 		hdr, err := in.next()
@@ -127,26 +132,73 @@ func (a *archive) index(ahead *aheadReader, maxSize int64) error {
 		if err != nil {
 			return err
 		}
-		if hdr.Typeflag == tar.TypeXGlobalHeader || hdr.Typeflag == 'V' {
-			continue // of the archive, not a file: git's commit id, a volume's label
+		if hdr.Typeflag == tar.TypeXGlobalHeader { // git's commit id, say
+			global = hdr.PAXRecords
+			if err := in.skip(0); err != nil { // to the end of its last block
+				return err
+			}
+			continue
 		}
 		first = false
+		if err := applyGlobal(hdr, global); err != nil {
+			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		}
 		stored, segments, err := in.storedData(hdr)
 		if err != nil {
 			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
 		}
 		contents += stored
-		if excess := max(in.pos-contents-headerAllowance, 0); maxSize > 0 && contents+excess > maxSize {
-			return fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(maxSize)))
+		if hdr.Typeflag != 'V' { // a volume's label
+			e, err := a.tree.add(hdr, in.pos, segments)
+			if err != nil {
+				return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+			}
+			if hdr.Typeflag == tar.TypeLink {
+				copies += e.stored()
+			}
 		}
-		if err := a.tree.add(hdr, in.pos, segments); err != nil {
-			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		if excess := max(in.pos-contents-headerAllowance, 0); maxSize > 0 && contents+copies+excess > maxSize {
+			return fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(maxSize)))
 		}
 		if err := in.skip(stored); err != nil {
 			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
 		}
 	}
 	return in.drain()
+}
+
+// applyGlobal gives an entry what the last global PAX header before it says of
+// the entries that do not say it themselves (pax in POSIX.1, "pax Extended
+// Header"). Like tar(1), it takes no names of users and groups from there.
+func applyGlobal(hdr *tar.Header, global map[string]string) error {
+	for key, value := range global {
+		if _, own := hdr.PAXRecords[key]; own || value == "" {
+			continue
+		}
+		var err error
+		switch key {
+		case "uid":
+			hdr.Uid, err = strconv.Atoi(value)
+			hdr.Uname = ""
+		case "gid":
+			hdr.Gid, err = strconv.Atoi(value)
+			hdr.Gname = ""
+		case "mtime":
+			whole, fraction, _ := strings.Cut(value, ".")
+			var sec, nsec int64
+			if sec, err = strconv.ParseInt(whole, 10, 64); err == nil && fraction != "" {
+				nsec, err = strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
+			}
+			if strings.HasPrefix(whole, "-") {
+				nsec = -nsec
+			}
+			hdr.ModTime = time.Unix(sec, nsec)
+		}
+		if err != nil {
+			return fmt.Errorf("global header: %s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // maxHeader bounds an entry's headers: archive/tar takes up to 1 MiB each of
@@ -218,18 +270,13 @@ func (s *tarStream) Read(p []byte) (int, error) {
 
 // skip passes over an entry's data and the padding after it.
 func (s *tarStream) skip(size int64) error {
-	padding := -size & (blockSize - 1)
-	for _, left := range []int64{size, padding} {
-		for left > 0 {
-			if err := s.fill(); err == io.EOF {
-				return io.ErrUnexpectedEOF
-			} else if err != nil {
-				return err
-			}
-			n := min(left, int64(len(s.block)))
-			s.consume(int(n))
-			left -= n
+	for end := (s.pos + size + blockSize - 1) &^ (blockSize - 1); s.pos < end; {
+		if err := s.fill(); err == io.EOF {
+			return io.ErrUnexpectedEOF
+		} else if err != nil {
+			return err
 		}
+		s.consume(int(min(end-s.pos, int64(len(s.block)))))
 	}
 	return nil
 }

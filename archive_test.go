@@ -291,6 +291,14 @@ func TestArchiveMaxSize(t *testing.T) {
 	if err == nil || !errors.Is(err, block) && !strings.Contains(err.Error(), "-max-size") {
 		t.Errorf("a bomb by its header: %v", err)
 	}
+	// A hard link is a file of its own in dest.
+	links := []member{{name: "a", body: strings.Repeat("x", 600)}, {name: "b", typ: tar.TypeLink, body: "a"}, {name: "c", typ: tar.TypeLink, body: "b"}}
+	if _, err := indexBytes(t, makeTar(t, links...), 1800); err != nil {
+		t.Errorf("hard links: %v", err)
+	}
+	if _, err := indexBytes(t, makeTar(t, links...), 1799); err == nil || !strings.Contains(err.Error(), "-max-size") {
+		t.Errorf("a bomb of hard links: %v", err)
+	}
 	// Headers are a bomb as well, if there are enough.
 	many := bytes.Repeat(makeTar(t, member{name: "empty"})[:512], (headerAllowance+2000)/512)
 	if _, err := indexBytes(t, many, 1000); err == nil || !strings.Contains(err.Error(), "-max-size") {

@@ -222,6 +222,53 @@ func TestExtractReplacesEscapingLink(t *testing.T) {
 	}
 }
 
+// git archive begins with a global header, as do others.
+func TestExtractGlobalHeaders(t *testing.T) {
+	block := func(typ byte, records string) []byte {
+		h := append(rawHeader("pax_global_header", typ, int64(len(records))), records...)
+		return append(h, make([]byte, -len(records)&511)...)
+	}
+	data := bytes.Join([][]byte{
+		block('g', paxRecord("comment", strings.Repeat("c", 40))),
+		rawHeader("first", '0', 3), append([]byte("abc"), make([]byte, 509)...),
+		block('g', paxRecord("mtime", "77.25")+paxRecord("uid", "3")+paxRecord("gid", "4")),
+		rawHeader("second", '0', 0),
+		block('x', paxRecord("mtime", "99")),
+		rawHeader("third", '0', 0),
+		block('g', paxRecord("mtime", "-1.5")+paxRecord("uid", "5")),
+		rawHeader("last", '0', 0), make([]byte, 1024),
+	}, nil)
+	want, got := t.TempDir(), t.TempDir()
+	if err := extractByTar(t, data, want); err != nil {
+		t.Fatal(err)
+	}
+	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	compareTrees(t, want, got)
+
+	repository := t.TempDir()
+	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "x"}} {
+		if out, err := exec.Command("git", append([]string{"-C", repository}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(repository, "file"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	data, err := exec.Command("git", "-C", repository, "archive", "--format=tar.gz", "--add-file="+filepath.Join(repository, "file"), "HEAD").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = t.TempDir()
+	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(filepath.Join(got, "file")); string(content) != "x" || err != nil {
+		t.Errorf("%q, %v", content, err)
+	}
+}
+
 // Types that archive/tar does not write.
 func TestExtractRareTypesLikeTar(t *testing.T) {
 	body := bytes.Repeat([]byte{'x'}, 512)
@@ -304,9 +351,11 @@ func TestExtractTarFormats(t *testing.T) {
 	}
 	mk(os.Chmod(filepath.Join(src, "d"), 0o555))
 	t.Cleanup(func() { os.Chmod(filepath.Join(src, "d"), 0o755) })
-	for _, format := range []string{"gnu", "oldgnu", "pax", "ustar", "v7"} {
-		t.Run(format, func(t *testing.T) {
-			args := []string{"-C", src, "--format=" + format, "-cf", "-", "."}
+	for _, options := range []string{"gnu", "oldgnu", "pax", "ustar", "v7", "gnu -V label", "pax -V label",
+		"pax --pax-option=comment=x,uname=bin,gname=sys,uid=7,gid=8"} {
+		t.Run(options, func(t *testing.T) {
+			format, rest, _ := strings.Cut(options, " ")
+			args := append(strings.Fields(rest), "-C", src, "--format="+format, "-cf", "-", ".")
 			if format == "ustar" || format == "v7" {
 				// What the format cannot hold.
 				args = slices.Insert(args, 0, "--exclude=long*", "--exclude=far*", "--exclude=a", "--mode=u+rw", "--owner=bin:2", "--group=sys:3")

@@ -116,7 +116,15 @@ func (t *tree) newEntry(hdr *tar.Header) (*entry, error) {
 	if hdr.Uid < 0 || hdr.Uid >= noID || hdr.Gid < 0 || hdr.Gid >= noID {
 		return nil, fmt.Errorf("impossible owner %d:%d", hdr.Uid, hdr.Gid)
 	}
-	e.owner = t.internOwner(owner{hdr.Uname, hdr.Gname, hdr.Uid, hdr.Gid})
+	o := owner{hdr.Uname, hdr.Gname, hdr.Uid, hdr.Gid}
+	// For tar(1), an id in a PAX header counts for more than a name.
+	if hdr.PAXRecords["uid"] != "" {
+		o.user = ""
+	}
+	if hdr.PAXRecords["gid"] != "" {
+		o.group = ""
+	}
+	e.owner = t.internOwner(o)
 	return e, nil
 }
 
@@ -136,45 +144,45 @@ func (t *tree) warn(kind, format string, args ...any) {
 	}
 }
 
-// add puts what a tar header describes into the tree. The data of a regular
+// add puts what a tar header describes into the tree, and returns it. The data of a regular
 // file is at offset of the tar, and of a sparse one it has just the segments.
-func (t *tree) add(hdr *tar.Header, offset int64, segments []segment) error {
+func (t *tree) add(hdr *tar.Header, offset int64, segments []segment) (*entry, error) {
 	e, err := t.newEntry(hdr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if e != nil && e.isRegular() {
 		e.size, e.offset, e.segments = hdr.Size, offset, segments
 	}
 	name, err := t.cleanName(hdr.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if name == "" {
 		if e == nil || !e.isDir() {
-			return errors.New("is not a directory, in the place of the root directory")
+			return nil, errors.New("is not a directory, in the place of the root directory")
 		}
 		t.root.describe(e)
-		return nil
+		return t.root, nil
 	}
 	if e == nil {
 		if e, err = t.linkTarget(hdr.Linkname); err != nil {
-			return err
+			return nil, err
 		}
 		t.linked = true
 	}
 	parent, base, err := t.parentOf(name, true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	old := parent.children[base]
 	switch {
 	case old == nil, old == e:
 	case old.isDir() && e.isDir():
 		old.describe(e)
-		return nil
+		return old, nil
 	case old.isDir() && len(old.children) > 0:
-		return errors.New("replaces a directory that is not empty")
+		return nil, errors.New("replaces a directory that is not empty")
 	default:
 		old.names--
 	}
@@ -185,7 +193,7 @@ func (t *tree) add(hdr *tar.Header, offset int64, segments []segment) error {
 		e.names++
 	}
 	parent.children[base] = e
-	return nil
+	return e, nil
 }
 
 // describe gives a directory what a later entry says of it.
