@@ -25,6 +25,7 @@ var umask = func() uint32 {
 type attributes struct {
 	root     bool
 	exact    bool // modes are taken as they are, by an ordinary user too
+	inherits bool // from the directory that files are made in, by a default ACL
 	uid, gid int  // the process's
 	ids      map[*owner][2]int
 }
@@ -101,6 +102,14 @@ func (at *attributes) owner(e *entry) (uid, gid int) {
 	return ids[0], ids[1]
 }
 
+// madeIn says below which open directory files are made. With a default ACL of
+// that, the kernel does not heed the umask (acl(5), "OBJECT CREATION AND DEFAULT
+// ACLs").
+func (at *attributes) madeIn(dir int) {
+	n, err := unix.Fgetxattr(dir, "system.posix_acl_default", nil)
+	at.inherits = err == nil && n > 0
+}
+
 // permissions is the mode, without the type, that an entry's file gets.
 func (at *attributes) permissions(e *entry) uint32 {
 	switch {
@@ -120,7 +129,7 @@ func (at *attributes) setFile(fd, dir int, name string, e *entry) error {
 		}
 	}
 	// After chown, which takes setuid away, and without the umask.
-	if mode := at.permissions(e); mode&(0o7000|umask) != 0 {
+	if mode := at.permissions(e); mode&(0o7000|umask) != 0 || at.inherits {
 		if err := unix.Fchmod(fd, mode); err != nil {
 			return err
 		}
@@ -153,7 +162,7 @@ func (at *attributes) setOther(dir int, name string, e *entry) error {
 			return err
 		}
 	}
-	if mode := at.permissions(e); !e.isSymlink() && mode&(0o7000|umask) != 0 {
+	if mode := at.permissions(e); !e.isSymlink() && (mode&(0o7000|umask) != 0 || at.inherits) {
 		if err := chmodOther(dir, name, e.kind(), mode); err != nil {
 			return err
 		}
@@ -171,9 +180,10 @@ func (at *attributes) match(st *unix.Stat_t, e *entry) bool {
 
 // mayRepair reports whether match can be made true of a file without replacing
 // it. What is to run with its owner's rights is replaced: its bytes were
-// compared while somebody else may have had the right to write them.
+// compared while somebody else may have had the right to write them. So is what
+// has another name, be it outside of dest, which is to stay as it is.
 func (at *attributes) mayRepair(st *unix.Stat_t, e *entry) bool {
-	return e.mode&(unix.S_ISUID|unix.S_ISGID) == 0 && (at.root || int(st.Uid) == at.uid)
+	return st.Nlink == 1 && e.mode&(unix.S_ISUID|unix.S_ISGID) == 0 && (at.root || int(st.Uid) == at.uid)
 }
 
 // repair makes match true of a file that is there.

@@ -40,6 +40,7 @@ func (a *archive) extractTo(ctx context.Context, dir string) error {
 		return err
 	}
 	defer unix.Close(root)
+	attrs.madeIn(root)
 	x := &extraction{contents: &spooled{tar: a.data}, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
 	x.fill(root, "", a.tree.root)
 	if err := x.crew.end(); err != nil {
@@ -162,8 +163,8 @@ func (x *extraction) fill(fd int, dir string, d *entry) {
 }
 
 func (x *extraction) setDir(fd int, dir string, d *entry) error {
-	if d.implicit {
-		return nil // made with the right mode, or made by the caller
+	if d.implicit && (dir == "" || !x.attrs.inherits) {
+		return nil // made by the caller, or made with the right mode
 	}
 	if err := x.attrs.setDir(fd, d); err != nil {
 		return fmt.Errorf("%s: %w", path.Join(".", dir), err)

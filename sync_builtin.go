@@ -69,8 +69,8 @@ func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, 
 		return err
 	}
 	t.root.prune("", rules)
-	for name := range t.root.children {
-		if isTempName(name) {
+	for name, e := range t.root.children {
+		if e.isDir() && isTempName(name) {
 			log.Printf("[WARN] %s is not synced: such names are for temporary directories", name)
 			delete(t.root.children, name)
 		}
@@ -94,8 +94,7 @@ func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, 
 	start := time.Now()
 	err = y.commit(dest)
 	took := time.Since(start)
-	y.removeAreas()
-	if err == nil {
+	if err = errors.Join(err, y.removeAreas()); err == nil {
 		err = y.finishAreas()
 	}
 	if err != nil {
@@ -175,7 +174,7 @@ func (f filesBelow) open(e *entry) (readerAtCloser, error) { return f.Open(e.tar
 
 // readTree makes the tree of a directory.
 func readTree(dir string) (*tree, error) {
-	fd, err := openDir(unix.AT_FDCWD, plainPath(dir))
+	fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0) // or what a link leads to
 	if err != nil {
 		return nil, err
 	}

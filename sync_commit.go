@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,39 @@ type stagingArea struct {
 	parent string        // a path of it
 	temp   *tempDir
 	names  int
+	opened bool // for its owner, by another mode
+}
+
+// openedDir is another directory that had to be given a mode that lets its
+// owner in.
+type openedDir struct {
+	fd   int
+	mode uint32 // before
+}
+
+// openDir opens a directory of dest, also where its owner, an ordinary user, has
+// no right to that, but may give it to himself.
+func (y *syncing) openDir(parent int, name string) (int, error) {
+	fd, err := openDir(parent, name)
+	if err != unix.EACCES {
+		return fd, err
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || chmodOther(parent, name, unix.S_IFDIR, st.Mode&0o7777|unix.S_IRWXU) != nil {
+		return fd, err
+	}
+	if fd, err = openDir(parent, name); err != nil {
+		return fd, err
+	}
+	kept, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.opened = append(y.opened, openedDir{kept, st.Mode})
+	return fd, nil
 }
 
 func (y *syncing) newArea(fd int, mtime unix.Timespec, p *dirPlan) (*stagingArea, error) {
@@ -48,6 +82,10 @@ func (a *stagingArea) open() (int, error) {
 		return int(a.temp.lock.Fd()), nil
 	}
 	temp, err := newTempDir(a.parent, tempPrefix)
+	if errors.Is(err, fs.ErrPermission) && unix.Fchmod(a.dir, a.plan.mode&0o7777|unix.S_IRWXU) == nil {
+		a.opened = true // it was the user's own, but read-only
+		temp, err = newTempDir(a.parent, tempPrefix)
+	}
 	if err != nil {
 		return -1, err
 	}
@@ -201,14 +239,11 @@ func (y *syncing) takeOut(fd int, p *dirPlan, name string) error {
 	area, err := p.area.open()
 	to := p.area.nextName()
 	y.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if unix.Renameat(fd, name, area, to) == nil {
+	if err == nil && unix.Renameat(fd, name, area, to) == nil {
 		return nil
 	}
-	// A directory may be one that its owner may not write to, or on a lower
-	// layer of an overlay.
+	// The disk may be full. A directory may be one that its owner may not write
+	// to, or on a lower layer of an overlay.
 	return y.removeAll(fd, name)
 }
 
@@ -270,7 +305,12 @@ func (y *syncing) finishDir(fd int, p *dirPlan) error {
 			err = unix.Fchmod(fd, p.mode&0o7777)
 		}
 	case !y.attrs.match(&st, p.e):
-		err = y.attrs.setDir(fd, p.e)
+		if uid, gid := y.attrs.owner(p.e); !y.attrs.root && int(st.Gid) != gid {
+			err = unix.Fchown(fd, uid, gid)
+		}
+		if err == nil {
+			err = y.attrs.setDir(fd, p.e)
+		}
 	}
 	if err != nil {
 		return p.error("", err)
@@ -289,33 +329,46 @@ func (y *syncing) finishAreas() error {
 	return nil
 }
 
-// undoAreas leaves no trace of the staging areas.
+// undoAreas leaves no trace of the staging.
 func (y *syncing) undoAreas() {
-	y.removeAreas()
+	logError("clean up", y.removeAreas())
 	for _, a := range y.areas {
 		if a.temp != nil {
 			logError("set back the time of dest", setTime(a.dir, ".", &entry{mtime: a.mtime}))
 		}
+		if a.opened {
+			logError("set back the mode of dest", unix.Fchmod(a.dir, a.plan.mode&0o7777))
+		}
+	}
+	for _, d := range y.opened {
+		logError("set back the mode of a directory", unix.Fchmod(d.fd, d.mode&0o7777))
 	}
 }
 
 // removeAreas deletes the staging areas with all that is in them.
-func (y *syncing) removeAreas() {
+func (y *syncing) removeAreas() error {
 	y.crew = newCrew(context.Background())
 	for _, a := range y.areas {
 		if a.temp != nil {
 			y.crew.stopOn(y.removeAll(a.dir, filepath.Base(a.temp.path)))
 		}
 	}
-	y.crew.end() // what is left is tried again, and its error logged
+	y.crew.end() // what is left is tried again
+	var errs []error
 	for _, a := range y.areas {
-		logError("remove the staging directory", a.temp.remove())
+		if err := a.temp.remove(); err != nil {
+			errs = append(errs, fmt.Errorf("remove the staging directory: %w", err))
+		}
 	}
+	return errors.Join(errs...)
 }
 
 func (y *syncing) closeAreas() {
 	for _, a := range y.areas {
 		unix.Close(a.dir)
+	}
+	for _, d := range y.opened {
+		unix.Close(d.fd)
 	}
 }
 

@@ -28,6 +28,7 @@ type syncing struct {
 
 	mu     sync.Mutex // for the lists of plans and areas, while workers fill them
 	areas  []*stagingArea
+	opened []openedDir
 	counts struct{ created, changed, deleted, unchanged, bytes atomic.Int64 }
 }
 
@@ -42,6 +43,7 @@ type dirPlan struct {
 	staged   []string // names to be renamed from there, that dest does not have
 	swapped  []string // names to be exchanged with what dest has
 	repairs  []string // names that only need another mode, owner or time
+	retimed  []string // those of them for which rsync would look at the contents
 	removals []string // names to be taken out, with all that is below
 	deleted  []string // the paths of all that is thereby deleted
 	dirs     []*dirPlan
@@ -69,6 +71,7 @@ func (y *syncing) stage(ctx context.Context, root *entry, dest int, to string) e
 	y.crew = newCrew(ctx)
 	y.make = &extraction{contents: y.contents, attrs: y.attrs, crew: y.crew}
 	y.root = &dirPlan{e: root}
+	y.attrs.madeIn(dest)
 	mount, err := y.beginDir(dest, y.root, mountID{})
 	if err == nil {
 		y.root.area.parent = to
@@ -146,7 +149,7 @@ func (y *syncing) compareDir(fd int, mount mountID, p *dirPlan) error {
 
 func (y *syncing) compareSubdir(parent int, mount mountID, in *dirPlan, name string, e *entry) error {
 	p := &dirPlan{name: name, path: path.Join(in.path, name), e: e, area: in.area}
-	fd, err := openDir(parent, name)
+	fd, err := y.openDir(parent, name)
 	if err != nil {
 		return p.error("", err)
 	}
@@ -218,6 +221,9 @@ func (y *syncing) compareFiles(fd int, mount mountID, p *dirPlan, olds []dirent)
 		case same && y.attrs.mayRepair(st, e):
 			y.mu.Lock()
 			p.repairs = append(p.repairs, old.name)
+			if e.isRegular() && st.Mtim.Sec != e.mtime.Sec {
+				p.retimed = append(p.retimed, old.name)
+			}
 			y.mu.Unlock()
 		default:
 			if err := y.stageName(p, &p.swapped, old.name, e); err != nil {
@@ -419,7 +425,7 @@ func (y *syncing) planRemovals(fd int, mount mountID, p *dirPlan, extra []dirent
 		return cmp.Compare(b.name, a.name)
 	})
 	for _, old := range extra {
-		if p.area != nil && p == p.area.plan && isTempName(old.name) {
+		if p.area != nil && p == p.area.plan && old.kind == unix.S_IFDIR && isTempName(old.name) {
 			continue // of another run, or left by a dead one of another user
 		}
 		path := path.Join(p.path, old.name)
@@ -497,7 +503,7 @@ func (p *dirPlan) listPlaced(print func(string)) {
 	if p.differs {
 		print(path.Join(".", p.path) + "/")
 	}
-	placed := slices.Concat(p.staged, p.swapped)
+	placed := slices.Concat(p.staged, p.swapped, p.retimed)
 	subs := map[string]*dirPlan{}
 	for _, sub := range p.dirs {
 		subs[sub.name] = sub

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -266,29 +265,38 @@ func (t *tree) parentOf(name string, create bool) (parent *entry, base string, e
 
 // lookUp finds an entry by its path, through links that stay in the tree.
 func (t *tree) lookUp(name string) (*entry, error) {
+	path := []*entry{t.root} // from there to where we are
 	links := 0
-	return t.lookUpFrom(t.root, name, &links)
-}
-
-func (t *tree) lookUpFrom(dir *entry, name string, links *int) (*entry, error) {
-	parent, base := path.Split(path.Clean(name))
-	dir, err := t.walk(dir, parent, false, links)
-	if err != nil {
-		return nil, err
+	for left := strings.Split(name, "/"); len(left) > 0; {
+		dir, name := path[len(path)-1], left[0]
+		left = left[1:]
+		switch {
+		case !dir.isDir():
+			return nil, unix.ENOTDIR
+		case name == "", name == ".":
+			continue
+		case name == ".." && len(path) == 1:
+			return nil, errors.New("leads out of the archive, by .. or a symbolic link")
+		case name == "..":
+			path = path[:len(path)-1]
+			continue
+		}
+		e := dir.children[name]
+		switch {
+		case e == nil:
+			return nil, fs.ErrNotExist
+		case !e.isSymlink():
+			path = append(path, e)
+			continue
+		case strings.HasPrefix(e.target, "/"):
+			return nil, fmt.Errorf("%q is a symbolic link out of the archive, to %q", name, e.target)
+		}
+		if links++; links > maxLinks {
+			return nil, unix.ELOOP
+		}
+		left = append(strings.Split(e.target, "/"), left...)
 	}
-	e := dir.children[base]
-	switch {
-	case base == ".":
-		return dir, nil
-	case e == nil:
-		return nil, fs.ErrNotExist
-	case !e.isSymlink():
-		return e, nil
-	}
-	if err := e.follow(base, links); err != nil {
-		return nil, err
-	}
-	return t.lookUpFrom(dir, e.target, links)
+	return path[len(path)-1], nil
 }
 
 // follow checks that a link stays below the directory that holds it, and
