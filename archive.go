@@ -18,7 +18,6 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 
 	"stretcher/internal/gzip"
 	"stretcher/internal/xz"
@@ -312,10 +311,7 @@ func (s *tarStream) fill() error {
 		return nil
 	}
 	if _, err := s.copyTo.WriteAt(block, s.copied); err != nil {
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			return fmt.Errorf("unpack the archive in %s: %w: set TMPDIR to a directory with more room", os.TempDir(), err)
-		}
-		return fmt.Errorf("unpack the archive in %s: %w", os.TempDir(), err)
+		return fmt.Errorf("unpack the archive: %w", spaceError("what it unpacks to", err, s.copied+int64(len(block))))
 	}
 	s.copied += int64(len(block))
 	return nil

@@ -41,6 +41,9 @@ type source interface {
 	// longer that of the object, it may fail with errChanged, or return the
 	// object from its beginning.
 	open(ctx context.Context, offset, length int64, validator string) (*object, error)
+	// dropIdle closes connections that nothing uses. On another one, net/http
+	// would repeat a request that fails there, and nobody would know.
+	dropIdle()
 	close() error
 }
 
@@ -223,6 +226,7 @@ func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.C
 		if err := sleep(ctx, wait); err != nil {
 			return err
 		}
+		f.source.dropIdle()
 	}
 }
 

@@ -340,6 +340,27 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 		logged   string
 	}{
 		{name: "plain"},
+		{name: "another version, which the server names by its time only", tag: "none", retry: 1,
+			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Set("Last-Modified", "Sun, 09 Sep 2001 01:46:40 GMT")
+				switch n {
+				case 0:
+					f.cut(size/2, w, r)
+				case 1:
+					f.change(other, "none")
+					return partial(secondHalf, other[size/2:], "Last-Modified", time.Now().UTC().Format(http.TimeFormat))(f, w, r)
+				}
+				return n == 0
+			},
+			requests: []string{"", fmt.Sprintf("bytes=%d- if Sun, 09 Sep 2001 01:46:40 GMT", size/2), ""},
+			want:     other},
+		{name: "another version, named by a weak tag", retry: 1,
+			fault: cutAnd(func(f *faulty, w http.ResponseWriter, r *http.Request) bool {
+				f.change(other, `W/"v2"`)
+				return partial(secondHalf, other[size/2:], "ETag", `W/"v2"`)(f, w, r)
+			}),
+			requests: startedOver,
+			want:     other},
 		{name: "cut without retry",
 			fault:   cutAnd(nil),
 			wantErr: "after 65536 of 131072 bytes: unexpected EOF"},
@@ -729,6 +750,33 @@ func TestFetchTimeout(t *testing.T) {
 	})
 }
 
+// When the time is over, so is the decompression of what has come: this archive
+// has 6 GB of zeros after its end.
+func TestFetchTimeoutEndsIndexing(t *testing.T) {
+	packed := pipeThrough(t, makeTar(t, member{name: "a", body: "a"}), "gzip", "-c")
+	packed = append(packed, bytes.Repeat(pipeThrough(t, make([]byte, 64<<20), "gzip", "-1c"), 100)...)
+	hanging := make(chan struct{})
+	f := serve(t, packed, func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Length", fmt.Sprint(len(packed)+1))
+		w.Write(packed)
+		http.NewResponseController(w).Flush()
+		<-hanging
+		return true
+	})
+	t.Cleanup(func() { close(hanging) })
+	m := &Manifest{Src: f.URL, CheckSum: strings.Repeat("0", 32)}
+	file, err := tempFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	start := time.Now()
+	_, err = m.getSrc(t.Context(), Config{Timeout: 100 * time.Millisecond}, file)
+	if took := time.Since(start); !errors.Is(err, errTimeout) || took > 2*time.Second {
+		t.Errorf("%v after %s", err, took)
+	}
+}
+
 func TestFetchCancelled(t *testing.T) {
 	url, closed := blackHole(t)
 	interrupted := errors.New("interrupted by SIGTERM")
@@ -806,7 +854,7 @@ func TestFetchStall(t *testing.T) {
 }
 
 func TestFetchRetryAfter(t *testing.T) {
-	for _, code := range []int{429, 503} {
+	for _, code := range []int{408, 429, 503} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			f := serve(t, []byte("x"), func(n int, w http.ResponseWriter, _ *http.Request) bool {
 				if n == 0 {
@@ -827,6 +875,23 @@ func TestFetchRetryAfter(t *testing.T) {
 				t.Errorf("log:\n%s", logged)
 			}
 		})
+	}
+}
+
+// Each attempt is one of ours, and logged: net/http would repeat a request that
+// fails on a connection that it has used before.
+func TestFetchCountsAttempts(t *testing.T) {
+	f := serve(t, nil, func(n int, w http.ResponseWriter, _ *http.Request) bool {
+		if n%2 == 1 {
+			abort()
+		}
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(503)
+		return true
+	})
+	_, logged, err := download(t, quick(5), f.URL)
+	if err == nil || len(f.asked()) != 6 || strings.Count(logged, "attempt ") != 5 {
+		t.Errorf("%d requests, error %v, log:\n%s", len(f.asked()), err, logged)
 	}
 }
 
@@ -1062,6 +1127,7 @@ func TestNewSourceErrors(t *testing.T) {
 		{"http://", "http://: the URL names no host"},
 		{"http:///a", "http:///a: the URL names no host"},
 		{"http://:80/a", "http://:80/a: the URL names no host"},
+		{"http://host:99999/a", "http://host:99999/a: the URL's port 99999 is none"},
 		{"http://host:port/a", "http://host:port/a: malformed URL: special characters have to be percent-encoded"},
 		{"http://host/%zz", "http://host/%zz: malformed URL: special characters have to be percent-encoded"},
 	} {

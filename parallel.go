@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"math"
 	"sync"
@@ -18,6 +19,10 @@ var errComplete = errors.New("the download is complete")
 
 // errTaken is a part that another connection brings meanwhile.
 var errTaken = errors.New("taken by another connection")
+
+// errShort is an answer with less of a part than was asked for, which servers
+// may give (RFC 9110, section 14.2).
+var errShort = errors.New("less than asked for")
 
 var errSlow = errors.New("much slower than the other connections")
 
@@ -117,7 +122,7 @@ func (c *connection) work(ctx context.Context, n int) error {
 // fetchPart fetches what is missing of part n, unless it is another's
 // meanwhile. A transfer that is much slower than the others is replaced.
 func (c *connection) fetchPart(ctx context.Context, n int) error {
-	for replaced := 0; ; replaced++ {
+	for replaced := 0; ; {
 		patient, cancel := ctx, func() {}
 		if replaced < maxReplaced {
 			patient, cancel = c.parts.watch(ctx, c, n)
@@ -134,10 +139,14 @@ func (c *connection) fetchPart(ctx context.Context, n int) error {
 			t.close()
 			c.transfer = nil
 		}
-		if !errors.Is(err, errSlow) {
+		switch {
+		case errors.Is(err, errShort):
+		case errors.Is(err, errSlow):
+			replaced++
+			log.Printf("fetch part %d of %s: %v: connecting anew", n+1, c.name(), err)
+		default:
 			return err
 		}
-		log.Printf("fetch part %d of %s: %v: connecting anew", n+1, c.name(), err)
 	}
 }
 
@@ -180,6 +189,9 @@ func (c *connection) readPart(ctx context.Context, n int) error {
 			}
 			offset += int64(got)
 			c.to.arrived(c.parts.got(n, got))
+		}
+		if err == io.EOF && offset < end && offset > end-length && !t.rest {
+			return errShort
 		}
 		if err != nil && offset < end {
 			return after(err, offset, c.progress.size.Load())

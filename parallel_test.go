@@ -3,6 +3,7 @@ package stretcher
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,6 +105,16 @@ func TestParallelFaults(t *testing.T) {
 		unlogged string
 		check    func(t *testing.T, f *faulty)
 	}{
+		{name: "answers of less than was asked for", free: true,
+			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
+				if from, to, ok := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-"); ok && to != "" {
+					start, _ := strconv.Atoi(from)
+					end, _ := strconv.Atoi(to)
+					r.Header.Set("Range", httpRange(int64(start), int64(min(end-start+1, 1000))))
+				}
+				return false
+			},
+			unlogged: "attempt"},
 		{name: "only one connection allowed",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == 0 {

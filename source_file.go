@@ -60,6 +60,8 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 	return o, nil
 }
 
+func (fileSource) dropIdle() {}
+
 func (fileSource) close() error { return nil }
 
 func fileValidator(info fs.FileInfo) string {

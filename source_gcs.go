@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
+	"cloud.google.com/go/auth"
 	"cloud.google.com/go/auth/credentials"
 	"cloud.google.com/go/auth/httptransport"
 	"cloud.google.com/go/storage"
@@ -70,7 +72,7 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 	}
 	r, err := handle.NewRangeReader(context.WithValue(ctx, gcsReadKey{}, new(error)), offset, length)
 	if err != nil {
-		return nil, s.error(ctx, err, validator)
+		return nil, s.error(ctx, err, validator, offset > 0 || length >= 0)
 	}
 	o := &object{body: r, offset: r.Attrs.StartOffset, size: r.Attrs.Size, ranges: true}
 	if r.Attrs.Generation > 0 {
@@ -80,7 +82,7 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 }
 
 // error tells what another attempt may mend from what it cannot.
-func (s *gcsSource) error(ctx context.Context, err error, validator string) error {
+func (s *gcsSource) error(ctx context.Context, err error, validator string, ranged bool) error {
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		if validator != "" {
 			return errChanged // that generation is gone
@@ -91,12 +93,16 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string) erro
 		}
 		return storage.ErrObjectNotExist
 	}
+	if token, ok := errors.AsType[*auth.Error](err); ok && token.Response != nil {
+		text := fmt.Sprintf("%.500s", strings.Join(strings.Fields(token.Error()), " ")) // it has several lines, and the answer
+		return fmt.Errorf("GCP credentials: %w", httpStatusError(text, token.Response.StatusCode, token.Response.Header))
+	}
 	api, ok := errors.AsType[*googleapi.Error](err)
 	if !ok {
 		return withoutURL(err) // no answer at all
 	}
 	switch {
-	case api.Code == http.StatusRequestedRangeNotSatisfiable:
+	case ranged && api.Code == http.StatusRequestedRangeNotSatisfiable:
 		return errChanged
 	case api.Code == http.StatusRequestTimeout:
 		return err
@@ -106,13 +112,19 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string) erro
 	return permanent(err)
 }
 
-func (s *gcsSource) close() error {
+func (s *gcsSource) dropIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.transport != nil {
+		s.transport.CloseIdleConnections()
+	}
+}
+
+func (s *gcsSource) close() error {
+	s.dropIdle()
 	if s.client == nil {
 		return nil
 	}
-	s.transport.CloseIdleConnections()
 	return s.client.Close()
 }
 
@@ -134,10 +146,16 @@ func (t gcsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, *failed
 	}
 	resp, err := t.RoundTripper.RoundTrip(req)
-	if err == nil {
-		resp.Body = &gcsBody{resp.Body, failed}
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	if from := req.Header.Get("Range"); resp.StatusCode == http.StatusOK && from != "" && !strings.HasPrefix(from, "bytes=0-") {
+		// The client would only say that the range was not satisfied.
+		resp.Body.Close()
+		return nil, errChanged
+	}
+	resp.Body = &gcsBody{resp.Body, failed}
+	return resp, nil
 }
 
 type gcsBody struct {

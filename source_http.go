@@ -1,6 +1,7 @@
 package stretcher
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,8 +34,8 @@ func newHTTPSource(rawURL string) (source, error) {
 		// The error may quote any part of the URL, be it of a password.
 		return nil, errors.New("malformed URL: special characters have to be percent-encoded")
 	}
-	if u.Hostname() == "" {
-		return nil, errors.New("the URL names no host")
+	if err := checkHost(u); err != nil {
+		return nil, err
 	}
 	t := onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
 	// The checksum is that of the bytes as they are stored.
@@ -43,11 +44,28 @@ func newHTTPSource(rawURL string) (source, error) {
 	return &httpSource{url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
 }
 
+// checkHost finds what net/http would only tell as an error of the network.
+func checkHost(u *url.URL) error {
+	if u.Hostname() == "" {
+		return errors.New("the URL names no host")
+	}
+	if _, err := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16); err != nil {
+		return fmt.Errorf("the URL's port %s is none", u.Port())
+	}
+	return nil
+}
+
 // onlyHTTP1 keeps a transport from HTTP/2, which would put all ranges on one
 // connection.
 func onlyHTTP1(t *http.Transport) *http.Transport {
 	t.Protocols = &http.Protocols{}
 	t.Protocols.SetHTTP1(true)
+	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		return fmt.Errorf("proxy: %w", httpStatusError(resp.Status, resp.StatusCode, resp.Header))
+	}
 	if t.TLSClientConfig != nil {
 		t.TLSClientConfig.NextProtos = nil // Clone leaves h2 there
 	}
@@ -63,6 +81,8 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return permanent(fmt.Errorf("more than %d redirects", maxRedirects))
 	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
 		return permanent(fmt.Errorf("redirected to a URL of scheme %q", req.URL.Scheme))
+	case checkHost(req.URL) != nil:
+		return permanent(fmt.Errorf("redirected to %s: %w", redactURL(req.URL.String()), checkHost(req.URL)))
 	case from.Scheme == "https" && req.URL.Scheme == "http":
 		return permanent(fmt.Errorf("redirected from https to http: %s", redact(req.URL.String())))
 	}
@@ -109,9 +129,14 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && ranged:
 		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
-		if o.validator == "" || strings.HasPrefix(validator, `"`) && resp.Header.Get("ETag") == "" {
-			// With If-Range, the server answers 206 only for the same object,
-			// and need not name it again (RFC 9110, section 15.3.7).
+		// With If-Range, the server answers 206 only for the same object, and
+		// need not name it again (RFC 9110, section 15.3.7). If it does name
+		// another one, it has ignored that.
+		field := "Last-Modified"
+		if strings.HasPrefix(validator, `"`) {
+			field = "ETag"
+		}
+		if named := resp.Header.Get(field); named == "" || named == validator {
 			o.validator = validator
 		}
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
@@ -130,16 +155,21 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 }
 
 // withoutURL returns what went wrong with a request; our own errors name the
-// URL.
+// URL. It says whether another attempt is of use.
 func withoutURL(err error) error {
 	if at, ok := errors.AsType[*url.Error](err); ok {
-		return at.Err
+		err = at.Err
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return permanent(err)
 	}
 	return err
 }
 
+func (s *httpSource) dropIdle() { s.transport.CloseIdleConnections() }
+
 func (s *httpSource) close() error {
-	s.transport.CloseIdleConnections()
+	s.dropIdle()
 	return nil
 }
 
@@ -203,9 +233,9 @@ func httpValidator(h http.Header) string {
 func httpStatusError(status string, code int, h http.Header) error {
 	err := errors.New(status)
 	switch {
-	case code == http.StatusNotFound, code == http.StatusRequestTimeout:
+	case code == http.StatusNotFound:
 		return err
-	case code == http.StatusTooManyRequests, code >= 500:
+	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
 		return busyError{err, retryAfter(h.Get("Retry-After"))}
 	}
 	return permanent(err)
@@ -214,7 +244,7 @@ func httpStatusError(status string, code int, h http.Header) error {
 // retryAfter reads a Retry-After header: seconds or a date (RFC 9110, section
 // 10.2.3). It is 0 where there is none.
 func retryAfter(s string) time.Duration {
-	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil {
+	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // then it is the largest
 		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -279,7 +280,7 @@ func TestHTTPEnvironment(t *testing.T) {
 	}{
 		{"all", []string{"HTTP_PROXY=" + proxy.URL, "HTTPS_PROXY=" + proxy.URL, "NO_PROXY=0.0.0.0", "SSL_CERT_FILE=" + ca}, map[string]string{
 			"http://stretcher.invalid/a":  `"proxied http://stretcher.invalid/a", <nil>`,
-			"https://stretcher.invalid/a": `"", fetch https://stretcher.invalid/a: I'm a teapot`,
+			"https://stretcher.invalid/a": `"", fetch https://stretcher.invalid/a: proxy: 418 I'm a teapot`,
 			directURL:                     `"direct /", <nil>`,
 			secure.URL:                    `"secure HTTP/1.1", <nil>`,
 		}},
@@ -371,7 +372,7 @@ func TestRetryAfter(t *testing.T) {
 		{"-5", 0, 0},
 		{"1.5", 0, 0},
 		{"soon", 0, 0},
-		{"99999999999999999999", 0, 0},
+		{"99999999999999999999", maxRetryAfter, math.MaxInt64},
 		{"Mon, 02 Jan 2006 15:04:05 GMT", 0, 0},
 		{time.Now().Add(time.Hour).UTC().Format(http.TimeFormat), 58 * time.Minute, time.Hour},
 	} {

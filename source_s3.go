@@ -80,17 +80,19 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	}
 	out, err := client.GetObject(ctx, in)
 	if err != nil {
-		return nil, s3Error(err)
+		return nil, s3Error(err, ranged || in.IfMatch != nil)
 	}
 	o := &object{body: out.Body, size: -1, ranges: true}
 	if out.ContentLength != nil {
 		o.size = *out.ContentLength
 	}
+	partial := out.ContentRange != nil
 	if resp, ok := middleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok {
 		o.validator = httpValidator(resp.Header) // the ETag, or without one the date
+		partial = resp.StatusCode == http.StatusPartialContent
 	}
-	if ranged && out.ContentRange != nil {
-		o.offset, o.size, err = parseContentRange(*out.ContentRange)
+	if partial {
+		o.offset, o.size, err = parseContentRange(aws.ToString(out.ContentRange))
 		if err != nil {
 			out.Body.Close()
 			return nil, err
@@ -99,18 +101,23 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	return o, nil
 }
 
-func (s *s3Source) close() error {
+func (s *s3Source) dropIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.transport != nil {
 		s.transport.CloseIdleConnections()
 	}
+}
+
+func (s *s3Source) close() error {
+	s.dropIdle()
 	return nil
 }
 
 // s3Error tells what another attempt may mend from what it cannot, and
-// shortens what the SDK says.
-func s3Error(err error) error {
+// shortens what the SDK says. The request was conditional where it was for a
+// part of an object, or for one that has not changed.
+func s3Error(err error, conditional bool) error {
 	resp, ok := errors.AsType[*awshttp.ResponseError](err)
 	if !ok || resp.HTTPStatusCode() == 0 {
 		return withoutURL(err) // no answer at all
@@ -128,7 +135,7 @@ func s3Error(err error) error {
 		short = fmt.Errorf("%w (set AWS_REGION to %s, where the bucket is)", short, region)
 	}
 	switch {
-	case status == http.StatusPreconditionFailed, status == http.StatusRequestedRangeNotSatisfiable:
+	case conditional && (status == http.StatusPreconditionFailed || status == http.StatusRequestedRangeNotSatisfiable):
 		return errChanged
 	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound,
 		status == http.StatusRequestTimeout, code == "RequestTimeout":

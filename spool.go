@@ -51,7 +51,7 @@ func (s *spool) writeAt(p []byte, offset int64) error {
 		return err
 	}
 	if _, err := s.store.WriteAt(p, offset); err != nil {
-		return permanent(spaceError(err, offset+int64(len(p))))
+		return permanent(spaceError("the download", err, offset+int64(len(p))))
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (s *spool) len() int64 {
 
 // reader returns a reader of the spool from its first byte on, which waits
 // for bytes that have not arrived yet.
-func (s *spool) reader(leads bool) io.Reader {
+func (s *spool) reader(leads bool) *spoolReader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &spoolReader{spool: s, round: s.round, leads: leads}
@@ -115,14 +115,28 @@ func (s *spool) reader(leads bool) io.Reader {
 // read calls reader with the bytes from the first on, and again each time that
 // they are started over meanwhile. Where it leads, see setLead.
 func (s *spool) read(leads bool, reader func(io.Reader) error) error {
-	if leads {
-		defer s.setLead(math.MaxInt64)
-	}
 	for {
-		if err := reader(s.reader(leads)); !errors.Is(err, errRestarted) {
+		r := s.reader(leads)
+		err := reader(r)
+		if leads {
+			s.setLead(math.MaxInt64)
+		}
+		// What it makes of these bytes counts only if they stay.
+		if !errors.Is(err, errRestarted) && !s.restarted(r.round) {
 			return err
 		}
 	}
+}
+
+// restarted waits for the end of the spool, or for another round, and reports
+// whether it was that.
+func (s *spool) restarted(round int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for round == s.round && !s.ended {
+		s.change.Wait()
+	}
+	return round != s.round
 }
 
 // setLead says how far the leading reader is. Called with 0 before any reads,
@@ -226,13 +240,14 @@ func checkSpace(size int64) error {
 		return permanent(err)
 	}
 	if size > free {
-		return permanent(spaceError(unix.ENOSPC, size))
+		return permanent(spaceError("the download", unix.ENOSPC, size))
 	}
 	return nil
 }
 
-// spaceError says of an ENOSPC in the spool what is full and what it takes.
-func spaceError(err error, size int64) error {
+// spaceError says of an ENOSPC in TMPDIR what is full, and what it takes for
+// what is to be put there.
+func spaceError(what string, err error, size int64) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
@@ -240,8 +255,8 @@ func spaceError(err error, size int64) error {
 	if free, err := freeSpace(os.TempDir()); err == nil {
 		left = humanize.IBytes(uint64(free))
 	}
-	return fmt.Errorf("the download needs at least %s in %s, which has %s left (free some, or set TMPDIR to another directory): %w",
-		humanize.IBytes(uint64(size)), os.TempDir(), left, err)
+	return fmt.Errorf("%s needs at least %s in %s, which has %s left (free some, or set TMPDIR to another directory): %w",
+		what, humanize.IBytes(uint64(size)), os.TempDir(), left, err)
 }
 
 // freeSpace returns how many bytes this user can still write to dir.

@@ -151,6 +151,56 @@ func TestSpoolLead(t *testing.T) {
 	}
 }
 
+// What a reader makes of bytes that are started over afterwards, does not count.
+func TestSpoolReadAgain(t *testing.T) {
+	for _, leads := range []bool{false, true} {
+		s := newSpool(&memory{}, 0)
+		if leads {
+			s.setLead(0)
+		}
+		put := func(text string) {
+			if err := s.writeAt([]byte(text), 0); err != nil {
+				t.Fatal(err)
+			}
+			s.arrived(int64(len(text)))
+		}
+		broken := errors.New("broken")
+		begun, read := make(chan bool, 2), make(chan error, 1)
+		var got []byte
+		go func() {
+			read <- s.read(leads, func(r io.Reader) (err error) {
+				first := make([]byte, 1)
+				if _, err := r.Read(first); err != nil {
+					return err
+				}
+				begun <- true
+				if string(first) == "b" {
+					return broken
+				}
+				got, err = io.ReadAll(r)
+				return err
+			})
+		}()
+		put("bad")
+		<-begun
+		if err := s.restart(); err != nil {
+			t.Fatal(err)
+		}
+		put("good")
+		s.end(nil)
+		if err := <-read; err != nil || string(got) != "ood" {
+			t.Errorf("leads is %v: %v, %q", leads, err, got)
+		}
+
+		s = newSpool(&memory{}, 0)
+		put("bad")
+		s.end(nil)
+		if err := s.read(leads, func(io.Reader) error { return broken }); err != broken {
+			t.Errorf("leads is %v: %v", leads, err)
+		}
+	}
+}
+
 func TestFreeSpace(t *testing.T) {
 	if free, err := freeSpace(t.TempDir()); err != nil || free <= 0 {
 		t.Errorf("a directory: %d, %v", free, err)
@@ -240,12 +290,12 @@ func TestSpaceError(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
 	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
-		err := spaceError(&os.PathError{Op: "write", Path: "x", Err: full}, 5<<20)
+		err := spaceError("the download", &os.PathError{Op: "write", Path: "x", Err: full}, 5<<20)
 		if !errors.Is(err, full) || !strings.HasPrefix(err.Error(), "the download needs at least "+humanize.IBytes(5<<20)+" in "+dir+", which has ") {
 			t.Errorf("error %v", err)
 		}
 	}
-	if err := spaceError(unix.EIO, 5); err != unix.EIO {
+	if err := spaceError("the download", unix.EIO, 5); err != unix.EIO {
 		t.Errorf("error %v", err)
 	}
 }

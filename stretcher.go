@@ -227,13 +227,17 @@ func (m *Manifest) getSrc(ctx context.Context, conf Config, file *os.File) (*arc
 			return err
 		})
 	})
+	indexing, stopIndexing := context.WithCancelCause(ctx)
+	defer stopIndexing(nil)
 	readers.Go(func() {
 		indexErr = spool.read(true, func(arriving io.Reader) (err error) {
-			archive, err = indexArchive(ctx, arriving, file, conf.MaxSize)
+			archive, err = indexArchive(indexing, arriving, file, conf.MaxSize)
 			return err
 		})
 	})
-	err = fetchSrc(ctx, conf, m.Src, spool)
+	if err = fetchSrc(ctx, conf, m.Src, spool); err != nil {
+		stopIndexing(err)
+	}
 	readers.Wait()
 	switch {
 	case err != nil:
