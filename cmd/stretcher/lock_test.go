@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,30 +115,12 @@ func TestLockOfMany(t *testing.T) {
 // It is neither used nor followed, and keeps nobody from deploying: there is
 // another place.
 func TestLockDirectoryOfAnother(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can run the agent as a user who has no directory for locks yet")
-	}
-	uid := 1_000_000 + os.Getpid() // nobody's
-	place, next := fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid)
 	w := newWorld(t)
-	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
-		t.Fatal(err)
-	}
-	for dir := w.dir; dir != "/"; dir = filepath.Dir(dir) {
-		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o001 == 0 {
-			t.Skipf("another user cannot get to %s", dir)
-		}
-	}
-	// The test binary may lie where only root can read it.
-	binary, err := exec.LookPath("stretcher")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.run("cp", binary, "stretcher")
-	w.run("mkdir", "srv", "victim")
-	w.run("chown", fmt.Sprint(uid), "srv", "tmp", "victim")
+	uid, start := w.asUser()
+	place, next := fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid)
+	w.run("mkdir", "victim")
+	w.run("chown", fmt.Sprint(uid), "victim")
 	w.write("manifest.yml", w.archive(w.path("srv/dest")))
-	w.run("chmod", "-R", "a+rX", ".")
 	for _, hostile := range []struct {
 		name string
 		make func(place string) error
@@ -158,10 +138,7 @@ func TestLockDirectoryOfAnother(t *testing.T) {
 			if err := hostile.make(place); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(w.path("stretcher"))
-			cmd.Stdin = strings.NewReader("file://" + w.path("manifest.yml"))
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
-			a := w.startCommand(cmd, nil)
+			a := start("manifest.yml")
 			if hostile.name == "both" {
 				a.exits(1)
 			} else {

@@ -100,6 +100,40 @@ func (w *world) start(event string, variables []string, flags ...string) *agent 
 	return w.startCommand(cmd, variables)
 }
 
+// asUser lets another user into the directory, who has no files yet but for a
+// directory srv, and returns how to start stretcher as that user. Only root can.
+func (w *world) asUser() (uid int, start func(manifest string, flags ...string) *agent) {
+	t := w.t
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can run the agent as another user")
+	}
+	uid = 1_000_000 + os.Getpid()                                // nobody's
+	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
+		t.Fatal(err)
+	}
+	for dir := w.dir; dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o001 == 0 {
+			t.Skipf("another user cannot get to %s", dir)
+		}
+	}
+	// The test binary may lie where only root can read it.
+	binary, err := exec.LookPath("stretcher")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run("cp", binary, "stretcher")
+	w.run("mkdir", "srv")
+	w.run("chown", fmt.Sprint(uid), "srv", "tmp")
+	return uid, func(manifest string, flags ...string) *agent {
+		t.Helper()
+		cmd := exec.Command(w.path("stretcher"), flags...)
+		cmd.Stdin = strings.NewReader("file://" + w.path(manifest))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		return w.startCommand(cmd, nil)
+	}
+}
+
 func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
 	w.t.Helper()
 	a := &agent{w, cmd, &output{}, make(chan struct{})}

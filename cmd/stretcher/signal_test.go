@@ -204,6 +204,35 @@ func TestSecondSignal(t *testing.T) {
 	w.clean()
 }
 
+// A command whose shell has ended in time has not run into its time limit, nor
+// is what it left behind ended, while its output is still waited for.
+func TestTimeoutWhileOutputIsHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", "commands:\n  post: ['sleep 600 & echo $! > child.pid; sleep 1']\n")
+	a := w.start("manifest.yml", nil, "-command-timeout", "2")
+	a.exits(0)
+	a.logged("left a process behind")
+	if err := syscall.Kill(w.pid("child.pid"), syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever the signal came upon, one of success and failure is run.
+func TestSignalAtTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", w.archive(w.path("dest"))+"commands:\n  post: ['kill -TERM $PPID; sleep 0.2']\n  success: [touch success]\n  failure: [touch failure]\n")
+	a := w.start("manifest.yml", nil)
+	a.exits(1)
+	a.logged("Deploy manifest failed: .*interrupted by SIGTERM")
+	w.read("failure")
+	if _, err := os.Stat(w.path("success")); err == nil {
+		t.Error("success was run as well")
+	}
+	w.clean()
+}
+
 // Under nohup(1), SIGHUP stays ignored.
 func TestSignalUnderNohup(t *testing.T) {
 	t.Parallel()

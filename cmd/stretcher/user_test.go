@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An ordinary user owns what he has deployed, and so can deploy again over
+// what he has made unreadable or read-only to himself.
+func TestUserReadOnlyDest(t *testing.T) {
+	for _, strategy := range []string{"builtin", "mv"} {
+		t.Run(strategy, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			uid, start := w.asUser()
+			defer os.RemoveAll(fmt.Sprintf("/dev/shm/stretcher-%d", uid))
+			dest := w.path("srv/dest")
+			for _, text := range []string{"old", "new"} {
+				w.write("app/file", text)
+				w.write("app/sub/file", text)
+				w.run("chmod", "555", "app")
+				w.run("chmod", "000", "app/sub")
+				w.run("tar", "-cf", "app.tar", "-C", "app", ".")
+				w.run("chmod", "755", "app", "app/sub")
+				sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
+				w.write("manifest.yml", fmt.Sprintf("src: file://%%s/app.tar\nchecksum: %s\ndest: %s\nsync_strategy: %s\n", sum, dest, strategy))
+				start("manifest.yml").exits(0)
+				for name, mode := range map[string]os.FileMode{"": 0o555, "/sub": 0} {
+					if info, err := os.Stat(dest + name); err != nil || info.Mode().Perm() != mode {
+						t.Errorf("dest%s: mode %v, %v", name, info.Mode(), err)
+					}
+				}
+				for _, name := range []string{"srv/dest/file", "srv/dest/sub/file"} {
+					if got := w.read(name); got != text {
+						t.Errorf("%s has %q, expected %q", name, got, text)
+					}
+				}
+				w.clean()
+				if strategy == "mv" {
+					return
+				}
+			}
+			// A failure changes no mode either: this file is another user's,
+			// who alone could give it the time.
+			w.write("app/file", "newer")
+			w.run("chmod", "555", "app")
+			w.run("tar", "-cf", "app.tar", "-C", "app", ".")
+			w.run("chmod", "755", "app")
+			w.run("chown", "0", "srv/dest/sub")
+			sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
+			w.write("manifest.yml", fmt.Sprintf("src: file://%%s/app.tar\nchecksum: %s\ndest: %s\nsync_strategy: builtin\n", sum, dest))
+			start("manifest.yml").exits(1)
+			if info, err := os.Stat(dest); err != nil || info.Mode().Perm() != 0o555 {
+				t.Errorf("dest after a failure: %v, %v", info.Mode(), err)
+			}
+			if got := w.read("srv/dest/file"); got != "new" {
+				t.Errorf("dest/file after a failure: %q", got)
+			}
+			w.clean()
+		})
+	}
+}
+
+// A command that has become another user's, as by sudo, cannot be signalled;
+// the agent ends without it.
+func TestUserCommandOfAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	uid, start := w.asUser()
+	defer os.RemoveAll(fmt.Sprintf("/dev/shm/stretcher-%d", uid))
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run("cp", setpriv, "suid")
+	w.run("chmod", "4755", "suid")
+	w.write("manifest.yml", "commands:\n  pre: ['echo $$ > tmp/pid; exec ./suid --reuid=0 --clear-groups sleep 600']\n")
+	begin := time.Now()
+	a := start("manifest.yml", "-command-timeout", "1")
+	a.logged("could not be ended, and is left running")
+	a.exits(1)
+	a.logged("timeout after 1s")
+	if took := time.Since(begin); took > time.Minute {
+		t.Errorf("it took %s", took)
+	}
+	if err := syscall.Kill(w.pid("tmp/pid"), syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+}
