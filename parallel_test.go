@@ -364,7 +364,12 @@ func TestParallelSendsLittleTwice(t *testing.T) {
 	var f *faulty
 	cut := sync.OnceFunc(func() { f.resetAll() })
 	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
-		f.serve(&tripwire{w, f, size / 2, cut}, r)
+		w = &tripwire{w, f, size / 2, cut}
+		if n == 0 {
+			f.hold(func() bool { return len(f.asked()) >= defaultConnections }, w, r)
+		} else {
+			f.serve(w, r)
+		}
 		return true
 	})
 	got, logged, err := download(t, quick(1), f.URL)

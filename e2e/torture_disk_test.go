@@ -68,7 +68,7 @@ func TestTortureFullDisk(t *testing.T) {
 		only      string // of the strategies, where the others succeed
 	}{
 		{"TMPDIR cannot hold the download", "tmp", 2, 1000, grown(incompressible, 6), "the download needs", ""},
-		{"TMPDIR cannot hold what is unpacked", "tmp", 4, 1000, grown(strings.Repeat("0", mebi), 16), "unpack the archive in", ""},
+		{"TMPDIR cannot hold what is unpacked", "tmp", 4, 1000, grown(strings.Repeat("0", mebi), 16), "unpack the archive: what it unpacks to needs at least", ""},
 		{"TMPDIR cannot hold it twice", "tmp", 24, 1000, grown(strings.Repeat("0", mebi), 16), "extract the archive", "rsync"},
 		{"dest cannot hold the files", "site", 4, 1000, grown(incompressible, 6), "", ""},
 		{"dest has no inodes", "site", 16, 100, grown("few bytes", 300), "", ""},

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,6 +109,10 @@ var waits = map[string]struct {
 
 // A signal ends every wait at once, cleans up, and runs the failure commands.
 func TestSignals(t *testing.T) {
+	// Where these tests are run under nohup, the agent is not.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangup) }) // after the parallel tests, too
 	for name := range waits {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
