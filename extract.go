@@ -3,7 +3,6 @@ package stretcher
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path"
@@ -41,7 +40,7 @@ func (a *archive) extractTo(ctx context.Context, dir string) error {
 	}
 	defer unix.Close(root)
 	attrs.madeIn(root)
-	x := &extraction{contents: &spooled{tar: a.data}, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
+	x := &extraction{contents: spooled{a.data}, attrs: attrs, crew: newCrew(ctx), made: map[*entry]string{}, linked: a.tree.linked}
 	x.fill(root, "", a.tree.root)
 	if err := x.crew.end(); err != nil {
 		return err
@@ -72,55 +71,56 @@ type extraction struct {
 
 // contents is where the bytes of a tree's regular files are.
 type contents interface {
-	// open returns what has the entry's bytes from its offset on, and is to be
-	// closed.
-	open(e *entry) (readerAtCloser, error)
+	// open returns a window on the file that has the entry's bytes, from its
+	// offset on. It is to be closed.
+	open(e *entry) (*window, error)
 }
 
-type readerAtCloser interface {
-	io.ReaderAt
-	io.Closer
+// spooled is contents that are all in one file.
+type spooled struct{ tar *os.File }
+
+func (s spooled) open(*entry) (*window, error) {
+	w := windows.Get().(*window)
+	if w.file != s.tar {
+		w.file, w.size = s.tar, 0
+	}
+	return w, nil
 }
 
-// spooled is contents that are all in one file, where those of small files
-// often follow one another: one read brings several.
-type spooled struct {
-	tar     *os.File
-	windows sync.Pool // of *window
-}
-
-// window is a part of the file, kept by who opens an entry after another.
+// window is a part of a file in memory. The next one who opens the same file
+// gets it as it was: the contents of small files follow one another there, and
+// so one read brings several.
 type window struct {
-	from  *spooled
-	bytes [64 << 10]byte
-	at    int64
-	n     int
+	file   *os.File
+	owned  bool // the file is to be closed with the window
+	buf    [128 << 10]byte
+	offset int64
+	size   int
 }
 
-func (s *spooled) open(*entry) (readerAtCloser, error) {
-	if w, ok := s.windows.Get().(*window); ok {
-		return w, nil
-	}
-	return &window{from: s}, nil
-}
+var windows = sync.Pool{New: func() any { return new(window) }}
 
-func (w *window) ReadAt(p []byte, offset int64) (int, error) {
-	if len(p) >= len(w.bytes) {
-		return w.from.tar.ReadAt(p, offset)
-	}
-	if offset < w.at || offset+int64(len(p)) > w.at+int64(w.n) {
+// bytes returns n bytes of the file, at most as many as buf has, until the next
+// call.
+func (w *window) bytes(offset int64, n int) ([]byte, error) {
+	if offset < w.offset || offset+int64(n) > w.offset+int64(w.size) {
 		var err error
-		w.at = offset
-		if w.n, err = w.from.tar.ReadAt(w.bytes[:], offset); w.n < len(p) {
-			return copy(p, w.bytes[:w.n]), err
+		w.offset = offset
+		if w.size, err = w.file.ReadAt(w.buf[:], offset); w.size < n {
+			return nil, err
 		}
 	}
-	return copy(p, w.bytes[offset-w.at:]), nil
+	return w.buf[offset-w.offset:][:n], nil
 }
 
 func (w *window) Close() error {
-	w.from.windows.Put(w)
-	return nil
+	var err error
+	if w.owned {
+		err = w.file.Close()
+		w.file, w.owned = nil, false
+	}
+	windows.Put(w)
+	return err
 }
 
 // link is a further name of an entry.
@@ -246,9 +246,6 @@ func (x *extraction) regular(dir int, name string, e *entry) (err error) {
 	return x.attrs.setFile(fd, dir, name, e)
 }
 
-// buffers are for copying files, one a worker.
-var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
-
 // copyContents writes the entry's bytes to a new file, leaving its holes.
 func copyContents(ctx context.Context, fd int, contents contents, e *entry) error {
 	segments := e.segments
@@ -262,16 +259,14 @@ func copyContents(ctx context.Context, fd int, contents contents, e *entry) erro
 		return err
 	}
 	defer data.Close()
-	buf := buffers.Get().(*[128 << 10]byte)
-	defer buffers.Put(buf)
 	from := e.offset
 	for _, seg := range segments {
 		for done := int64(0); done < seg.length; {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			b := buf[:min(int64(len(buf)), seg.length-done)]
-			if n, err := data.ReadAt(b, from); n < len(b) {
+			b, err := data.bytes(from, int(min(int64(len(data.buf)), seg.length-done)))
+			if err != nil {
 				return fmt.Errorf("read what is to be written: %w", err)
 			}
 			if err := writeAt(fd, b, seg.offset+done); err != nil {

@@ -60,7 +60,7 @@ func (s *builtinStrategy) syncArchive(ctx context.Context, a *archive, to string
 	if a.tree.root.implicit {
 		a.tree.root.mode = unix.S_IFDIR | uint32(mode)&0o7777
 	}
-	return s.sync(ctx, a.tree, &spooled{tar: a.data}, attrs, to)
+	return s.sync(ctx, a.tree, spooled{a.data}, attrs, to)
 }
 
 func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, attrs *attributes, to string) error {
@@ -170,7 +170,15 @@ func openDest(to string) (fd int, created bool, err error) {
 // entry has for its target.
 type filesBelow struct{ *os.Root }
 
-func (f filesBelow) open(e *entry) (readerAtCloser, error) { return f.Open(e.target) }
+func (f filesBelow) open(e *entry) (*window, error) {
+	file, err := f.Open(e.target)
+	if err != nil {
+		return nil, err
+	}
+	w := windows.Get().(*window)
+	w.file, w.owned, w.size = file, true, 0
+	return w, nil
+}
 
 // readTree makes the tree of a directory.
 func readTree(dir string) (*tree, error) {
@@ -278,5 +286,5 @@ func (e *entry) reader(contents contents) (io.ReadCloser, error) {
 	return struct {
 		io.Reader
 		io.Closer
-	}{io.NewSectionReader(data, e.offset, e.size), data}, nil
+	}{io.NewSectionReader(data.file, e.offset, e.size), data}, nil
 }

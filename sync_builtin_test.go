@@ -554,7 +554,7 @@ func TestBuiltinStagingFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = s.sync(ctx, a.tree, failAfter(&spooled{tar: a.data}, func() error { cancel(stopped); return nil }), attrs, dest)
+		err = s.sync(ctx, a.tree, failAfter(spooled{a.data}, func() error { cancel(stopped); return nil }), attrs, dest)
 		if !errors.Is(err, stopped) {
 			t.Errorf("%v", err)
 		}
@@ -568,7 +568,7 @@ func TestBuiltinStagingFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = (&builtinStrategy{&Manifest{}}).sync(t.Context(), a.tree, failAfter(&spooled{tar: a.data}, func() error { return broken }), attrs, dest)
+		err = (&builtinStrategy{&Manifest{}}).sync(t.Context(), a.tree, failAfter(spooled{a.data}, func() error { return broken }), attrs, dest)
 		if !errors.Is(err, broken) {
 			t.Errorf("%v", err)
 		}
@@ -604,7 +604,7 @@ func failAfter(c contents, fail func() error) *failingContents {
 	return f
 }
 
-func (c *failingContents) open(e *entry) (readerAtCloser, error) {
+func (c *failingContents) open(e *entry) (*window, error) {
 	if c.left.Add(-1) == 0 {
 		if err := c.fail(); err != nil {
 			return nil, err

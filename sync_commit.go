@@ -396,7 +396,7 @@ type dirent struct {
 // tell them.
 func readDir(fd int) ([]dirent, error) {
 	var list []dirent
-	buf := buffers.Get().(*[128 << 10]byte)
+	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	for {
 		n, err := unix.Getdents(fd, buf[:32<<10])

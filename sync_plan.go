@@ -272,6 +272,9 @@ func (y *syncing) sameContents(dir int, old dirent, e *entry) (bool, *unix.Stat_
 	return e.kind() == unix.S_IFIFO || st.Rdev == e.device, &st, nil
 }
 
+// buffers are for what is read of dest.
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
 // sameBytes compares an open file with the entry's bytes, which are as many.
 func sameBytes(ctx context.Context, fd int, contents contents, e *entry) (bool, error) {
 	if e.size == 0 {
@@ -282,7 +285,7 @@ func sameBytes(ctx context.Context, fd int, contents contents, e *entry) (bool, 
 		return false, err
 	}
 	defer data.Close()
-	buf := buffers.Get().(*[128 << 10]byte)
+	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	stored := e.segments
 	if stored == nil {
@@ -299,17 +302,16 @@ func sameBytes(ctx context.Context, fd int, contents contents, e *entry) (bool, 
 			if err := ctx.Err(); err != nil {
 				return false, err
 			}
-			half := len(buf) / 2
-			n := min(int64(half), end-at)
-			a, b := buf[:n], buf[half:half+int(n)]
-			if n, err := data.ReadAt(a, from); n < len(a) {
+			have := buf[:min(int64(len(buf)), end-at)]
+			want, err := data.bytes(from, len(have))
+			if err != nil {
 				return false, fmt.Errorf("read what is to be compared: %w", err)
 			}
-			if same, err := readFull(fd, b, at); err != nil || !same || !bytes.Equal(a, b) {
+			if same, err := readFull(fd, have, at); err != nil || !same || !bytes.Equal(have, want) {
 				return false, err
 			}
-			from += n
-			at += n
+			from += int64(len(have))
+			at += int64(len(have))
 		}
 	}
 	return true, nil
