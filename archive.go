@@ -28,8 +28,8 @@ import (
 // under a name before extract is called.
 type archive struct {
 	tree *tree
-	data *os.File // the tar: the spool itself, or what it decompresses to
-	own  bool     // data is ours to close
+	data io.ReaderAt // the tar: the spool itself, or what it decompresses to
+	own  *halves     // that, where it is of our own; else nil
 }
 
 // indexArchive reads an archive while it arrives. spool must hold the bytes
@@ -66,11 +66,11 @@ func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int
 	}
 	a := &archive{tree: newTree(), data: spool}
 	if unpacked.compressed {
-		if a.data, err = tempFile(); err != nil {
+		if a.own, err = newHalves(); err != nil {
 			unpacked.close()
 			return nil, err
 		}
-		a.own = true
+		a.data = a.own
 	}
 	ahead := readAhead(ctx, unpacked)
 	err = a.index(ahead, maxSize)
@@ -84,10 +84,10 @@ func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int
 
 // Close frees the decompressed tar, if there is one. The spool stays open.
 func (a *archive) Close() error {
-	if !a.own {
+	if a.own == nil {
 		return nil
 	}
-	return a.data.Close()
+	return a.own.Close()
 }
 
 // rootMode is the mode of the entry "." or "./", if the archive has one.
@@ -106,10 +106,7 @@ const headerAllowance = 16 << 20
 // index reads the tar from its first header to the end of the input, whose
 // checksum (gzip's CRC and the like) is only looked at there.
 func (a *archive) index(ahead *aheadReader, maxSize int64) error {
-	in := &tarStream{ahead: ahead}
-	if a.own {
-		in.copyTo = a.data
-	}
+	in := &tarStream{ahead: ahead, copyTo: a.own}
 	var contents int64
 	var copies int64 // what hard links take, which become files of their own in dest
 	var global map[string]string
@@ -208,7 +205,7 @@ const maxHeader = 5 << 20
 // to a file where it came out of a decompressor.
 type tarStream struct {
 	ahead  *aheadReader
-	copyTo *os.File // nil for a tar that is in the spool as it is
+	copyTo *halves // nil for a tar that is in the spool as it is
 	pos    int64
 
 	reader tar.Reader

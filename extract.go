@@ -3,8 +3,8 @@ package stretcher
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -77,7 +77,7 @@ type contents interface {
 }
 
 // spooled is contents that are all in one file.
-type spooled struct{ tar *os.File }
+type spooled struct{ tar io.ReaderAt }
 
 func (s spooled) open(*entry) (*window, error) {
 	w := windows.Get().(*window)
@@ -91,8 +91,8 @@ func (s spooled) open(*entry) (*window, error) {
 // gets it as it was: the contents of small files follow one another there, and
 // so one read brings several.
 type window struct {
-	file   *os.File
-	owned  bool // the file is to be closed with the window
+	file   io.ReaderAt
+	closer io.Closer // of the file, if it is to be closed with the window
 	buf    [128 << 10]byte
 	offset int64
 	size   int
@@ -115,9 +115,9 @@ func (w *window) bytes(offset int64, n int) ([]byte, error) {
 
 func (w *window) Close() error {
 	var err error
-	if w.owned {
-		err = w.file.Close()
-		w.file, w.owned = nil, false
+	if w.closer != nil {
+		err = w.closer.Close()
+		w.file, w.closer = nil, nil
 	}
 	windows.Put(w)
 	return err

@@ -185,9 +185,11 @@ func (m *Manifest) put(ctx context.Context, conf Config, commands *runner) error
 			return err
 		}
 		defer archive.Close()
-		if archive.own {
+		if archive.own != nil {
 			// The commands and the strategy may need the room.
-			logError("free what was downloaded", spool.Close())
+			var freeing sync.WaitGroup
+			freeing.Go(func() { logError("free what was downloaded", spool.Close()) })
+			defer freeing.Wait()
 		}
 	}
 	if err := commands.loggedAll(ctx, m.Commands.Pre); err != nil {

@@ -176,7 +176,7 @@ func (f filesBelow) open(e *entry) (*window, error) {
 		return nil, err
 	}
 	w := windows.Get().(*window)
-	w.file, w.owned, w.size = file, true, 0
+	w.file, w.closer, w.size = file, file, 0
 	return w, nil
 }
 

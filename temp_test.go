@@ -181,3 +181,37 @@ func TestTempFile(t *testing.T) {
 		t.Errorf("without a directory: got error %v", err)
 	}
 }
+
+// A file in two halves is like one, whatever is written and read in which order.
+func TestHalves(t *testing.T) {
+	h, err := newHalves()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	one := &memory{}
+	content := random(32, 3*halvesPiece+12345)
+	for offset := 0; offset < len(content); offset += 1_000_003 {
+		piece := content[offset:min(offset+1_000_003, len(content))]
+		if n, err := h.WriteAt(piece, int64(offset)); n != len(piece) || err != nil {
+			t.Fatal(n, err)
+		}
+		one.WriteAt(piece, int64(offset))
+	}
+	for _, size := range []int{1, 4096, halvesPiece - 1, 2*halvesPiece + 2} {
+		for _, at := range []int{0, 1, halvesPiece - size, halvesPiece - 1, halvesPiece, 2*halvesPiece - 5, 3 * halvesPiece, len(content) - size, len(content) - 1, len(content)} {
+			if at < 0 {
+				continue
+			}
+			got, want := make([]byte, size), make([]byte, size)
+			n, err := h.ReadAt(got, int64(at))
+			wantN, wantErr := one.ReadAt(want, int64(at))
+			if n != wantN || err != wantErr || string(got) != string(want) {
+				t.Errorf("%d bytes at %d: %d, %v, want %d, %v; the same bytes: %v", size, at, n, err, wantN, wantErr, string(got) == string(want))
+			}
+		}
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
