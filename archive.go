@@ -60,7 +60,7 @@ func indexArchive(ctx context.Context, arriving io.Reader, spool *os.File, maxSi
 }
 
 func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int64) (_ *archive, err error) {
-	unpacked, err := decompress(src)
+	unpacked, err := decompress(ctx, src)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int
 		}
 		a.data = a.own
 	}
-	ahead := readAhead(ctx, unpacked)
+	ahead := readAhead(ctx, unpacked, unpacked.close)
 	err = a.index(ahead, maxSize)
 	ahead.stop()
 	if err != nil {
@@ -351,7 +351,7 @@ type unpackedReader struct {
 const maxWindow = 128 << 20
 
 // decompress tells the format by the first bytes, as tar(1) does.
-func decompress(src io.Reader) (*unpackedReader, error) {
+func decompress(ctx context.Context, src io.Reader) (*unpackedReader, error) {
 	br := bufio.NewReaderSize(src, 32<<10)
 	magic, short := br.Peek(10)
 	if short != nil && short != io.EOF {
@@ -364,7 +364,8 @@ func decompress(src io.Reader) (*unpackedReader, error) {
 	var err error
 	switch {
 	case bytes.HasPrefix(magic, []byte(gzip.Magic)):
-		unpacked.Reader = gzip.NewReader(br)
+		packed := readAhead(ctx, br, func() {})
+		unpacked.Reader, unpacked.close = gzip.NewReader(packed), packed.stop
 	case bytes.HasPrefix(magic, []byte("BZh")) && len(magic) == 10 &&
 		(string(magic[4:]) == "1AY&SY" || string(magic[4:]) == "\x17\x72\x45\x38\x50\x90"):
 		unpacked.Reader = bzip2Reader{bzip2.NewReader(br)}
@@ -377,10 +378,16 @@ func decompress(src io.Reader) (*unpackedReader, error) {
 		var first zstd.Header
 		head, _ := br.Peek(zstd.HeaderMaxSize) // or less
 		saving := first.Decode(head) != nil || first.Skippable || first.SingleSegment || first.WindowSize > large
+		packed := readAhead(ctx, br, func() {})
 		var d *zstd.Decoder
-		d, err = zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(saving), zstd.WithDecoderConcurrency(1))
-		if err == nil {
-			unpacked.Reader, unpacked.close = d, d.Close
+		d, err = zstd.NewReader(packed, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(saving), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			packed.stop()
+			break
+		}
+		unpacked.Reader, unpacked.close = d, func() {
+			d.Close()
+			packed.stop()
 		}
 	default:
 		unpacked.Reader, unpacked.compressed = br, false
@@ -411,11 +418,12 @@ func (z bzip2Reader) Read(p []byte) (int, error) {
 }
 
 // aheadReader reads in a goroutine of its own, so that decompressing overlaps
-// with what is done with the result.
+// with reading what is decompressed, and with what is done with the result.
 type aheadReader struct {
 	full  chan aheadBlock
 	empty chan []byte
 	used  []byte
+	rest  []byte // of the last block, for Read
 	done  chan struct{}
 	ended bool
 	err   error
@@ -426,8 +434,8 @@ type aheadBlock struct {
 	err error
 }
 
-// readAhead starts reading r, which is closed in the end.
-func readAhead(ctx context.Context, r *unpackedReader) *aheadReader {
+// readAhead starts reading r, and calls closed in the end.
+func readAhead(ctx context.Context, r io.Reader, closed func()) *aheadReader {
 	const blocks, size = 4, 256 << 10
 	a := &aheadReader{
 		full:  make(chan aheadBlock, blocks),
@@ -439,7 +447,7 @@ func readAhead(ctx context.Context, r *unpackedReader) *aheadReader {
 	}
 	go func() {
 		defer close(a.full)
-		defer r.close()
+		defer closed()
 		for {
 			var b []byte
 			select {
@@ -479,6 +487,19 @@ func (a *aheadReader) next() ([]byte, error) {
 		}
 	}
 	return nil, a.err
+}
+
+// Read is next for who wants an io.Reader.
+func (a *aheadReader) Read(p []byte) (int, error) {
+	if len(a.rest) == 0 {
+		var err error
+		if a.rest, err = a.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, a.rest)
+	a.rest = a.rest[n:]
+	return n, nil
 }
 
 // stop ends the goroutine and waits for it.
