@@ -461,6 +461,68 @@ func TestBuiltinExcludeFrom(t *testing.T) {
 	}
 }
 
+// What is only to be deleted takes no room: not even a staging directory.
+func TestBuiltinDeletesOnFullDisk(t *testing.T) {
+	dest := mountTmpfs(t, "nr_inodes=6") // its root, one more and those below
+	makeFiles(t, dest, file{path: "keep", body: "x", mode: 0o600}, file{path: "junk"}, file{path: "more/junk"})
+	for i := 0; os.Mkdir(filepath.Join(dest, fmt.Sprint(i)), 0o755) == nil; i++ {
+	}
+	if _, err := builtin(t, &Manifest{}, makeTar(t, member{name: "keep", body: "x"}), dest); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := os.ReadDir(dest); err != nil || len(list) != 1 {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
+// A default ACL takes the place of the umask; the archive's modes hold anyway.
+func TestBuiltinUnderDefaultACL(t *testing.T) {
+	for name, perms := range map[string][3]byte{"strict": {7, 5, 0}, "wide": {7, 7, 7}} {
+		dest := filepath.Join(t.TempDir(), "dest")
+		if err := os.Mkdir(dest, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		// struct posix_acl_xattr of the kernel: version 2; then tag,
+		// permissions and id of the owner, the group and the others
+		acl := []byte{2, 0, 0, 0}
+		for i, tag := range []byte{0x01, 0x04, 0x20} {
+			acl = append(acl, tag, 0, perms[i], 0, 0xff, 0xff, 0xff, 0xff)
+		}
+		if err := unix.Setxattr(dest, "system.posix_acl_default", acl, 0); err == unix.EOPNOTSUPP {
+			t.Skip("no ACLs in the directory for temporary files")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]os.FileMode{"f": 0o644, "x": 0o755, "secret": 0o600, "d": 0o755, "d/g": 0o644, "implicit/h": 0o644, "implicit": 0o777 &^ os.FileMode(umask)}
+		data := makeTar(t, member{name: "f", mode: 0o644}, member{name: "x", mode: 0o755}, member{name: "secret", mode: 0o600},
+			member{name: "d/", typ: tDir, mode: 0o755}, member{name: "d/g", mode: 0o644}, member{name: "implicit/h", mode: 0o644})
+		check := func(dir string) {
+			t.Helper()
+			for path, mode := range want {
+				if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm() != mode {
+					t.Errorf("%s: %s: %v, %v, want %v", name, path, info.Mode(), err, mode)
+				}
+			}
+		}
+		if _, err := builtin(t, &Manifest{}, data, dest); err != nil {
+			t.Fatal(err)
+		}
+		check(dest)
+		logged, err := builtin(t, &Manifest{}, data, dest)
+		if err != nil || !strings.Contains(logged, "0 created, 0 changed") {
+			t.Errorf("%s: again: %v\n%s", name, err, logged)
+		}
+		staging := filepath.Join(dest, "staging") // for mv, it is beside dest
+		if err := os.Mkdir(staging, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := mustIndex(t, data).extract(t.Context(), staging); err != nil {
+			t.Fatal(err)
+		}
+		check(staging)
+	}
+}
+
 func TestBuiltinKeepsInodes(t *testing.T) {
 	base := t.TempDir()
 	dest := filepath.Join(base, "dest")

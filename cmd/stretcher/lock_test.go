@@ -89,6 +89,34 @@ func TestLockOfKilledHolder(t *testing.T) {
 	w.clean()
 }
 
+// A command may set a dest that is a symlink to another directory. Who names
+// the dest by that symlink, waits all the same.
+func TestLockOfSymlink(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run("mkdir", "r1", "r2")
+	w.run("ln", "-s", "r1", "current")
+	w.write("first.yml", w.archive(w.path("current"))+"commands: {pre: ['ln -sfn r2 current; until [ -e go ]; do sleep 0.02; done'], post: ['echo first >> order']}\n")
+	w.write("second.yml", w.archive(w.path("current"))+"commands: {pre: ['echo second >> order']}\n")
+	first := w.start("first.yml", nil)
+	w.until("current leads to r2", func() bool {
+		target, err := os.Readlink(w.path("current"))
+		return err == nil && target == "r2"
+	})
+	second := w.start("second.yml", nil)
+	second.logged("waiting for another deployment")
+	w.write("go", "")
+	first.exits(0)
+	second.exits(0)
+	if order := w.read("order"); order != "first\nsecond\n" {
+		t.Errorf("they were run in this order:\n%s", order)
+	}
+	if got := w.read("r2/file"); got != "content\n" {
+		t.Errorf("r2/file has %q", got)
+	}
+	w.clean()
+}
+
 // Several that wait all have their turn, one at a time.
 func TestLockOfMany(t *testing.T) {
 	t.Parallel()
