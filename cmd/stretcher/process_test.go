@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -100,6 +101,9 @@ func (w *world) start(event string, variables []string, flags ...string) *agent 
 	return w.startCommand(cmd, variables)
 }
 
+// users counts those that asUser has made up.
+var users atomic.Int32
+
 // asUser lets another user into the directory, who has no files yet but for a
 // directory srv, and returns how to start stretcher as that user. Only root can.
 func (w *world) asUser() (uid int, start func(manifest string, flags ...string) *agent) {
@@ -108,7 +112,12 @@ func (w *world) asUser() (uid int, start func(manifest string, flags ...string) 
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run the agent as another user")
 	}
-	uid = 1_000_000 + os.Getpid()                                // nobody's
+	uid = 1_000_000 + os.Getpid()*100 + int(users.Add(1)) // nobody's
+	t.Cleanup(func() {
+		for _, parent := range []string{"/dev/shm", "/tmp"} { // of directories for locks
+			os.RemoveAll(fmt.Sprintf("%s/stretcher-%d", parent, uid))
+		}
+	})
 	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
 		t.Fatal(err)
 	}
