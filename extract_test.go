@@ -105,6 +105,19 @@ func compareTrees(t testing.TB, want, got string) {
 	compareSnapshots(t, snapshot(t, want), snapshot(t, got))
 }
 
+// sameAsByTar extracts an archive, and by tar(1) too, and compares the results.
+func sameAsByTar(t testing.TB, data []byte) {
+	t.Helper()
+	want, got := t.TempDir(), t.TempDir()
+	if err := extractByTar(t, data, want); err != nil {
+		t.Fatal(err)
+	}
+	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	compareTrees(t, want, got)
+}
+
 func compareSnapshots(t testing.TB, want, got map[string]string) {
 	t.Helper()
 	names := maps.Clone(want)
@@ -238,14 +251,7 @@ func TestExtractGlobalHeaders(t *testing.T) {
 		block('g', paxRecord("mtime", "-1.5")+paxRecord("uid", "5")),
 		rawHeader("last", '0', 0), make([]byte, 1024),
 	}, nil)
-	want, got := t.TempDir(), t.TempDir()
-	if err := extractByTar(t, data, want); err != nil {
-		t.Fatal(err)
-	}
-	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
-		t.Fatal(err)
-	}
-	compareTrees(t, want, got)
+	sameAsByTar(t, data)
 
 	repository := t.TempDir()
 	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "x"}} {
@@ -260,7 +266,7 @@ func TestExtractGlobalHeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = t.TempDir()
+	got := t.TempDir()
 	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
@@ -392,14 +398,7 @@ func TestExtractOwners(t *testing.T) {
 		file("unknown names", "no such user", "no such group", 4711, 4712),
 		file("no names", "", "", 4711, 4712),
 		file("half known", "daemon", "no such group", 4711, 4712))
-	want, got := t.TempDir(), t.TempDir()
-	if err := extractByTar(t, data, want); err != nil {
-		t.Fatal(err)
-	}
-	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
-		t.Fatal(err)
-	}
-	compareTrees(t, want, got)
+	sameAsByTar(t, data)
 }
 
 // childEnv tells TestExtractChild, in a process of its own, the archive and

@@ -38,27 +38,25 @@ func lockDest(ctx context.Context, dest string) (*destLock, error) {
 	defer dir.Close()
 	sweepLocks(dir)
 	l := &destLock{}
-	names, err := lockNames(dest)
-	for err == nil {
-		for _, name := range names {
-			file := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name)))
-			if err = l.acquire(ctx, dir, file, dest); err != nil {
-				break
-			}
+	for {
+		names, err := lockNames(dest)
+		for i := 0; i < len(names) && err == nil; i++ {
+			file := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(names[i])))
+			err = l.acquire(ctx, dir, file, dest)
+		}
+		var now []string
+		if err == nil {
+			now, err = lockNames(dest)
 		}
 		if err != nil {
-			break
+			l.release()
+			return nil, fmt.Errorf("lock %s: %w", dest, err)
 		}
-		// What was waited for may have changed what the path leads to.
-		var now []string
-		if now, err = lockNames(dest); err == nil && slices.Equal(now, names) {
+		if slices.Equal(now, names) {
 			return l, nil
 		}
-		l.release()
-		names = now
+		l.release() // who was waited for has changed what the path leads to
 	}
-	l.release()
-	return nil, fmt.Errorf("lock %s: %w", dest, err)
 }
 
 // lockNames are what stands for a dest, in an order that is the same for all,

@@ -94,8 +94,14 @@ func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, 
 	start := time.Now()
 	err = y.commit(dest)
 	took := time.Since(start)
-	if err = errors.Join(err, y.removeAreas()); err == nil {
+	leftover := y.removeAreas()
+	if err == nil {
 		err = y.finishAreas()
+	}
+	if err == nil {
+		err = leftover
+	} else {
+		logError("clean up", leftover)
 	}
 	if err != nil {
 		return fmt.Errorf("sync to %s: %w", to, err)

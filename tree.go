@@ -143,8 +143,9 @@ func (t *tree) warn(kind, format string, args ...any) {
 	}
 }
 
-// add puts what a tar header describes into the tree, and returns it. The data of a regular
-// file is at offset of the tar, and of a sparse one it has just the segments.
+// add puts what a tar header describes into the tree, and returns it. The data
+// of a regular file is at offset of the tar, and of a sparse one it has just
+// the segments.
 func (t *tree) add(hdr *tar.Header, offset int64, segments []segment) (*entry, error) {
 	e, err := t.newEntry(hdr)
 	if err != nil {
