@@ -8,7 +8,7 @@ FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 # Without the tag the GCS client brings all of gRPC, which nothing here uses.
 TAGS    := disable_grpc_modules
-LDFLAGS := -s -w $(if $(VERSION),-X stretcher.Version=$(VERSION))
+LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
 .PHONY: help build install demo check test deps lint fuzz bench clean
 

@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"stretcher"
+	"github.com/fujiwara/stretcher"
 )
 
 // A user of every exported name of the original, with its exact type: that

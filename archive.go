@@ -19,8 +19,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/klauspost/compress/zstd"
 
-	"stretcher/internal/gzip"
-	"stretcher/internal/xz"
+	"github.com/fujiwara/stretcher/internal/gzip"
+	"github.com/fujiwara/stretcher/internal/xz"
 )
 
 // archive is the index of a spooled archive: what extracting it would make,

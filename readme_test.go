@@ -5,7 +5,7 @@ import (
 	"regexp"
 	"testing"
 
-	"stretcher"
+	"github.com/fujiwara/stretcher"
 )
 
 // The manifests in the README are manifests.

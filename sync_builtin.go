@@ -17,7 +17,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
-	"stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/rsyncfilter"
 )
 
 // builtinStrategy does what rsync -a --delete does, with the excludes of the

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/rsyncfilter"
 )
 
 // syncing is one sync of a tree to a directory that may have files already.

@@ -1,3 +1,3 @@
-module stretcher/e2e
+module github.com/fujiwara/stretcher/e2e
 
 go 1.26.0

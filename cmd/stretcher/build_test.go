@@ -15,7 +15,7 @@ import (
 func TestBuilt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	build := exec.Command("go", "build", "-o", w.path("stretcher"), "-tags", "disable_grpc_modules", "-ldflags", "-s -w -X stretcher.Version=1.2.3-test", ".")
+	build := exec.Command("go", "build", "-o", w.path("stretcher"), "-tags", "disable_grpc_modules", "-ldflags", "-s -w -X github.com/fujiwara/stretcher.Version=1.2.3-test", ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"stretcher"
+	"github.com/fujiwara/stretcher"
 )
 
 func TestParseFlags(t *testing.T) {

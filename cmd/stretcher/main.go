@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"stretcher"
+	"github.com/fujiwara/stretcher"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"

@@ -1,6 +1,6 @@
 // The linter of make lint, pinned, in a module of its own so that neither the
 // program's dependencies nor the test servers' choose its versions.
-module stretcher/e2e/lint
+module github.com/fujiwara/stretcher/e2e/lint
 
 go 1.26
 

@@ -2,7 +2,7 @@
 // They are test tools only: nothing of them is part of stretcher, and none is
 // shipped (Consul's licence is BUSL-1.1). consul/api is required at a newer
 // version than Consul's own go.mod says, which names one from its own tree.
-module stretcher/e2e/tools
+module github.com/fujiwara/stretcher/e2e/tools
 
 go 1.26
 
