@@ -1,4 +1,4 @@
-package stretcher
+package archive
 
 import (
 	"archive/tar"
@@ -14,35 +14,40 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/klauspost/compress/zstd"
+	"github.com/mikelolasagasti/xz"
 
 	"github.com/fujiwara/stretcher/internal/gzip"
-	"github.com/fujiwara/stretcher/internal/xz"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// archive is the index of a spooled archive: what extracting it would make,
+// Archive is the index of a spooled archive: what extracting it would make,
 // and where in a file the bytes of each entry are. Nothing of it is on disk
 // under a name before extract is called.
-type archive struct {
-	tree *tree
-	data io.ReaderAt // the tar: the spool itself, or what it decompresses to
-	own  *halves     // that, where it is of our own; else nil
+type Archive struct {
+	Tree *Tree
+	data io.ReaderAt         // the tar: the spool itself, or what it decompresses to
+	own  *unixfs.StripedFile // that, where it is of our own; else nil
+
+	spool   *os.File       // after TakeOver, where it has the tar
+	freeing sync.WaitGroup // of the spool, where it has not
 }
 
-// indexArchive reads an archive while it arrives. spool must hold the bytes
+// Index reads an archive while it arrives. spool must hold the bytes
 // that arriving has delivered, at the same offsets; the archive refers to them
 // until it is closed, so the spool must outlive it. arriving has to end with
-// an error when ctx does: indexArchive waits for it.
+// an error when ctx does: Index waits for it.
 //
 // maxSize bounds the bytes of the files' contents, 0 meaning no limit; sparse
 // files count without their holes.
 //
 // An archive that tar(1) would fail on is an error, and so is one without an
 // entry, as a web server's empty answer would be.
-func indexArchive(ctx context.Context, arriving io.Reader, spool *os.File, maxSize int64) (*archive, error) {
+func Index(ctx context.Context, arriving io.Reader, spool *os.File, maxSize int64) (*Archive, error) {
 	src := &recordingReader{r: arriving}
 	a, err := readArchive(ctx, src, spool, maxSize)
 	switch {
@@ -59,14 +64,14 @@ func indexArchive(ctx context.Context, arriving io.Reader, spool *os.File, maxSi
 	return nil, err
 }
 
-func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int64) (_ *archive, err error) {
+func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int64) (_ *Archive, err error) {
 	unpacked, err := decompress(ctx, src)
 	if err != nil {
 		return nil, err
 	}
-	a := &archive{tree: newTree(), data: spool}
+	a := &Archive{Tree: NewTree(), data: spool}
 	if unpacked.compressed {
-		if a.own, err = newHalves(); err != nil {
+		if a.own, err = unixfs.NewStripedFile(); err != nil {
 			unpacked.close()
 			return nil, err
 		}
@@ -82,20 +87,39 @@ func readArchive(ctx context.Context, src io.Reader, spool *os.File, maxSize int
 	return a, nil
 }
 
-// Close frees the decompressed tar, if there is one. The spool stays open.
-func (a *archive) Close() error {
+// Data returns the tar, in which the offsets of the entries are.
+func (a *Archive) Data() io.ReaderAt { return a.data }
+
+// TakeOver makes the archive the owner of the spool it was read from. Where the
+// tar has been decompressed to a file of its own, the spool is freed at once, in
+// the background, since commands and the strategy may need the space.
+func (a *Archive) TakeOver(spool *os.File) {
 	if a.own == nil {
-		return nil
+		a.spool = spool
+		return
 	}
-	return a.own.Close()
+	a.freeing.Go(func() { unixfs.Warn("free the download", spool.Close()) })
 }
 
-// rootMode is the mode of the entry "." or "./", if the archive has one.
-func (a *archive) rootMode() (mode fs.FileMode, ok bool) {
-	if a.tree.root.implicit {
+// Close frees the tar, and the spool if the archive owns it.
+func (a *Archive) Close() error {
+	a.freeing.Wait()
+	var errs []error
+	if a.own != nil {
+		errs = append(errs, a.own.Close())
+	}
+	if a.spool != nil {
+		errs = append(errs, a.spool.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// RootMode is the mode of the entry "." or "./", if the archive has one.
+func (a *Archive) RootMode() (mode fs.FileMode, ok bool) {
+	if a.Tree.Root.Implicit {
 		return 0, false
 	}
-	return a.tree.root.fileMode(), true
+	return a.Tree.Root.FileMode(), true
 }
 
 // headerAllowance is how much of tar headers -max-size lets pass on top. It
@@ -105,7 +129,7 @@ const headerAllowance = 16 << 20
 
 // index reads the tar from its first header to the end of the input, whose
 // checksum (gzip's CRC and the like) is only looked at there.
-func (a *archive) index(ahead *aheadReader, maxSize int64) error {
+func (a *Archive) index(ahead *aheadReader, maxSize int64) error {
 	in := &tarStream{ahead: ahead, copyTo: a.own}
 	var contents int64
 	var copies int64 // what hard links take, which become files of their own in dest
@@ -145,12 +169,12 @@ func (a *archive) index(ahead *aheadReader, maxSize int64) error {
 		}
 		contents += stored
 		if hdr.Typeflag != 'V' { // a volume's label
-			e, err := a.tree.add(hdr, in.pos, segments)
+			e, err := a.Tree.add(hdr, in.pos, segments)
 			if err != nil {
 				return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
 			}
 			if hdr.Typeflag == tar.TypeLink {
-				copies += e.stored()
+				copies += e.StoredSize()
 			}
 		}
 		if excess := max(in.pos-contents-headerAllowance, 0); maxSize > 0 && contents+copies+excess > maxSize {
@@ -205,7 +229,7 @@ const maxHeader = 5 << 20
 // to a file where it came out of a decompressor.
 type tarStream struct {
 	ahead  *aheadReader
-	copyTo *halves // nil for a tar that is in the spool as it is
+	copyTo *unixfs.StripedFile // nil for a tar that is in the spool as it is
 	pos    int64
 
 	reader tar.Reader
@@ -215,7 +239,7 @@ type tarStream struct {
 }
 
 // next reads up to the data of the next entry. The error at the end of the
-// archive is io.EOF.
+// Archive is io.EOF.
 func (s *tarStream) next() (*tar.Header, error) {
 	s.header = s.header[:0]
 	// Next takes from its reader just what is header. Data would be skipped by
@@ -308,7 +332,7 @@ func (s *tarStream) fill() error {
 		return nil
 	}
 	if _, err := s.copyTo.WriteAt(block, s.copied); err != nil {
-		return fmt.Errorf("unpack the archive: %w", spaceError("what it unpacks to", err, s.copied+int64(len(block))))
+		return fmt.Errorf("unpack the archive: %w", unixfs.TempSpaceError("what it unpacks to", err, s.copied+int64(len(block))))
 	}
 	s.copied += int64(len(block))
 	return nil
@@ -316,7 +340,7 @@ func (s *tarStream) fill() error {
 
 // storedData is how many bytes of data follow the header just read, and where
 // in the file they go where it is sparse.
-func (s *tarStream) storedData(hdr *tar.Header) (int64, []segment, error) {
+func (s *tarStream) storedData(hdr *tar.Header) (int64, []Segment, error) {
 	switch hdr.Typeflag {
 	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
 		return 0, nil, nil // archive/tar takes none for them, whatever their size says
@@ -329,7 +353,7 @@ func (s *tarStream) storedData(hdr *tar.Header) (int64, []segment, error) {
 	if sparse {
 		stored = 0
 		for _, seg := range segments {
-			stored += seg.length
+			stored += seg.Length
 		}
 	}
 	if stored < 0 || s.pos+stored+blockSize < 0 {
@@ -369,8 +393,8 @@ func decompress(ctx context.Context, src io.Reader) (*unpackedReader, error) {
 	case bytes.HasPrefix(magic, []byte("BZh")) && len(magic) == 10 &&
 		(string(magic[4:]) == "1AY&SY" || string(magic[4:]) == "\x17\x72\x45\x38\x50\x90"):
 		unpacked.Reader = bzip2Reader{bzip2.NewReader(br)}
-	case bytes.HasPrefix(magic, []byte(xz.Magic)):
-		unpacked.Reader = xz.NewReader(br, maxWindow)
+	case bytes.HasPrefix(magic, []byte(xzMagic)):
+		unpacked.Reader, err = newXZReader(br)
 	case isZstd(magic):
 		// With memory for twice the window, it need not move what it has to
 		// remember for each block.
@@ -403,6 +427,32 @@ func decompress(ctx context.Context, src io.Reader) (*unpackedReader, error) {
 func isZstd(magic []byte) bool {
 	return bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
 		len(magic) > 3 && magic[0]&0xf0 == 0x50 && string(magic[1:4]) == "\x2a\x4d\x18"
+}
+
+// xzMagic is what every xz stream begins with (The .xz File Format, 2.1.1.1).
+const xzMagic = "\xfd7zXZ\x00"
+
+// xzReader gives the errors of package xz the meaning that Index expects.
+type xzReader struct{ r *xz.Reader }
+
+func newXZReader(r io.Reader) (io.Reader, error) {
+	z, err := xz.NewReader(r, maxWindow)
+	if err != nil {
+		return nil, xzError(err)
+	}
+	return xzReader{z}, nil
+}
+
+func (z xzReader) Read(p []byte) (int, error) {
+	n, err := z.r.Read(p)
+	return n, xzError(err)
+}
+
+func xzError(err error) error {
+	if err == xz.ErrBuf {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // bzip2Reader ignores what follows the last stream, as bzip2(1) does.

@@ -1,4 +1,4 @@
-package stretcher
+package archive
 
 import (
 	"archive/tar"
@@ -19,67 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tarTime is old, so that it can be told from the time of the test.
-var tarTime = time.Unix(1000000000, 123456789)
 
-// member is a tar entry in brief; the zero type is a regular file.
-type member struct {
-	name string
-	typ  byte
-	body string // a regular file's contents, a link's target
-	mode int64  // 0: the usual one
-}
 
-func (m member) header() *tar.Header {
-	hdr := &tar.Header{Name: m.name, Typeflag: m.typ, Mode: m.mode, ModTime: tarTime}
-	switch m.typ {
-	case 0, tar.TypeReg, tar.TypeCont:
-		hdr.Size = int64(len(m.body))
-	case tar.TypeLink, tar.TypeSymlink:
-		hdr.Linkname = m.body
-	}
-	if m.mode == 0 {
-		hdr.Mode = 0o644
-		if m.typ == tar.TypeDir {
-			hdr.Mode = 0o755
-		}
-	}
-	return hdr
-}
 
-func makeTar(t testing.TB, members ...member) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, m := range members {
-		hdr := m.header()
-		if err := w.WriteHeader(hdr); err != nil {
-			t.Fatalf("%+v: %v", m, err)
-		}
-		if hdr.Size > 0 {
-			io.WriteString(w, m.body)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
 
-// pipeThrough is what a command writes when it reads data.
-func pipeThrough(t testing.TB, data []byte, command ...string) []byte {
-	t.Helper()
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Stdin = bytes.NewReader(data)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %v", command, err)
-	}
-	return out
-}
-
-func indexBytes(t testing.TB, data []byte, maxSize int64) (*archive, error) {
+func indexBytes(t testing.TB, data []byte, maxSize int64) (*Archive, error) {
 	t.Helper()
 	spool, err := tempFile()
 	if err != nil {
@@ -89,14 +33,14 @@ func indexBytes(t testing.TB, data []byte, maxSize int64) (*archive, error) {
 	if _, err := spool.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	a, err := indexArchive(t.Context(), bytes.NewReader(data), spool, maxSize)
+	a, err := Index(t.Context(), bytes.NewReader(data), spool, maxSize)
 	if err == nil {
 		t.Cleanup(func() { a.Close() })
 	}
 	return a, err
 }
 
-func mustIndex(t testing.TB, data []byte) *archive {
+func mustIndex(t testing.TB, data []byte) *Archive {
 	t.Helper()
 	a, err := indexBytes(t, data, 0)
 	if err != nil {
@@ -175,19 +119,6 @@ func TestArchiveTrailers(t *testing.T) {
 	}
 }
 
-// extractByTar runs tar(1) in dir and returns its error, with what it said.
-func extractByTar(t testing.TB, data []byte, dir string) error {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "archive")
-	if err := os.WriteFile(file, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("tar", "xf", file, "-C", dir).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
-}
 
 func TestArchiveTruncated(t *testing.T) {
 	members := []member{{name: "d/", typ: tar.TypeDir}, {name: "e", body: strings.Repeat("x", 3000)}, {name: "f"}, {name: "g", body: "x"}}
@@ -257,18 +188,6 @@ func TestArchiveRefused(t *testing.T) {
 	}
 }
 
-func makeTarHeaders(t testing.TB, headers ...*tar.Header) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, hdr := range headers {
-		if err := w.WriteHeader(hdr); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.Close()
-	return b.Bytes()
-}
 
 func TestArchiveMaxSize(t *testing.T) {
 	data := makeTar(t, member{name: "a", body: strings.Repeat("x", 600)}, member{name: "b", body: strings.Repeat("y", 400)})
@@ -287,7 +206,7 @@ func TestArchiveMaxSize(t *testing.T) {
 	hdr.Size = 1 << 50
 	head := makeTarHeaders(t, hdr)
 	block := errors.New("read too far")
-	_, err := indexArchive(t.Context(), io.MultiReader(bytes.NewReader(head), iotest.ErrReader(block)), nil, 1<<40)
+	_, err := Index(t.Context(), io.MultiReader(bytes.NewReader(head), iotest.ErrReader(block)), nil, 1<<40)
 	if err == nil || !errors.Is(err, block) && !strings.Contains(err.Error(), "-max-size") {
 		t.Errorf("a bomb by its header: %v", err)
 	}
@@ -312,7 +231,7 @@ func TestArchiveArrivalFails(t *testing.T) {
 	for _, c := range compressors {
 		packed := pipeThrough(t, data, c.command...)
 		arriving := io.MultiReader(bytes.NewReader(packed[:len(packed)/2]), iotest.ErrReader(failed))
-		_, err := indexArchive(t.Context(), arriving, nil, 0)
+		_, err := Index(t.Context(), arriving, nil, 0)
 		if !errors.Is(err, failed) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -339,7 +258,7 @@ func TestArchiveCancelled(t *testing.T) {
 	data := makeTar(t, member{name: "a", body: strings.Repeat("x", 1<<20)})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stopped := errors.New("stopped")
-	_, err := indexArchive(ctx, &contextReader{ctx, bytes.NewReader(data[:1<<19]), func() { cancel(stopped) }}, nil, 0)
+	_, err := Index(ctx, &contextReader{ctx, bytes.NewReader(data[:1<<19]), func() { cancel(stopped) }}, nil, 0)
 	if !errors.Is(err, stopped) {
 		t.Errorf("index: %v", err)
 	}
@@ -352,35 +271,21 @@ func TestArchiveNoRoom(t *testing.T) {
 	dir := mountTmpfs(t, "size=256k")
 	t.Setenv("TMPDIR", dir)
 	data := pipeThrough(t, makeTar(t, member{name: "a", body: strings.Repeat("x", 1<<20)}), "gzip", "-c")
-	_, err := indexArchive(t.Context(), bytes.NewReader(data), nil, 0)
+	_, err := Index(t.Context(), bytes.NewReader(data), nil, 0)
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "TMPDIR") {
 		t.Error(err)
 	}
 }
 
-// mountTmpfs mounts a small file system of the test's own.
-func mountTmpfs(t testing.TB, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		t.Skipf("only root can mount a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
 
 func TestArchiveRootMode(t *testing.T) {
 	for _, name := range []string{".", "./", "/", "./."} {
 		a := mustIndex(t, makeTar(t, member{name: name, typ: tar.TypeDir, mode: 0o2751}, member{name: "a"}))
-		if mode, ok := a.rootMode(); !ok || mode != 0o751|os.ModeSetgid {
+		if mode, ok := a.RootMode(); !ok || mode != 0o751|os.ModeSetgid {
 			t.Errorf("%s: %v, %v", name, mode, ok)
 		}
 	}
-	if mode, ok := mustIndex(t, makeTar(t, member{name: "a"})).rootMode(); ok {
+	if mode, ok := mustIndex(t, makeTar(t, member{name: "a"})).RootMode(); ok {
 		t.Errorf("without an entry: %v", mode)
 	}
 }
@@ -392,7 +297,7 @@ func FuzzIndexArchive(f *testing.F) {
 	for _, c := range compressors[1:] {
 		f.Add(pipeThrough(f, whole, c.command...))
 	}
-	for _, sparse := range sparseArchives(f, map[string][]segment{"s": {{1 << 16, 5}, {1 << 18, 0}}}) {
+	for _, sparse := range sparseArchives(f, map[string][]Segment{"s": {{1 << 16, 5}, {1 << 18, 0}}}) {
 		f.Add(sparse.data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -412,30 +317,30 @@ func FuzzIndexArchive(f *testing.F) {
 				size += info.Size()
 			}
 		}
-		var check func(path string, e *entry)
-		check = func(path string, e *entry) {
+		var check func(path string, e *Entry)
+		check = func(path string, e *Entry) {
 			stored := e.size
-			if e.segments != nil {
+			if e.Segments != nil {
 				stored = 0
 				end := int64(0)
-				for _, seg := range e.segments {
-					if seg.offset < end || seg.length <= 0 || seg.length > e.size-seg.offset {
+				for _, seg := range e.Segments {
+					if seg.Offset < end || seg.Length <= 0 || seg.Length > e.size-seg.Offset {
 						t.Errorf("%s: segment %v after %d of %d", path, seg, end, e.size)
 					}
-					end = seg.offset + seg.length
-					stored += seg.length
+					end = seg.Offset + seg.Length
+					stored += seg.Length
 				}
 			}
-			if e.isRegular() && (stored < 0 || stored > limit || e.offset < 0 || e.offset+stored > size) {
+			if e.IsRegular() && (stored < 0 || stored > limit || e.offset < 0 || e.offset+stored > size) {
 				t.Errorf("%s: %d bytes at %d of %d", path, stored, e.offset, size)
 			}
-			for name, child := range e.children {
-				if name == "" || name == "." || name == ".." || strings.Contains(name, "/") || !e.isDir() {
+			for name, child := range e.Children {
+				if name == "" || name == "." || name == ".." || strings.Contains(name, "/") || !e.IsDir() {
 					t.Errorf("%q in %q", name, path)
 				}
 				check(path+"/"+name, child)
 			}
 		}
-		check("", a.tree.root)
+		check("", a.Tree.Root)
 	})
 }

@@ -1,4 +1,4 @@
-package stretcher
+package archive
 
 import (
 	"archive/tar"
@@ -18,7 +18,7 @@ type sparseArchive struct {
 
 // sparseFiles are files of which most is holes. A segment of length 0 tells
 // the size.
-var sparseFiles = map[string][]segment{
+var sparseFiles = map[string][]Segment{
 	"hole":       {},
 	"end":        {{1 << 20, 5}},
 	"start":      {{0, 5}, {3 << 20, 0}},
@@ -28,7 +28,7 @@ var sparseFiles = map[string][]segment{
 }
 
 // sparseArchives has tar(1) pack sparse files in each of its formats.
-func sparseArchives(t testing.TB, files map[string][]segment) []sparseArchive {
+func sparseArchives(t testing.TB, files map[string][]Segment) []sparseArchive {
 	t.Helper()
 	dir := t.TempDir()
 	for name, segments := range files {
@@ -38,10 +38,10 @@ func sparseArchives(t testing.TB, files map[string][]segment) []sparseArchive {
 		}
 		size := int64(1 << 16)
 		for _, seg := range segments {
-			if _, err := f.WriteAt(bytes.Repeat([]byte{'x'}, int(seg.length)), seg.offset); err != nil {
+			if _, err := f.WriteAt(bytes.Repeat([]byte{'x'}, int(seg.Length)), seg.Offset); err != nil {
 				t.Fatal(err)
 			}
-			size = seg.offset + seg.length
+			size = seg.Offset + seg.Length
 		}
 		if err := f.Truncate(size); err != nil {
 			t.Fatal(err)
@@ -66,10 +66,10 @@ func sparseArchives(t testing.TB, files map[string][]segment) []sparseArchive {
 	return made
 }
 
-func manySegments(n int64) []segment {
-	var s []segment
+func manySegments(n int64) []Segment {
+	var s []Segment
 	for i := range n {
-		s = append(s, segment{i << 14, 1 + i})
+		s = append(s, Segment{i << 14, 1 + i})
 	}
 	return s
 }
@@ -99,12 +99,12 @@ func TestSparseFormats(t *testing.T) {
 			// Stored: the test file of 5 bytes, plus the segments.
 			var stored int64
 			a := mustIndex(t, sparse.data)
-			for _, e := range a.tree.root.children {
-				if e.segments == nil {
+			for _, e := range a.Tree.Root.Children {
+				if e.Segments == nil {
 					stored += e.size
 				}
-				for _, seg := range e.segments {
-					stored += seg.length
+				for _, seg := range e.Segments {
+					stored += seg.Length
 				}
 			}
 			if stored > 6<<20 {
@@ -130,7 +130,7 @@ func TestSparseHugeHole(t *testing.T) {
 	data = append(data, rawHeader("huge", tar.TypeReg, 0)...)
 	data = append(data, make([]byte, 1024)...)
 	a := mustIndex(t, data)
-	if e := a.tree.root.children["huge"]; e == nil || e.size != 1<<63-1 || len(e.segments) != 0 || e.segments == nil {
+	if e := a.Tree.Root.Children["huge"]; e == nil || e.size != 1<<63-1 || len(e.Segments) != 0 || e.Segments == nil {
 		t.Fatalf("%+v", e)
 	}
 	// The file system may have no such files: then that is the error.
@@ -140,7 +140,7 @@ func TestSparseHugeHole(t *testing.T) {
 }
 
 func FuzzSparseMap(f *testing.F) {
-	for _, sparse := range sparseArchives(f, map[string][]segment{"s": manySegments(30)}) {
+	for _, sparse := range sparseArchives(f, map[string][]Segment{"s": manySegments(30)}) {
 		f.Add(sparse.data[:4096], "0,1,4,5", byte('S'), "", "", int64(1<<20))
 	}
 	f.Add(append(rawHeader("a", '0', 512), "2\n0\n5\n10\n3\n"...), "", byte('0'), "1", "0", int64(100))
@@ -152,10 +152,10 @@ func FuzzSparseMap(f *testing.F) {
 		}
 		var end int64
 		for _, seg := range segments {
-			if seg.offset < end || seg.length <= 0 || seg.length > size-seg.offset {
+			if seg.Offset < end || seg.Length <= 0 || seg.Length > size-seg.Offset {
 				t.Fatalf("%v after %d, of %d", seg, end, size)
 			}
-			end = seg.offset + seg.length
+			end = seg.Offset + seg.Length
 		}
 	})
 }

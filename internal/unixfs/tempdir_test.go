@@ -1,7 +1,9 @@
-package stretcher
+package unixfs
 
 import (
+	"bytes"
 	"errors"
+	"log"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +27,7 @@ func namesIn(t *testing.T, dir string) []string {
 // A new directory's sweep takes what is dead and ours, and nothing else.
 func TestTempDir(t *testing.T) {
 	parent := t.TempDir()
-	live, err := newTempDir(parent, "p-")
+	live, err := NewTempDir(parent, "p-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,24 +48,24 @@ func TestTempDir(t *testing.T) {
 	if err := os.Symlink("q-123", filepath.Join(parent, "p-789")); err != nil {
 		t.Fatal(err)
 	}
-	d, err := newTempDir(parent, "p-")
+	d, err := NewTempDir(parent, "p-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := append(keep, "p-456", "p-789", filepath.Base(live.path), filepath.Base(d.path))
+	want := append(keep, "p-456", "p-789", filepath.Base(live.Path), filepath.Base(d.Path))
 	slices.Sort(want)
 	if got := namesIn(t, parent); !slices.Equal(got, want) {
 		t.Errorf("there is %q, expected %q", got, want)
 	}
-	if info, err := os.Stat(d.path); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(d.Path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the new one has mode %v, %v", info.Mode(), err)
 	}
-	for _, d := range []*tempDir{live, d, d, nil} {
-		if err := d.remove(); err != nil {
+	for _, d := range []*TempDir{live, d, d, nil} {
+		if err := d.Remove(); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := os.Stat(live.path); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(live.Path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is still there after remove: %v", err)
 	}
 }
@@ -74,13 +76,13 @@ func TestTempDirOfOddNames(t *testing.T) {
 	parent := t.TempDir()
 	for _, prefix := range []string{".a*b-", ".*-", ".a b\n-", ".é-", "..-"} {
 		for range 2 { // the second finds what the first left
-			d, err := newTempDir(parent, prefix)
+			d, err := NewTempDir(parent, prefix)
 			if err != nil {
 				t.Fatal(err)
 			}
 			d.lock.Close() // as when the process is killed
 		}
-		sweepTempDirs(parent, prefix)
+		SweepTempDirs(parent, prefix)
 		if got := namesIn(t, parent); len(got) > 0 {
 			t.Errorf("prefix %q: there is %q", prefix, got)
 		}
@@ -95,19 +97,19 @@ func TestTempDirConcurrently(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 25 {
-				d, err := newTempDir(parent, "p-")
+				d, err := NewTempDir(parent, "p-")
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if err := os.Mkdir(filepath.Join(d.path, "mine"), 0o700); err != nil {
+				if err := os.Mkdir(filepath.Join(d.Path, "mine"), 0o700); err != nil {
 					t.Error(err)
 				}
-				sweepTempDirs(parent, "p-")
-				if _, err := os.Stat(filepath.Join(d.path, "mine")); err != nil {
+				SweepTempDirs(parent, "p-")
+				if _, err := os.Stat(filepath.Join(d.Path, "mine")); err != nil {
 					t.Errorf("another's sweep took it: %v", err)
 				}
-				if err := d.remove(); err != nil {
+				if err := d.Remove(); err != nil {
 					t.Error(err)
 				}
 			}
@@ -121,14 +123,14 @@ func TestTempDirConcurrently(t *testing.T) {
 
 // What cannot be removed, or a parent that cannot be read, is told, and that is all.
 func TestSweepTempDirsErrors(t *testing.T) {
-	if got := logOf(func() { sweepTempDirs(filepath.Join(t.TempDir(), "missing"), "p-") }); got != "" {
+	if got := logOf(t, func() { SweepTempDirs(filepath.Join(t.TempDir(), "missing"), "p-") }); got != "" {
 		t.Errorf("of a missing parent it logged %q", got)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := logOf(func() { sweepTempDirs(file, "p-") }); got == "" {
+	if got := logOf(t, func() { SweepTempDirs(file, "p-") }); got == "" {
 		t.Error("of a file in the place of the parent it logged nothing")
 	}
 }
@@ -148,70 +150,24 @@ func TestRemoveTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := removeTree(dir); err != nil {
+	if err := RemoveTree(dir); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is still there: %v", err)
 	}
-	if err := removeTree(dir); err != nil {
+	if err := RemoveTree(dir); err != nil {
 		t.Errorf("of what is not there: %v", err)
 	}
 }
 
-func TestTempFile(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("TMPDIR", dir)
-	f, err := tempFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if got := namesIn(t, dir); len(got) > 0 {
-		t.Errorf("it has a name: %q", got)
-	}
-	if _, err := f.WriteString("content"); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(f.Name()); err == nil {
-		t.Errorf("there is a file %s", f.Name())
-	}
-	t.Setenv("TMPDIR", filepath.Join(dir, "missing"))
-	if _, err := tempFile(); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("without a directory: got error %v", err)
-	}
-}
-
-// A file in two halves is like one, whatever is written and read in which order.
-func TestHalves(t *testing.T) {
-	h, err := newHalves()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	one := &memory{}
-	content := random(32, 3*halvesPiece+12345)
-	for offset := 0; offset < len(content); offset += 1_000_003 {
-		piece := content[offset:min(offset+1_000_003, len(content))]
-		if n, err := h.WriteAt(piece, int64(offset)); n != len(piece) || err != nil {
-			t.Fatal(n, err)
-		}
-		one.WriteAt(piece, int64(offset))
-	}
-	for _, size := range []int{1, 4096, halvesPiece - 1, 2*halvesPiece + 2} {
-		for _, at := range []int{0, 1, halvesPiece - size, halvesPiece - 1, halvesPiece, 2*halvesPiece - 5, 3 * halvesPiece, len(content) - size, len(content) - 1, len(content)} {
-			if at < 0 {
-				continue
-			}
-			got, want := make([]byte, size), make([]byte, size)
-			n, err := h.ReadAt(got, int64(at))
-			wantN, wantErr := one.ReadAt(want, int64(at))
-			if n != wantN || err != wantErr || string(got) != string(want) {
-				t.Errorf("%d bytes at %d: %d, %v, want %d, %v; the same bytes: %v", size, at, n, err, wantN, wantErr, string(got) == string(want))
-			}
-		}
-	}
-	if err := h.Close(); err != nil {
-		t.Error(err)
-	}
+// logOf returns what f logs.
+func logOf(t *testing.T, f func()) string {
+	t.Helper()
+	var buf bytes.Buffer
+	old := log.Writer()
+	log.SetOutput(&buf)
+	defer log.SetOutput(old)
+	f()
+	return buf.String()
 }

@@ -1,4 +1,4 @@
-package stretcher
+package redact
 
 import (
 	"errors"
@@ -61,10 +61,10 @@ func TestRedact(t *testing.T) {
 		// ordinary ones
 		"https://h/a?version=1&keyword=b&design=c&author=d&monkey=e": "https://h/a?version=1&keyword=b&design=c&author=d&monkey=e",
 	} {
-		if got := redact(in); got != want {
+		if got := Text(in); got != want {
 			t.Errorf("%.500s:\ngot      %.500s\nexpected %.500s", in, got, want)
 		}
-		if got := redact(redact(in)); got != want {
+		if got := Text(Text(in)); got != want {
 			t.Errorf("%.500s: twice it is %.500s", in, got)
 		}
 	}
@@ -78,7 +78,7 @@ func TestRedactURL(t *testing.T) {
 		`http://u:SEC"RET <x>@h/`:         "http://u:REDACTED@h/",
 		`https://h/a b?token="x y"&c=d e`: `https://h/a b?token=REDACTED&c=d e`,
 	} {
-		if got := redactURL(in); got != want {
+		if got := URL(in); got != want {
 			t.Errorf("%s:\ngot      %s\nexpected %s", in, got, want)
 		}
 	}
@@ -86,18 +86,18 @@ func TestRedactURL(t *testing.T) {
 
 // URLs in one another are looked at to a depth only: 56 KB of them took 5 s.
 func TestRedactNested(t *testing.T) {
-	if got := redact(strings.Repeat("http://", 8000) + "h/?token=SECRET"); !strings.HasSuffix(got, "/REDACTED") {
+	if got := Text(strings.Repeat("http://", 8000) + "h/?token=SECRET"); !strings.HasSuffix(got, "/REDACTED") {
 		t.Errorf("got %.500s", got)
 	}
 }
 
-func TestSafeError(t *testing.T) {
-	err := safeError{fmt.Errorf("get https://u:p@h/: %w", fs.ErrNotExist)}
+func TestError(t *testing.T) {
+	err := Error(fmt.Errorf("get https://u:p@h/: %w", fs.ErrNotExist))
 	if want := "get https://u:REDACTED@h/: file does not exist"; err.Error() != want {
 		t.Errorf("got %q, expected %q", err.Error(), want)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		t.Error("it hides what it wraps")
+		t.Error("it does not wrap the error")
 	}
 }
 
@@ -123,11 +123,11 @@ func FuzzRedact(f *testing.F) {
 			"s3://u:" + raw(password) + "@bucket/" + u.EscapedPath() + "?secret=" + raw(value),
 		} {
 			for _, line := range []string{full, "fetch " + full + ": refused", `Get "` + full + `": EOF`, "('" + full + "')", "https://h/?next=" + full} {
-				if got := redact(line); strings.Contains(got, secret) {
+				if got := Text(line); strings.Contains(got, secret) {
 					t.Errorf("%s\nbecomes %s", line, got)
 				}
 			}
-			if got := redactURL(full); strings.Contains(got, secret) {
+			if got := URL(full); strings.Contains(got, secret) {
 				t.Errorf("%s\nbecomes %s", full, got)
 			}
 		}

@@ -1,4 +1,4 @@
-package stretcher
+package archive
 
 import (
 	"archive/tar"
@@ -12,10 +12,10 @@ import (
 // blockSize is tar's.
 const blockSize = 512
 
-// segment is a part of a sparse file that is stored; the rest are holes. The
+// Segment is a part of a sparse file that is stored; the rest are holes. The
 // archive has the segments of a file one after another.
-type segment struct {
-	offset, length int64
+type Segment struct {
+	Offset, Length int64
 }
 
 // The records of a PAX header that make a file sparse, as in "Storing Sparse
@@ -31,7 +31,7 @@ const (
 // the blocks it was read from, and also the map where that is at the head of
 // the data. archive/tar reads the map as well, but keeps it to itself, and
 // hands out holes as zeros, of which there may be exabytes.
-func sparseMap(hdr *tar.Header, header []byte) (segments []segment, sparse bool, err error) {
+func sparseMap(hdr *tar.Header, header []byte) (segments []Segment, sparse bool, err error) {
 	var numbers []int64
 	version := hdr.PAXRecords[paxSparseMajor] + "." + hdr.PAXRecords[paxSparseMinor]
 	_, mapped := hdr.PAXRecords[paxSparseMap]
@@ -57,11 +57,11 @@ func sparseMap(hdr *tar.Header, header []byte) (segments []segment, sparse bool,
 }
 
 // newSegments checks the offsets and lengths that alternate in numbers.
-func newSegments(numbers []int64, size int64) ([]segment, error) {
+func newSegments(numbers []int64, size int64) ([]Segment, error) {
 	if len(numbers)%2 != 0 {
 		return nil, errors.New("the map ends with an offset")
 	}
-	segments := []segment{}
+	segments := []Segment{}
 	var end int64
 	for ; len(numbers) > 0; numbers = numbers[2:] {
 		offset, length := numbers[0], numbers[1]
@@ -70,7 +70,7 @@ func newSegments(numbers []int64, size int64) ([]segment, error) {
 		}
 		end = offset + length
 		if length > 0 { // the last one, of length 0, only tells the size
-			segments = append(segments, segment{offset, length})
+			segments = append(segments, Segment{offset, length})
 		}
 	}
 	return segments, nil
