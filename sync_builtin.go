@@ -1,0 +1,40 @@
+package stretcher
+
+import (
+	"context"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/treesync"
+)
+
+// builtinStrategy has the result of rsync -a --delete without running rsync,
+// but compares the contents of files and not their times.
+type builtinStrategy struct{ *Manifest }
+
+// Sync makes the directory to equal to the directory from, with the excludes of
+// the manifest.
+func (s *builtinStrategy) Sync(from, to string) error {
+	options, done := s.options()
+	defer done()
+	return treesync.SyncDir(context.Background(), from, to, options)
+}
+
+func (s *builtinStrategy) prepare(string) error { return nil }
+
+func (s *builtinStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
+	options, done := s.options()
+	defer done()
+	return treesync.Sync(ctx, src, d.manifest.Dest, options)
+}
+
+// options returns what the manifest and RsyncVerboseOpt say, and a function to
+// be called after the sync.
+func (s *builtinStrategy) options() (o treesync.Options, done func()) {
+	o = treesync.Options{Mode: s.destMode(), Excludes: s.Excludes, ExcludeFrom: s.ExcludeFrom}
+	if RsyncVerboseOpt == "" {
+		return o, func() {}
+	}
+	list := newOutputLog()
+	o.List = list
+	return o, func() { list.Close() }
+}
