@@ -153,4 +153,3 @@ func TestRunnerEnvironment(t *testing.T) {
 		}
 	})
 }
-

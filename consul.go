@@ -21,19 +21,20 @@ type ConsulEvent struct {
 // that the handler has not been given yet, the oldest first.
 type ConsulEvents []ConsulEvent
 
-// errNoEvents reports an empty list of events. A consul watch may send one when
-// it starts, so it is not a failure: there is nothing to deploy.
-var errNoEvents = errors.New("no Consul event in the list")
+// ErrNoEvents is the error of ParseConsulEvents for an empty list. A consul watch
+// may send one when it starts, so callers should take it for "nothing to deploy"
+// instead of a failure, as Run does.
+var ErrNoEvents = errors.New("no Consul event in the list")
 
 // ParseConsulEvents parses a JSON array of events and returns the last one, which
-// is the newest. An array without events is an error.
+// is the newest. For an array without events, the error is ErrNoEvents.
 func ParseConsulEvents(in io.Reader) (*ConsulEvent, error) {
 	var events ConsulEvents
 	if err := json.NewDecoder(in).Decode(&events); err != nil {
 		return nil, fmt.Errorf("parse Consul events: %w", err)
 	}
 	if len(events) == 0 {
-		return nil, errNoEvents
+		return nil, ErrNoEvents
 	}
 	return &events[len(events)-1], nil
 }

@@ -55,7 +55,7 @@ func RunContext(ctx context.Context, conf Config) error {
 	defer captureLog(conf.LogLevel)()
 	log.Println("Starting up stretcher agent", Version)
 	err := run(ctx, conf)
-	if errors.Is(err, errNoEvents) {
+	if errors.Is(err, ErrNoEvents) {
 		log.Println("No event: nothing to deploy.")
 		return nil
 	}
@@ -67,7 +67,7 @@ func run(ctx context.Context, conf Config) error {
 		return logged("Configuration", err)
 	}
 	ev, err := readEvent(ctx, os.Stdin)
-	if errors.Is(err, errNoEvents) {
+	if errors.Is(err, ErrNoEvents) {
 		return err
 	}
 	if err != nil {
