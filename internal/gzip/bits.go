@@ -21,21 +21,22 @@ const (
 // bitReader reads a file as a sequence of bits, the least significant bit of
 // each byte first (RFC 1951 section 3.1.1).
 //
-// A bit of the file is used, held in bits, in in[pos:end], or not yet read
-// from r. These invariants hold whenever no method is running:
+// Each bit of the file has been used, or is in bits or in[pos:end], or has not
+// been read from r yet. These invariants hold between calls of the methods:
 //
 //   - The low count bits of bits are the next bits of the file, the very next
-//     one lowest. They were loaded from the bytes just before in[pos], so
-//     the position in the file is pos*8 - count, in bits from the start of in.
-//   - The bits above count are either zero or the first bits of in[pos:],
-//     because refill loads whole words but counts whole bytes only. Loading
-//     in[pos:] again by OR changes nothing about them.
+//     one lowest. in[pos:] holds the bits that follow them, so the position,
+//     in bits from the start of in, is pos*8 - count.
+//   - The bits above count are either zeros or the first bits of in[pos:],
+//     because a load takes a whole word but counts only whole bytes that fit.
+//     The next load ORs the same bits into the same place, which changes
+//     nothing.
 //   - Once r has failed or ended, rErr is set and in[end:] starts with
 //     inSlack zeros.
 //
 // Reading past the end is not an error here: it yields zeros and makes overrun
-// true. The callers need no error check for each field that they read, only
-// one after a number of fields.
+// true, so that callers check once after reading several fields, not after
+// each.
 type bitReader struct {
 	r     io.Reader
 	rErr  error // the error that r returned, io.EOF at the end of the file
@@ -63,8 +64,8 @@ func (b *bitReader) need(n int) {
 	}
 }
 
-// read appends to in what r has. It sets rErr to io.ErrNoProgress when r keeps
-// returning neither data nor an error.
+// read reads from r once, or more often while r returns nothing. It sets rErr to io.ErrNoProgress when r
+// keeps returning neither data nor an error.
 func (b *bitReader) read() {
 	for range maxEmptyReads {
 		var n int

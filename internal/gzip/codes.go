@@ -149,8 +149,8 @@ func build(table []entry, mainBits int, lengths []uint8, entries []entry) bool {
 		counts[n]++
 	}
 
-	// Each code of n bits takes one of the free ones, and each free one of n
-	// bits is the prefix of two of n+1 bits.
+	// free is the number of strings of n bits that are not a code and do not
+	// start with one. Each of them is the start of two strings of n+1 bits.
 	longest, free := 0, 1
 	for n := 1; n <= maxBits; n++ {
 		free = 2*free - counts[n]
@@ -212,9 +212,10 @@ func build(table []entry, mainBits int, lengths []uint8, entries []entry) bool {
 			continue
 		}
 		if p := index & (main - 1); p != prefix {
-			// The following codes share the prefix until the subtable is full.
-			// Make it as wide as the longest of them needs: as long as the
-			// codes of n bits do not fill it, some are longer.
+			// In numerical order, all codes that share the prefix come now.
+			// Together they fill the subtable, so make it just wide enough for
+			// the longest of them: while room is left at one width, some of
+			// them are longer.
 			prefix, sub, subWidth = p, used, n-mainBits
 			for room := 1<<subWidth - left; room > 0 && mainBits+subWidth < longest; {
 				subWidth++

@@ -51,8 +51,8 @@ const (
 	outSize    = windowSize + 256<<10 // once this much is written, no round of the decoder starts
 
 	// outSlack is the room for what a round that starts just before outSize
-	// writes: two literals, a match of up to 258 bytes, and the rest of the
-	// last word that is copied for it.
+	// writes: two literals, a match of up to 258 bytes, and what the copy of
+	// its last word writes beyond it.
 	outSlack = 2 + 258 + 8
 )
 
@@ -93,7 +93,8 @@ func NewReader(r io.Reader) *Reader {
 // Read returns the decompressed data. Its errors are
 //
 //   - io.EOF at the end of the file, after all checks. Until then the data
-//     is unverified; before an error, a few bytes may even be made up.
+//     is unverified, and a truncated file may yield a few bytes at its end
+//     that were never compressed.
 //   - io.ErrUnexpectedEOF if the file is empty or truncated.
 //   - io.ErrNoProgress if the underlying reader returns no data and no error
 //     100 times in a row.
