@@ -23,33 +23,35 @@ import (
 
 const usage = `Usage: stretcher [options]
 
-Reads a manifest URL from stdin, as consul watch, a Serf agent or a pipe hands
-it over, and deploys that manifest.
+Reads a manifest URL from stdin, as sent by consul watch, a Serf agent or a
+pipe, and deploys that manifest.
 
-  -max-bandwidth SIZE    limit the download of src, in bytes a second: 1048576,
-                         10MB, 1MiB (default no limit)
+  -max-bandwidth SIZE    limit for the download of src, in bytes per second:
+                         1048576, 10MB or 1MiB (default no limit)
   -connections N         connections for a download of more than 16 MiB
                          (default 4)
-  -timeout TIME          time for the download of src (default no limit)
-  -retry N               tries after a failed download (default 0)
-  -retry-wait TIME       wait before each of them (default 3)
-  -random-delay TIME     sleep [0,TIME) on start (default 0)
-  -command-timeout TIME  time for each command (default no limit)
+  -timeout TIME          time limit for the download of src (default no limit)
+  -retry N               retries after a failed download (default 0)
+  -retry-wait TIME       wait before each retry (default 3s)
+  -random-delay TIME     sleep a random time in [0,TIME) on start (default 0)
+  -command-timeout TIME  time limit for each command (default no limit)
   -max-size SIZE         refuse archives that unpack to more (default no limit)
-  -rsync-verbose OPT     verbose option of rsync: -v, -vv, -vvv or "" (default -v)
+  -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
+                         (default -v)
   -log-level LEVEL       DEBUG, INFO, WARN or ERROR (default INFO)
   -v, -version           show the version
-  -h, -help              show this
+  -h, -help              show this help
 
-A TIME is a number of seconds, as 1.5, or has a unit, as 500ms, 30s, 2m.
+A TIME is a number of seconds, such as 1.5, or a number with a unit, such as
+500ms, 30s or 2m.
 
-The exit status is 0 after success, 1 after a failure, 2 for a wrong option.
-Under consul watch (CONSUL_INDEX is set) a failure too exits 0, since the watch
-would end otherwise.
+The exit status is 0 after a success, 1 after a failure, and 2 for an invalid
+option. Under consul watch (CONSUL_INDEX is set) it is 0 after a failure too,
+because the watch would exit otherwise.
 
 Examples:
   consul watch -type event -name deploy stretcher -retry 3 -random-delay 10
-  serf agent -event-handler='user:deploy=stretcher -timeout 5m >> deploy.log 2>&1'
+  serf agent -event-handler='user:deploy=stretcher -retry 3 >> deploy.log 2>&1'
   echo s3://example.com/deploy.yml | ssh host stretcher -max-bandwidth 10MB
 `
 
