@@ -1,4 +1,5 @@
-// Command stretcher deploys what an event on its stdin names.
+// Command stretcher reads an event from stdin and deploys the manifest that it
+// names.
 package main
 
 import (
@@ -72,11 +73,12 @@ func main() {
 	ctx, abort := onSignals()
 	conf.Abort = abort
 	if err := stretcher.RunContext(ctx, conf); err != nil {
-		exitFailed() // why, is in the log
+		exitFailed() // the error is in the log
 	}
 }
 
-// exitFailed ends the program after a failure, so that consul watch goes on.
+// exitFailed exits after a failure. Under Consul the exit status is 0, because
+// consul watch would exit after any other status of its handler.
 func exitFailed() {
 	if _, consul := os.LookupEnv("CONSUL_INDEX"); consul {
 		os.Exit(0)
@@ -84,8 +86,11 @@ func exitFailed() {
 	os.Exit(1)
 }
 
+// errShowVersion is returned by parseFlags if the version was requested.
 var errShowVersion = errors.New("show the version")
 
+// parseFlags returns the configuration that the command line requests,
+// flag.ErrHelp, errShowVersion, or an error that describes invalid usage.
 func parseFlags(args []string) (stretcher.Config, error) {
 	conf := stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}
 	var delay time.Duration
@@ -126,7 +131,8 @@ func parseFlags(args []string) (stretcher.Config, error) {
 	return conf, nil
 }
 
-// size parses a number of bytes, with or without a unit. "" is 0.
+// size returns a parser of a number of bytes, with or without a unit, which is
+// stored in *to. "" means 0.
 func size(to *uint64) func(string) error {
 	return func(s string) error {
 		if s == "" {
@@ -134,7 +140,7 @@ func size(to *uint64) func(string) error {
 			return nil
 		}
 		n, err := humanize.ParseBytes(s)
-		rounded := n == 0 && strings.ContainsAny(s, "123456789") // to no limit at all
+		rounded := n == 0 && strings.ContainsAny(s, "123456789") // 0 would mean no limit
 		if err != nil || n > math.MaxInt64 || rounded {
 			return errors.New("expected a number of bytes, as 1048576, 10MB or 1MiB")
 		}
@@ -143,6 +149,8 @@ func size(to *uint64) func(string) error {
 	}
 }
 
+// count returns a parser of an integer of at least the given value, which is
+// stored in *to.
 func count(to *int, least int) func(string) error {
 	return func(s string) error {
 		n, err := strconv.Atoi(s)
@@ -154,13 +162,14 @@ func count(to *int, least int) func(string) error {
 	}
 }
 
-// seconds parses a time: a number of seconds, or with a unit.
+// seconds returns a parser of a duration, which is stored in *to. The duration is a
+// number of seconds, or a number with a unit as in time.ParseDuration.
 func seconds(to *time.Duration) func(string) error {
 	return func(s string) error {
 		d, err := time.ParseDuration(s)
 		if n, notNumber := strconv.ParseFloat(s, 64); notNumber == nil {
 			d, err = time.Duration(n*float64(time.Second)), nil
-			if !(n <= math.MaxInt64/float64(time.Second)) { // NaN too
+			if !(n <= math.MaxInt64/float64(time.Second)) { // rejects NaN too
 				err = strconv.ErrRange
 			}
 		}
@@ -172,23 +181,24 @@ func seconds(to *time.Duration) func(string) error {
 	}
 }
 
-// sameStop is within what time of the first signal others belong to the same
-// stop. systemd signals every process of a unit, and consul watch hands its
-// own signal on to its child, which thus gets two.
+// sameStop is the time after the first signal during which further signals are
+// considered part of the same stop. systemd signals every process of a unit, and
+// consul watch also forwards its signal to its child, which thus receives two.
 const sameStop = 300 * time.Millisecond
 
-// onSignals returns a context that the first signal cancels, and a channel
-// that the second closes. A third ends the process on the spot.
+// onSignals returns a context that is cancelled by the first signal and a channel
+// that is closed by the second. A third signal exits the process immediately.
 func onSignals() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	abort := make(chan struct{})
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup makes it
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes it ignored
 		signal.Notify(signals, syscall.SIGHUP)
 	}
-	// Without a handler, a write to a closed stderr would kill the process in
-	// the middle of a deployment. (With it ignored, so would the commands.)
+	// Without a handler, a write to a closed stderr would kill the process in the
+	// middle of a deployment. SIGPIPE must not be ignored instead, because the
+	// commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		s := <-signals
