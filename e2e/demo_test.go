@@ -36,7 +36,7 @@ func TestDemo(t *testing.T) {
 			}
 			for _, words := range []string{
 				"live/old.txt     only in version 1\n", "live/app.pid     4711\n", "live/new.txt     new in version 2\n",
-				"Checksum mismatch", "the failure command received this error: Get src failed", "\nhello from version 2, the next one\n",
+				"Checksum mismatch", "the failure command received the error Get src failed", "\nhello from version 2, the next one\n",
 			} {
 				if !strings.Contains(out, words) {
 					t.Errorf("the output lacks %q", words)

@@ -30,7 +30,7 @@ package() {
 		  success:
 		    - echo "the success command received a log of \$(wc -l) lines"
 		  failure:
-		    - echo "the failure command received this error: \$STRETCHER_ERROR"
+		    - echo "the failure command received the error \$STRETCHER_ERROR"
 		excludes:
 		  - '*.pid'
 	MANIFEST
