@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"errors"
@@ -30,7 +30,7 @@ func TestFileURLs(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, test.name), []byte(test.name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := download(t, Config{}, strings.Replace(test.url, "DIR", dir, 1))
+		got, _, err := download(t, Options{}, strings.Replace(test.url, "DIR", dir, 1))
 		if err != nil || string(got) != test.name {
 			t.Errorf("%s: got %q, %v", test.url, got, err)
 		}
@@ -84,14 +84,14 @@ func TestFileErrors(t *testing.T) {
 
 func TestFileThatComesLater(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "later")
-	set(t, &downloadLog.hook, func(line string) {
+	record := &recorder{hook: func(line string) {
 		if strings.Contains(line, "attempt 2 of 4 failed") {
 			if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
 				t.Error(err)
 			}
 		}
-	})
-	got, logged, err := download(t, quick(3), "file://"+path)
+	}}
+	got, logged, err := download(t, quick(3).logTo(record), "file://"+path)
 	if err != nil || string(got) != "content" {
 		t.Errorf("got %q, %v\n%s", got, err, logged)
 	}
@@ -115,7 +115,7 @@ func TestFileChanged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := writeFile(t, []byte("some content."))
-			s, err := newSource("file://" + path)
+			s, err := newSource("file://"+path, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"bytes"
@@ -32,11 +32,11 @@ func quietServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 
 func TestHTTPRequest(t *testing.T) {
 	f := serve(t, []byte("content"), nil)
-	if _, _, err := download(t, Config{}, f.URL); err != nil {
+	if _, _, err := download(t, Options{}, f.URL); err != nil {
 		t.Fatal(err)
 	}
 	h := f.asked()[0].Header
-	if got := h.Get("User-Agent"); got != "Stretcher/"+Version {
+	if got := h.Get("User-Agent"); got != "Stretcher/"+testVersion {
 		t.Errorf("User-Agent is %q", got)
 	}
 	for _, name := range []string{"Accept-Encoding", "Range", "If-Range", "Referer", "Authorization"} {
@@ -66,7 +66,7 @@ func TestHTTPURLs(t *testing.T) {
 		f.mu.Lock()
 		f.requests = nil
 		f.mu.Unlock()
-		if _, _, err := download(t, Config{}, strings.Replace(test.url, "HOST", host, 1)); err != nil {
+		if _, _, err := download(t, Options{}, strings.Replace(test.url, "HOST", host, 1)); err != nil {
 			t.Errorf("%s: %v", test.url, err)
 			continue
 		}
@@ -87,7 +87,7 @@ func TestHTTPRedirects(t *testing.T) {
 				t.Errorf("another host was sent %s: %s", name, v)
 			}
 		}
-		if got := r.Header.Get("User-Agent"); got != userAgent() {
+		if got := r.Header.Get("User-Agent"); got != testUserAgent {
 			t.Errorf("another host was sent User-Agent %q", got)
 		}
 		if r.URL.Path == "/missing" {
@@ -136,7 +136,7 @@ func TestHTTPRedirects(t *testing.T) {
 		{"https to http", secure.URL, "", "redirected from https to http: " + plain.URL + "/?token=REDACTED"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s, err := newHTTPSource(test.url)
+			s, err := newHTTPSource(test.url, Options{Version: testVersion})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,7 +218,7 @@ func TestHTTPNoSecrets(t *testing.T) {
 
 func TestHTTPTimings(t *testing.T) {
 	f := serve(t, random(13, 1000), nil)
-	_, logged, err := download(t, Config{}, f.URL+"/?token=secret")
+	_, logged, err := download(t, Options{}, f.URL+"/?token=secret")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestHTTPTimings(t *testing.T) {
 func TestHTTPEnvironment(t *testing.T) {
 	if urls, ok := os.LookupEnv("STRETCHER_TEST_URLS"); ok {
 		for _, u := range strings.Fields(urls) {
-			got, _, err := download(t, Config{}, u)
+			got, _, err := download(t, Options{}, u)
 			fmt.Printf("%s: %q, %v\n", u, got, err)
 		}
 		return
