@@ -23,6 +23,7 @@ import (
 )
 
 func TestFetchRetriesAndResumes(t *testing.T) {
+	t.Parallel()
 	const size = 1 << 17
 	content := random(1, size)
 	other := random(2, size)
@@ -261,6 +262,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 			want: []byte{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			var f *faulty
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 				return test.fault != nil && test.fault(f, n, w, r)
@@ -308,6 +310,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 }
 
 func TestFetchSendsNoByteTwice(t *testing.T) {
+	t.Parallel()
 	content := random(3, 1<<20)
 	var f *faulty
 	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -319,12 +322,14 @@ func TestFetchSendsNoByteTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, got, content)
+	f.Close() // waits for the last handler, which may not have counted its bytes yet
 	if sent := f.sentBytes(); sent != int64(len(content)) {
 		t.Errorf("%d bytes were sent, want %d", sent, len(content))
 	}
 }
 
 func TestFetchAfterRefusal(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -398,9 +403,9 @@ func TestFetchTimeout(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			var f *faulty
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool { return test.fault(f, n, w, r) })
-			t.Parallel()
 			o := inParts(quick(math.MaxInt))
 			o.Timeout = 200 * time.Millisecond
 			if test.name == "redirects" {
@@ -418,6 +423,7 @@ func TestFetchTimeout(t *testing.T) {
 		})
 	}
 	t.Run("no answer", func(t *testing.T) {
+		t.Parallel()
 		url, closed := blackHole(t)
 		o := quick(math.MaxInt)
 		o.Timeout = 200 * time.Millisecond
@@ -606,6 +612,7 @@ func TestFetchStall(t *testing.T) {
 		}}, r)
 	}
 	t.Run("without retry", func(t *testing.T) {
+		t.Parallel()
 		var f *faulty
 		f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 			stallAt(f, 1000, w, r)
@@ -632,6 +639,7 @@ func TestFetchStall(t *testing.T) {
 		same(t, got, content)
 	})
 	t.Run("no answer", func(t *testing.T) {
+		t.Parallel()
 		url, _ := blackHole(t)
 		_, logged, err := download(t, stalling(1, 300*time.Millisecond), url)
 		if err == nil || !strings.Contains(err.Error(), "stalled: no byte for 300ms (given up after 2 attempts)") {
@@ -641,8 +649,10 @@ func TestFetchStall(t *testing.T) {
 }
 
 func TestFetchRetryAfter(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{408, 429, 503} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
 			f := serve(t, []byte("x"), func(n int, w http.ResponseWriter, _ *http.Request) bool {
 				if n == 0 {
 					w.Header().Set("Retry-After", "1")
@@ -668,6 +678,7 @@ func TestFetchRetryAfter(t *testing.T) {
 // Each attempt is one of ours, and logged: net/http would repeat a request that
 // fails on a connection that it has used before.
 func TestFetchCountsAttempts(t *testing.T) {
+	t.Parallel()
 	f := serve(t, nil, func(n int, w http.ResponseWriter, _ *http.Request) bool {
 		if n%2 == 1 {
 			abort()
@@ -683,6 +694,7 @@ func TestFetchCountsAttempts(t *testing.T) {
 }
 
 func TestFetchRetryWait(t *testing.T) {
+	t.Parallel()
 	f := serve(t, nil, func(_ int, w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(500)
 		return true
@@ -715,6 +727,7 @@ func TestBandwidth(t *testing.T) {
 		{name: "much bandwidth", size: 20_000, limit: math.MaxInt64, connections: 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			content := random(6, test.size)
 			f := serve(t, content, nil)
 			url := f.URL
@@ -742,6 +755,7 @@ func TestBandwidth(t *testing.T) {
 }
 
 func TestBandwidthBeyondTimeout(t *testing.T) {
+	t.Parallel()
 	f := serve(t, random(7, 10_000), nil)
 	start := time.Now()
 	_, _, err := download(t, Options{MaxBandwidth: 100, Timeout: 200 * time.Millisecond}, f.URL)
@@ -754,6 +768,7 @@ func TestBandwidthBeyondTimeout(t *testing.T) {
 }
 
 func TestFetchManifestSize(t *testing.T) {
+	t.Parallel()
 	const most = 1 << 20
 	for _, chunked := range []bool{false, true} {
 		for _, size := range []int{most, most + 1} {
@@ -768,7 +783,7 @@ func TestFetchManifestSize(t *testing.T) {
 				return chunked
 			})
 			whole := content
-			data, err := Manifest(t.Context(), f.URL, quick(3))
+			data, err := Manifest(t.Context(), f.URL, quick(3).logTo(&recorder{}))
 			switch {
 			case size == most && err != nil:
 				t.Errorf("chunked %v: error %v", chunked, err)
@@ -785,6 +800,7 @@ func TestFetchManifestSize(t *testing.T) {
 }
 
 func TestFetchManifestResumes(t *testing.T) {
+	t.Parallel()
 	content := random(9, 10_000)
 	var f *faulty
 	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -795,7 +811,7 @@ func TestFetchManifestResumes(t *testing.T) {
 		}
 		return true
 	})
-	data, err := Manifest(t.Context(), f.URL, quick(3))
+	data, err := Manifest(t.Context(), f.URL, quick(3).logTo(&recorder{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -897,6 +913,7 @@ func TestFetchTorture(t *testing.T) {
 }
 
 func TestNewSourceErrors(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ url, want string }{
 		{"", `"" is no URL: expected s3://, gs://, http://, https:// or file://`},
 		{"/path/to/manifest.yml", `"/path/to/manifest.yml" is no URL: expected s3://, gs://, http://, https:// or file://`},

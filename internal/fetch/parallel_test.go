@@ -49,6 +49,7 @@ func TestParallel(t *testing.T) {
 		{"no ranges", 1 << 17, 4, 1, 1, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			var f *faulty
 			f = serve(t, content[:test.size], func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if test.ranges && n == 0 {
@@ -271,6 +272,7 @@ func TestParallelSlowPart(t *testing.T) {
 	content := random(10, 1<<17)
 	for _, mode := range []string{"drips", "stands still", "does not answer"} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			var requests atomic.Int32 // for the last part
 			asked := make(chan struct{})
 			var f *faulty
