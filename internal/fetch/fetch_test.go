@@ -1,293 +1,29 @@
-package stretcher
+package fetch
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"path/filepath"
-	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// faulty is a web server with one object. It serves it well, or as a fault of
-// the test's choice has it.
-type faulty struct {
-	*httptest.Server
-	// fault sees request n, from 0 on, and says whether it has answered it.
-	// It may change the object first.
-	fault func(n int, w http.ResponseWriter, r *http.Request) bool
-
-	mu       sync.Mutex
-	content  []byte
-	tag      string // the ETag
-	requests []*http.Request
-	sent     int64 // bytes of all bodies
-	conns    []net.Conn
-}
-
-func serve(t *testing.T, content []byte, fault func(n int, w http.ResponseWriter, r *http.Request) bool) *faulty {
-	t.Helper()
-	f := &faulty{content: content, tag: `"v1"`, fault: fault}
-	f.Server = httptest.NewUnstartedServer(f)
-	f.Config.ErrorLog = log.New(io.Discard, "", 0)
-	f.Config.ConnState = func(c net.Conn, s http.ConnState) {
-		if s == http.StateNew {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.conns = append(f.conns, c)
-		}
-	}
-	f.Start()
-	t.Cleanup(func() {
-		f.CloseClientConnections()
-		f.Close()
-	})
-	return f
-}
-
-func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	n := len(f.requests)
-	f.requests = append(f.requests, r.Clone(context.Background()))
-	f.mu.Unlock()
-	w = &counter{ResponseWriter: w, of: f}
-	if f.fault == nil || !f.fault(n, w, r) {
-		f.serve(w, r)
-	}
-}
-
-// writeFile writes a file for a test, and returns its path.
-func writeFile(t *testing.T, content []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, content, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// serve serves the object as it should be.
-func (f *faulty) serve(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	content, tag := f.content, f.tag
-	f.mu.Unlock()
-	if tag != "" && w.Header().Get("ETag") == "" {
-		w.Header().Set("ETag", tag)
-	}
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
-}
-
-// change puts another object in the place.
-func (f *faulty) change(content []byte, tag string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.content, f.tag = content, tag
-}
-
-func (f *faulty) asked() []*http.Request {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.requests
-}
-
-func (f *faulty) sentBytes() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sent
-}
-
-// counter counts the bytes of a body.
-type counter struct {
-	http.ResponseWriter
-	of *faulty
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	c.of.mu.Lock()
-	defer c.of.mu.Unlock()
-	c.of.sent += int64(n)
-	return n, err
-}
-
-func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-
-// limited is a body that ends, or waits once, after some bytes.
-type limited struct {
-	http.ResponseWriter
-	left int
-	then func()
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	if l.left == 0 {
-		return l.ResponseWriter.Write(p)
-	}
-	n, err := l.ResponseWriter.Write(p[:min(len(p), l.left)])
-	l.left -= n
-	if err != nil || l.left > 0 {
-		return n, err
-	}
-	http.NewResponseController(l.ResponseWriter).Flush()
-	l.then()
-	m, err := l.ResponseWriter.Write(p[n:])
-	return n + m, err
-}
-
-func (l *limited) Unwrap() http.ResponseWriter { return l.ResponseWriter }
-
-func abort() { panic(http.ErrAbortHandler) }
-
-// cut serves n bytes of what was asked for, and closes the connection.
-func (f *faulty) cut(n int, w http.ResponseWriter, r *http.Request) {
-	f.serve(&limited{w, n, abort}, r)
-}
-
-// reset closes a connection so that its client sees a reset, and loses what
-// it has not read.
-func reset(conn net.Conn) {
-	conn.(*net.TCPConn).SetLinger(0)
-	conn.Close()
-}
-
-// resetBy closes the connection that w answers on.
-func resetBy(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	reset(conn)
-}
-
-// resetAll closes all connections there have been.
-func (f *faulty) resetAll() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.conns {
-		reset(c)
-	}
-}
-
-// withoutRanges makes r a request for the whole.
-func withoutRanges(r *http.Request) *http.Request {
-	r = r.Clone(r.Context())
-	r.Header.Del("Range")
-	return r
-}
-
-// random returns bytes that differ from place to place and from seed to seed.
-func random(seed uint64, size int) []byte {
-	b := make([]byte, size)
-	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	r.Read(b)
-	return b
-}
-
-// set sets a variable for the time of a test.
-func set[T any](t *testing.T, variable *T, value T) {
-	t.Helper()
-	old := *variable
-	*variable = value
-	t.Cleanup(func() { *variable = old })
-}
-
-// downloadLog is what the current download has logged.
-var downloadLog recorder
-
-type recorder struct {
-	mu   sync.Mutex
-	text strings.Builder
-	hook func(line string) // what to do then
-}
-
-func (r *recorder) Write(line []byte) (int, error) {
-	r.mu.Lock()
-	hook := r.hook
-	r.text.Write(line)
-	r.mu.Unlock()
-	if hook != nil {
-		hook(string(line))
-	}
-	return len(line), nil
-}
-
-func (r *recorder) reset() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.text.Reset()
-}
-
-func (r *recorder) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.String()
-}
-
-// download is fetchSrc, with a reader that follows. It returns what the spool
-// holds in the end and what has been logged.
-func download(t *testing.T, conf Config, url string) ([]byte, string, error) {
-	t.Helper()
-	return downloadContext(t, t.Context(), conf, url)
-}
-
-func downloadContext(t *testing.T, ctx context.Context, conf Config, url string) ([]byte, string, error) {
-	t.Helper()
-	downloadLog.reset()
-	defer log.SetOutput(log.Writer())
-	log.SetOutput(&downloadLog)
-	defer captureLog("DEBUG")()
-
-	m := &memory{}
-	s := newSpool(m, 0)
-	var read []byte
-	var readErr error
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		readErr = s.read(false, func(r io.Reader) (err error) {
-			read, err = io.ReadAll(r)
-			return err
-		})
-	})
-	err := fetchSrc(ctx, conf, url, s)
-	reader.Wait()
-	if readErr != err {
-		t.Errorf("the reader of the spool got error %v, the download %v", readErr, err)
-	}
-	if err == nil && !bytes.Equal(read, m.data) {
-		t.Errorf("the reader of the spool got other bytes than it holds")
-	}
-	return m.data, downloadLog.String(), err
-}
-
-// same fails the test where a download is not what it should be.
-func same(t *testing.T, got, want []byte) {
-	t.Helper()
-	if bytes.Equal(got, want) {
-		return
-	}
-	at := 0
-	for at < min(len(got), len(want)) && got[at] == want[at] {
-		at++
-	}
-	t.Errorf("got %d bytes, want %d; the first other one is at %d", len(got), len(want), at)
-}
-
-// quick is a config for downloads that fail at once.
-func quick(retry int) Config { return Config{Retry: retry, RetryWait: time.Millisecond} }
-
 func TestFetchRetriesAndResumes(t *testing.T) {
+	t.Parallel()
 	const size = 1 << 17
 	content := random(1, size)
 	other := random(2, size)
@@ -526,6 +262,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 			want: []byte{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			var f *faulty
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 				return test.fault != nil && test.fault(f, n, w, r)
@@ -573,6 +310,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 }
 
 func TestFetchSendsNoByteTwice(t *testing.T) {
+	t.Parallel()
 	content := random(3, 1<<20)
 	var f *faulty
 	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -584,12 +322,14 @@ func TestFetchSendsNoByteTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, got, content)
+	f.Close() // waits for the last handler, which may not have counted its bytes yet
 	if sent := f.sentBytes(); sent != int64(len(content)) {
 		t.Errorf("%d bytes were sent, want %d", sent, len(content))
 	}
 }
 
 func TestFetchAfterRefusal(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -604,59 +344,8 @@ func TestFetchAfterRefusal(t *testing.T) {
 	}
 }
 
-// blackHole accepts connections and never answers.
-func blackHole(t *testing.T) (url string, closed <-chan struct{}) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	ends := make(chan struct{}, 100)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				io.Copy(io.Discard, c) // until the client closes it
-				c.Close()
-				ends <- struct{}{}
-			}()
-		}
-	}()
-	return "http://" + l.Addr().String() + "/", ends
-}
-
-// nothingLeft fails the test where a goroutine of a download outlives it.
-func nothingLeft(t *testing.T) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		stacks := make([]byte, 1<<20)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		left := ""
-		for _, stack := range strings.Split(string(stacks), "\n\n") {
-			for _, ours := range []string{"net/http.(*persistConn)", "net/http.(*Transport)", "stretcher.(*fetcher)", "stretcher.(*parts)", "stretcher.(*transfer)", "stretcher.(*progress)", "net.(*sysDialer)"} {
-				if strings.Contains(stack, ours) {
-					left = stack
-				}
-			}
-		}
-		if left == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("left behind:\n%s", left)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 func TestFetchTimeout(t *testing.T) {
-	set(t, &partSize, 1<<13)
-	set(t, &parallelSize, 1<<14)
+	t.Parallel()
 	content := random(4, 1<<17)
 	hang := func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
@@ -714,31 +403,32 @@ func TestFetchTimeout(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			var f *faulty
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool { return test.fault(f, n, w, r) })
-			conf := quick(math.MaxInt)
-			conf.Timeout = 200 * time.Millisecond
+			o := inParts(quick(math.MaxInt))
+			o.Timeout = 200 * time.Millisecond
 			if test.name == "redirects" {
-				conf.Timeout = 5 * time.Millisecond
+				o.Timeout = 5 * time.Millisecond
 			}
 			start := time.Now()
-			_, _, err := download(t, conf, f.URL)
-			if err == nil || err.Error() != "fetch "+f.URL+": timeout: the download took longer than "+conf.Timeout.String() {
+			_, _, err := download(t, o, f.URL)
+			if err == nil || err.Error() != "fetch "+f.URL+": timeout: the download took longer than "+o.Timeout.String() {
 				t.Errorf("error %v", err)
 			}
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("it took %s", took)
 			}
-			f.CloseClientConnections() // of the server: its goroutines are not what we look for
 			nothingLeft(t)
 		})
 	}
 	t.Run("no answer", func(t *testing.T) {
+		t.Parallel()
 		url, closed := blackHole(t)
-		conf := quick(math.MaxInt)
-		conf.Timeout = 200 * time.Millisecond
-		_, _, err := download(t, conf, url)
-		if err == nil || !strings.Contains(err.Error(), "timeout") || !errors.Is(err, errTimeout) {
+		o := quick(math.MaxInt)
+		o.Timeout = 200 * time.Millisecond
+		_, _, err := download(t, o, url)
+		if err == nil || err.Error() != "fetch "+url+": timeout: the download took longer than 200ms" {
 			t.Errorf("error %v", err)
 		}
 		select {
@@ -750,11 +440,11 @@ func TestFetchTimeout(t *testing.T) {
 	})
 }
 
-// When the time is over, so is the decompression of what has come: this archive
-// has 6 GB of zeros after its end.
-func TestFetchTimeoutEndsIndexing(t *testing.T) {
-	packed := pipeThrough(t, makeTar(t, member{name: "a", body: "a"}), "gzip", "-c")
-	packed = append(packed, bytes.Repeat(pipeThrough(t, make([]byte, 64<<20), "gzip", "-1c"), 100)...)
+// When the time is over, so is the decompression of what has arrived, here
+// 6 GB of zeros.
+func TestTimeoutEndsReaders(t *testing.T) {
+	t.Parallel()
+	packed := bytes.Repeat(tartest.PipeThrough(t, make([]byte, 64<<20), "gzip", "-1c"), 100)
 	hanging := make(chan struct{})
 	f := serve(t, packed, func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Content-Length", fmt.Sprint(len(packed)+1))
@@ -764,20 +454,118 @@ func TestFetchTimeoutEndsIndexing(t *testing.T) {
 		return true
 	})
 	t.Cleanup(func() { close(hanging) })
-	m := &Manifest{Src: f.URL, CheckSum: strings.Repeat("0", 32)}
-	file, err := tempFile()
+	file, err := unixfs.TempFile()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	start := time.Now()
-	_, err = m.getSrc(t.Context(), Config{Timeout: 100 * time.Millisecond}, file)
-	if took := time.Since(start); !errors.Is(err, errTimeout) || took > 2*time.Second {
-		t.Errorf("%v after %s", err, took)
+	var unpacked int64
+	var readErr error
+	o := Options{Timeout: 100 * time.Millisecond}.logTo(&recorder{})
+	err = Download(t.Context(), f.URL, file, o, func(r io.Reader) error {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return err
+		}
+		unpacked, readErr = io.Copy(io.Discard, z)
+		return readErr
+	})
+	if err == nil || err.Error() != "fetch "+f.URL+": timeout: the download took longer than 100ms" || readErr != err {
+		t.Errorf("error %v, that of the reader %v", err, readErr)
+	}
+	if unpacked > 5<<30 {
+		t.Errorf("%d bytes were unpacked", unpacked)
 	}
 }
 
+// A reader that fails ends a download that would take an hour, and the other
+// reader.
+func TestReaderFails(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	f := serve(t, random(7, 100_000), nil)
+	for failing := range 2 {
+		for _, limit := range []uint64{28, 0} { // while bytes arrive, and after the download
+			file, err := unixfs.TempFile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			var otherErr error
+			readers := make([]func(io.Reader) error, 2)
+			readers[failing] = func(r io.Reader) error {
+				if limit == 0 {
+					io.Copy(io.Discard, r)
+				}
+				return broken
+			}
+			readers[1-failing] = func(r io.Reader) error {
+				_, otherErr = io.Copy(io.Discard, r)
+				return otherErr
+			}
+			record := &recorder{}
+			pprof.Do(t.Context(), pprof.Labels("download", t.Name()), func(ctx context.Context) {
+				err = Download(ctx, f.URL, file, Options{MaxBandwidth: limit}.logTo(record), readers...)
+			})
+			if err != broken {
+				t.Errorf("reader %d, limit %d: error %v", failing, limit, err)
+			}
+			if limit > 0 && (otherErr != broken || strings.Contains(record.String(), "Downloaded")) {
+				t.Errorf("reader %d: the other reader got %v, log:\n%s", failing, otherErr, record)
+			}
+		}
+	}
+	nothingLeft(t)
+}
+
+// Readers are called again, with the bytes of the object that Download starts
+// over with, also when they have returned.
+func TestReadersAfterRestart(t *testing.T) {
+	t.Parallel()
+	content, other := random(8, 1<<17), random(9, 1<<17)
+	begun := make(chan struct{})
+	var f *faulty
+	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 0 {
+			f.serve(&limited{w, 1 << 16, func() {
+				<-begun
+				abort()
+			}}, r)
+		} else {
+			f.change(other, `"v2"`)
+		}
+		return n == 0
+	})
+	file, err := unixfs.TempFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var led, followed []byte
+	calls := 0
+	err = Download(t.Context(), f.URL, file, quick(1).logTo(&recorder{}), func(r io.Reader) error {
+		calls++
+		led = make([]byte, 1<<15)
+		if _, err := io.ReadFull(r, led); err != nil {
+			return err
+		}
+		if calls == 1 {
+			close(begun)
+		}
+		return nil // without the rest
+	}, func(r io.Reader) (err error) {
+		followed, err = io.ReadAll(r)
+		return err
+	})
+	if err != nil || calls != 2 {
+		t.Fatalf("error %v after %d calls", err, calls)
+	}
+	same(t, led, other[:1<<15])
+	same(t, followed, other)
+}
+
 func TestFetchCancelled(t *testing.T) {
+	t.Parallel()
 	url, closed := blackHole(t)
 	interrupted := errors.New("interrupted by SIGTERM")
 	for _, wait := range []time.Duration{0, time.Hour} {
@@ -797,7 +585,7 @@ func TestFetchCancelled(t *testing.T) {
 			target = url
 			time.AfterFunc(50*time.Millisecond, func() { cancel(interrupted) })
 		}
-		_, _, err := downloadContext(t, ctx, Config{Retry: 3, RetryWait: wait}, target)
+		_, _, err := downloadContext(t, ctx, Options{Retries: 3, RetryWait: wait}, target)
 		if !errors.Is(err, interrupted) {
 			t.Errorf("retry wait %s: error %v", wait, err)
 		}
@@ -810,7 +598,12 @@ func TestFetchCancelled(t *testing.T) {
 }
 
 func TestFetchStall(t *testing.T) {
-	set(t, &stallTimeout, 300*time.Millisecond)
+	t.Parallel()
+	stalling := func(retries int, timeout time.Duration) Options {
+		o := quick(retries)
+		o.stallTimeout = timeout
+		return o
+	}
 	content := random(5, 1<<17)
 	stallAt := func(f *faulty, n int, w http.ResponseWriter, r *http.Request) {
 		f.serve(&limited{w, n, func() {
@@ -819,18 +612,19 @@ func TestFetchStall(t *testing.T) {
 		}}, r)
 	}
 	t.Run("without retry", func(t *testing.T) {
+		t.Parallel()
 		var f *faulty
 		f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 			stallAt(f, 1000, w, r)
 			return true
 		})
-		_, _, err := download(t, quick(0), f.URL)
+		_, _, err := download(t, stalling(0, 300*time.Millisecond), f.URL)
 		if !errors.Is(err, errStalled) || !strings.HasSuffix(err.Error(), ": after 1000 of 131072 bytes: stalled: no byte for 300ms") {
 			t.Errorf("error %v", err)
 		}
 	})
 	t.Run("then on", func(t *testing.T) {
-		set(t, &stallTimeout, 2*time.Second) // a loaded machine may stall us too
+		t.Parallel()
 		var f *faulty
 		f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 			if n == 0 {
@@ -838,15 +632,16 @@ func TestFetchStall(t *testing.T) {
 			}
 			return n == 0
 		})
-		got, _, err := download(t, quick(1), f.URL)
+		got, _, err := download(t, stalling(1, 2*time.Second), f.URL) // a loaded machine may stall us too
 		if err != nil {
 			t.Fatal(err)
 		}
 		same(t, got, content)
 	})
 	t.Run("no answer", func(t *testing.T) {
+		t.Parallel()
 		url, _ := blackHole(t)
-		_, logged, err := download(t, quick(1), url)
+		_, logged, err := download(t, stalling(1, 300*time.Millisecond), url)
 		if err == nil || !strings.Contains(err.Error(), "stalled: no byte for 300ms (given up after 2 attempts)") {
 			t.Errorf("error %v\n%s", err, logged)
 		}
@@ -854,8 +649,10 @@ func TestFetchStall(t *testing.T) {
 }
 
 func TestFetchRetryAfter(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{408, 429, 503} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
 			f := serve(t, []byte("x"), func(n int, w http.ResponseWriter, _ *http.Request) bool {
 				if n == 0 {
 					w.Header().Set("Retry-After", "1")
@@ -881,6 +678,7 @@ func TestFetchRetryAfter(t *testing.T) {
 // Each attempt is one of ours, and logged: net/http would repeat a request that
 // fails on a connection that it has used before.
 func TestFetchCountsAttempts(t *testing.T) {
+	t.Parallel()
 	f := serve(t, nil, func(n int, w http.ResponseWriter, _ *http.Request) bool {
 		if n%2 == 1 {
 			abort()
@@ -896,12 +694,13 @@ func TestFetchCountsAttempts(t *testing.T) {
 }
 
 func TestFetchRetryWait(t *testing.T) {
+	t.Parallel()
 	f := serve(t, nil, func(_ int, w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(500)
 		return true
 	})
 	start := time.Now()
-	download(t, Config{Retry: 3, RetryWait: 100 * time.Millisecond}, f.URL)
+	download(t, Options{Retries: 3, RetryWait: 100 * time.Millisecond}, f.URL)
 	if took := time.Since(start); took < 300*time.Millisecond {
 		t.Errorf("three waits took %s", took)
 	}
@@ -911,8 +710,7 @@ func TestFetchRetryWait(t *testing.T) {
 }
 
 func TestBandwidth(t *testing.T) {
-	set(t, &partSize, 1000)
-	set(t, &parallelSize, 2000)
+	t.Parallel()
 	for _, test := range []struct {
 		name        string
 		size        int
@@ -929,6 +727,7 @@ func TestBandwidth(t *testing.T) {
 		{name: "much bandwidth", size: 20_000, limit: math.MaxInt64, connections: 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			content := random(6, test.size)
 			f := serve(t, content, nil)
 			url := f.URL
@@ -936,7 +735,7 @@ func TestBandwidth(t *testing.T) {
 				url = "file://" + writeFile(t, content)
 			}
 			start := time.Now()
-			got, _, err := download(t, Config{MaxBandWidth: test.limit, Connections: test.connections}, url)
+			got, _, err := download(t, Options{MaxBandwidth: test.limit, Connections: test.connections, partSize: 1000, parallelSize: 2000}, url)
 			took := time.Since(start)
 			if err != nil {
 				t.Fatal(err)
@@ -956,10 +755,11 @@ func TestBandwidth(t *testing.T) {
 }
 
 func TestBandwidthBeyondTimeout(t *testing.T) {
+	t.Parallel()
 	f := serve(t, random(7, 10_000), nil)
 	start := time.Now()
-	_, _, err := download(t, Config{MaxBandWidth: 100, Timeout: 200 * time.Millisecond}, f.URL)
-	if !errors.Is(err, errTimeout) {
+	_, _, err := download(t, Options{MaxBandwidth: 100, Timeout: 200 * time.Millisecond}, f.URL)
+	if err == nil || !strings.HasSuffix(err.Error(), ": timeout: the download took longer than 200ms") {
 		t.Errorf("error %v", err)
 	}
 	if took := time.Since(start); took > 5*time.Second {
@@ -968,6 +768,7 @@ func TestBandwidthBeyondTimeout(t *testing.T) {
 }
 
 func TestFetchManifestSize(t *testing.T) {
+	t.Parallel()
 	const most = 1 << 20
 	for _, chunked := range []bool{false, true} {
 		for _, size := range []int{most, most + 1} {
@@ -982,7 +783,7 @@ func TestFetchManifestSize(t *testing.T) {
 				return chunked
 			})
 			whole := content
-			data, err := fetchManifest(t.Context(), quick(3), f.URL)
+			data, err := Manifest(t.Context(), f.URL, quick(3).logTo(&recorder{}))
 			switch {
 			case size == most && err != nil:
 				t.Errorf("chunked %v: error %v", chunked, err)
@@ -999,6 +800,7 @@ func TestFetchManifestSize(t *testing.T) {
 }
 
 func TestFetchManifestResumes(t *testing.T) {
+	t.Parallel()
 	content := random(9, 10_000)
 	var f *faulty
 	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -1009,7 +811,7 @@ func TestFetchManifestResumes(t *testing.T) {
 		}
 		return true
 	})
-	data, err := fetchManifest(t.Context(), quick(3), f.URL)
+	data, err := Manifest(t.Context(), f.URL, quick(3).logTo(&recorder{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1019,10 +821,7 @@ func TestFetchManifestResumes(t *testing.T) {
 // TestFetchTorture downloads from a server that does what it likes: what
 // arrives is one of the versions of the object, whole, or an error.
 func TestFetchTorture(t *testing.T) {
-	set(t, &partSize, 1<<15)
-	set(t, &parallelSize, 1<<16)
-	set(t, &slowLeast, 50*time.Millisecond)
-	set(t, &stallTimeout, time.Second)
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
@@ -1090,7 +889,10 @@ func TestFetchTorture(t *testing.T) {
 		if !tags {
 			f.tag = ""
 		}
-		got, logged, err := download(t, Config{Retry: 30, RetryWait: time.Microsecond, Connections: 1 + chance(6)}, f.URL)
+		got, logged, err := download(t, Options{
+			Retries: 30, RetryWait: time.Microsecond, Connections: 1 + chance(6),
+			partSize: 1 << 15, parallelSize: 1 << 16, slowLeast: 50 * time.Millisecond, stallTimeout: time.Second,
+		}, f.URL)
 		f.Close()
 		if err != nil {
 			failed++
@@ -1110,13 +912,8 @@ func TestFetchTorture(t *testing.T) {
 	nothingLeft(t)
 }
 
-func (f *faulty) etag() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.tag
-}
-
 func TestNewSourceErrors(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ url, want string }{
 		{"", `"" is no URL: expected s3://, gs://, http://, https:// or file://`},
 		{"/path/to/manifest.yml", `"/path/to/manifest.yml" is no URL: expected s3://, gs://, http://, https:// or file://`},
@@ -1131,7 +928,7 @@ func TestNewSourceErrors(t *testing.T) {
 		{"http://host:port/a", "http://host:port/a: malformed URL: special characters have to be percent-encoded"},
 		{"http://host/%zz", "http://host/%zz: malformed URL: special characters have to be percent-encoded"},
 	} {
-		_, err := newSource(test.url)
+		_, err := newSource(test.url, Options{})
 		if err == nil || err.Error() != test.want {
 			t.Errorf("%s: error %v, want %s", test.url, err, test.want)
 		}
@@ -1147,7 +944,7 @@ func FuzzNewSource(f *testing.F) {
 		f.Add(u)
 	}
 	f.Fuzz(func(t *testing.T, u string) {
-		s, err := newSource(u)
+		s, err := newSource(u, Options{})
 		if err != nil {
 			return
 		}

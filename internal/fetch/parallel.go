@@ -1,91 +1,248 @@
-package stretcher
+package fetch
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"math"
 	"sync"
 	"time"
 )
 
-// errNoRanges is a server that announced ranges and then ignored one.
-var errNoRanges = errors.New("the server ignores ranges")
-
-// errComplete ends what connections still do when all parts are there.
-var errComplete = errors.New("the download is complete")
-
-// errTaken is a part that another connection brings meanwhile.
-var errTaken = errors.New("taken by another connection")
-
-// errShort is an answer with less of a part than was asked for, which servers
-// may give (RFC 9110, section 14.2).
-var errShort = errors.New("less than asked for")
-
-var errSlow = errors.New("much slower than the other connections")
+var (
+	// errNoRanges reports a server that announced ranges and then ignored one.
+	errNoRanges = errors.New("the server ignores ranges")
+	// errComplete ends what connections still do when all parts are complete.
+	errComplete = errors.New("the download is complete")
+	// errTakenOver reports that another connection has taken over the part.
+	errTakenOver = errors.New("taken over by another connection")
+	// errShort reports an answer with fewer bytes of a part than were asked
+	// for, which servers may give (RFC 9110, section 14.2).
+	errShort = errors.New("less than asked for")
+	errSlow  = errors.New("much slower than the other connections")
+)
 
 const (
-	// slowFactor is how many times the usual time a part may take before its
-	// connection is given up for a new one, and maxReplaced how often that is
-	// done for one part.
-	slowFactor  = 8
+	// slowFactor is how many times the usual time a part may take before it is
+	// requested again over a new connection.
+	slowFactor = 8
+	// maxReplaced is how often that is done for one part.
 	maxReplaced = 3
 )
 
-// slowLeast is what a part may take in any case.
-var slowLeast = 10 * time.Second
+// partState is what has become of a part.
+type partState int
 
-// parts is an object fetched in parts over several connections. They are
-// written to their place in the spool, so that nothing waits in memory for
-// an earlier part.
-type parts struct {
-	mu      sync.Mutex
-	list    []part
-	first   int           // the first part that is not complete
-	workers int           // connections that take parts
-	bytes   int64         // of complete parts
-	spent   time.Duration // on them, by their connections
-}
+const (
+	// free: no connection fetches the part.
+	free partState = iota
+	// taken: a connection has asked for the part, and the server has not
+	// answered any request of that connection so far. The part becomes free if
+	// the connection gives up; another connection may take it over.
+	taken
+	// answered: the server answers the connection that fetches the part, so it
+	// stays with that connection.
+	answered
+	// complete: the spool has all bytes of the part.
+	complete
+)
 
+// part is a range of an object.
 type part struct {
-	offset, size int64
-	have         int64
-	owner        *connection // who has taken it
+	number   int // from 1 on
+	offset   int64
+	size     int64
+	received int64 // how many of its bytes the spool has
+	state    partState
+	owner    *connection // the one that fetches it; nil where it is free
 }
 
-// parallel fetches the rest of the object over several connections. One has
-// begun already.
-func (f *fetcher) parallel(ctx context.Context, begun *transfer, size int64) error {
-	p := &parts{}
-	for at := begun.offset; at < size; at += partSize {
-		p.list = append(p.list, part{offset: at, size: min(partSize, size-at)})
-	}
-	p.workers = min(f.connections, len(p.list))
+// parts is the rest of an object, fetched in parts over several connections.
+// Each part is written to its place in the spool at once, so that no memory is
+// needed for parts that arrive before earlier ones.
+type parts struct {
+	slowLeast time.Duration // Options.slowLeast
+
+	mu          sync.Mutex // of the fields below and those of all parts
+	list        []*part
+	first       int           // index of the first part that is not complete, or of the last one
+	connections int           // how many connections still take parts
+	timedBytes  int64         // bytes of parts whose time is known
+	timedTotal  time.Duration // the sum of the times that those took
+}
+
+// fetchParts fetches the rest of an object of size bytes over several
+// connections. The transfer begun already brings the beginning of the rest.
+func fetchParts(ctx context.Context, f *fetcher, begun *transfer, size int64) error {
+	ps := newParts(begun.offset, size, f.partSize)
+	ps.slowLeast = f.slowLeast
+	ps.connections = min(f.connections, len(ps.list))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	var wg sync.WaitGroup
-	for i := range p.workers {
-		c := &connection{fetcher: f, parts: p}
+	var working sync.WaitGroup
+	for i := range ps.connections {
+		c := &connection{fetcher: f, parts: ps}
 		if i == 0 {
-			c.transfer, c.proven = begun, true
+			c.transfer, c.answered = begun, true
 		}
-		first := p.take(c) // before any goroutine runs: the first part is what begun brings
-		wg.Go(func() {
+		// Outside of the goroutine, so that the first part goes to the
+		// connection that has begun.
+		first := ps.take(c)
+		working.Go(func() {
 			if err := c.work(ctx, first); err != nil {
-				cancel(err) // the first error counts
-			} else if p.complete() {
+				cancel(err) // the first error is the result
+			} else if ps.complete() {
 				cancel(errComplete)
 			}
 		})
 	}
-	wg.Wait()
+	working.Wait()
 	if err := context.Cause(ctx); err != errComplete {
 		return err
 	}
 	return nil
+}
+
+// newParts divides the bytes of an object from offset on into parts.
+func newParts(offset, size, partSize int64) *parts {
+	ps := &parts{}
+	for ; offset < size; offset += partSize {
+		ps.list = append(ps.list, &part{number: len(ps.list) + 1, offset: offset, size: min(partSize, size-offset)})
+	}
+	return ps
+}
+
+// take returns the part that c fetches next: the first one that is free, or
+// that c can take over because its transfer has just arrived there. It returns
+// nil where there is none; then c ends.
+func (ps *parts) take(c *connection) *part {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, p := range ps.list[ps.first:] {
+		arrived := c.transfer != nil && c.transfer.offset == p.offset
+		if p.state == free || p.state == taken && arrived {
+			p.owner, p.state = c, taken
+			if c.answered {
+				p.state = answered
+			}
+			return p
+		}
+	}
+	ps.connections--
+	return nil
+}
+
+// begin records that the server answers c, which is about to read p. It reports
+// false where another connection has taken over p.
+func (ps *parts) begin(c *connection, p *part) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	c.answered = true
+	if p.owner != c {
+		return false
+	}
+	p.state = answered
+	return true
+}
+
+// leave makes p free and lets c end, unless c is the last connection.
+func (ps *parts) leave(c *connection, p *part) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.connections == 1 {
+		return false
+	}
+	ps.connections--
+	if p.owner == c {
+		p.owner, p.state = nil, free
+	}
+	return true
+}
+
+// owns reports whether p is the part of c, and not taken over.
+func (ps *parts) owns(c *connection, p *part) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.owner == c
+}
+
+// missing returns the range of p that the spool does not have yet.
+func (ps *parts) missing(p *part) (offset, length int64) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.offset + p.received, p.size - p.received
+}
+
+// arrived counts bytes of p, and returns up to which offset the object is
+// complete.
+func (ps *parts) arrived(p *part, bytes int) int64 {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.received += int64(bytes)
+	if p.received == p.size {
+		p.state = complete
+	}
+	for ps.first < len(ps.list)-1 && ps.list[ps.first].state == complete {
+		ps.first++
+	}
+	first := ps.list[ps.first]
+	return first.offset + first.received
+}
+
+// complete reports whether all parts are complete.
+func (ps *parts) complete() bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	last := len(ps.list) - 1
+	return ps.first == last && ps.list[last].state == complete
+}
+
+// timed records how long a number of bytes of a part took.
+func (ps *parts) timed(bytes int64, took time.Duration) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.timedBytes += bytes
+	ps.timedTotal += took
+}
+
+// patience returns how long a number of bytes may take, judged by the average
+// of the parts so far. Without any, there is no limit.
+func (ps *parts) patience(bytes int64) time.Duration {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.timedBytes == 0 {
+		return math.MaxInt64
+	}
+	return max(ps.slowLeast, time.Duration(slowFactor*float64(ps.timedTotal)*float64(bytes)/float64(ps.timedBytes)))
+}
+
+// watch returns a context that ends with errSlow when the rest of p takes too
+// long. The returned function stops that.
+func (ps *parts) watch(ctx context.Context, p *part) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	_, length := ps.missing(p)
+	start := time.Now()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		ticker := time.NewTicker(ps.slowLeast / 10)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if time.Since(start) > ps.patience(length) {
+					cancel(errSlow)
+				}
+			}
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		watching.Wait()
+	}
 }
 
 // connection fetches parts, one after another.
@@ -93,20 +250,20 @@ type connection struct {
 	*fetcher
 	parts    *parts
 	transfer *transfer // nil where none is open
-	proven   bool      // one could be opened; under parts.mu to others
+	answered bool      // the server has answered it, with bytes of a part
 }
 
-// work fetches part n, and then others until none is left.
-func (c *connection) work(ctx context.Context, n int) error {
+// work fetches p, and then other parts until none is left to take.
+func (c *connection) work(ctx context.Context, p *part) error {
 	defer func() { c.transfer.close() }()
-	for ; n >= 0; n = c.parts.take(c) {
+	for ; p != nil; p = c.parts.take(c) {
 		left := false
-		name := fmt.Sprintf("part %d of %d of %s", n+1, len(c.parts.list), c.name())
+		name := fmt.Sprintf("part %d of %d of %s", p.number, len(c.parts.list), c.name())
 		err := c.retry(ctx, name, func(ctx context.Context) error {
-			err := c.fetchPart(ctx, n)
-			if err != nil && ctx.Err() == nil && !c.proven && c.parts.leave(c, n) {
-				// The server may allow a client so many connections only.
-				log.Printf("[WARN] fetch %s: going on with one connection less: %v", c.name(), err)
+			err := c.fetchPart(ctx, p)
+			if err != nil && ctx.Err() == nil && !c.answered && c.parts.leave(c, p) {
+				// The server may limit the number of connections of a client.
+				c.logf("[WARN] fetch %s: going on with one connection less: %v", c.name(), err)
 				left = true
 				return nil
 			}
@@ -119,23 +276,23 @@ func (c *connection) work(ctx context.Context, n int) error {
 	return nil
 }
 
-// fetchPart fetches what is missing of part n, unless it is another's
-// meanwhile. A transfer that is much slower than the others is replaced.
-func (c *connection) fetchPart(ctx context.Context, n int) error {
+// fetchPart fetches what is missing of p, unless another connection takes it
+// over. A transfer that is much slower than the others is replaced.
+func (c *connection) fetchPart(ctx context.Context, p *part) error {
 	for replaced := 0; ; {
-		patient, cancel := ctx, func() {}
+		watched, stop := ctx, func() {}
 		if replaced < maxReplaced {
-			patient, cancel = c.parts.watch(ctx, c, n)
+			watched, stop = c.parts.watch(ctx, p)
 		}
-		err := c.openPart(patient, n)
+		err := c.openPart(watched, p)
 		if err == nil {
-			err = c.readPart(patient, n)
+			err = c.readPart(watched, p)
 		}
-		if _, _, mine := c.parts.missing(c, n); !mine {
-			err = nil
+		if !c.parts.owns(c, p) {
+			err = nil // whatever went wrong is of no interest any more
 		}
-		cancel()
-		if t := c.transfer; err != nil || t != nil && !t.rest {
+		stop()
+		if t := c.transfer; err != nil || t != nil && !t.toEnd {
 			t.close()
 			c.transfer = nil
 		}
@@ -143,19 +300,19 @@ func (c *connection) fetchPart(ctx context.Context, n int) error {
 		case errors.Is(err, errShort):
 		case errors.Is(err, errSlow):
 			replaced++
-			log.Printf("fetch part %d of %s: %v: connecting anew", n+1, c.name(), err)
+			c.logf("fetch part %d of %s: %v: connecting anew", p.number, c.name(), err)
 		default:
 			return err
 		}
 	}
 }
 
-// openPart opens what is missing of part n, unless the transfer is just there.
-func (c *connection) openPart(ctx context.Context, n int) error {
-	offset, length, mine := c.parts.missing(c, n)
-	if !mine {
-		return errTaken
+// openPart opens what is missing of p, unless the open transfer is just there.
+func (c *connection) openPart(ctx context.Context, p *part) error {
+	if !c.parts.owns(c, p) {
+		return errTakenOver
 	}
+	offset, length := c.parts.missing(p)
 	if c.transfer != nil && c.transfer.offset == offset {
 		return nil
 	}
@@ -171,143 +328,34 @@ func (c *connection) openPart(ctx context.Context, n int) error {
 	return err
 }
 
-// readPart reads what is missing of part n.
-func (c *connection) readPart(ctx context.Context, n int) error {
-	if !c.parts.begin(c, n) {
-		return errTaken
+// readPart reads what is missing of p from the open transfer.
+func (c *connection) readPart(ctx context.Context, p *part) error {
+	if !c.parts.begin(c, p) {
+		return errTakenOver
 	}
 	t := c.transfer
+	// The context of a transfer that has begun before this part knows nothing
+	// of ctx.
 	stop := context.AfterFunc(ctx, func() { t.cancel(context.Cause(ctx)) })
 	defer stop()
 	start := time.Now()
-	offset, length, _ := c.parts.missing(c, n)
+	offset, length := c.parts.missing(p)
 	for end := offset + length; offset < end; {
-		got, err := t.next(end - offset)
-		if got > 0 {
-			if err := c.store(t.buf[:got], offset); err != nil {
+		n, err := t.next(end - offset)
+		if n > 0 {
+			if err := c.store(t.buf[:n], offset); err != nil {
 				return err
 			}
-			offset += int64(got)
-			c.to.arrived(c.parts.got(n, got))
+			offset += int64(n)
+			c.spool.arrived(c.parts.arrived(p, n))
 		}
-		if err == io.EOF && offset < end && offset > end-length && !t.rest {
+		if err == io.EOF && offset < end && offset > end-length && !t.toEnd {
 			return errShort
 		}
 		if err != nil && offset < end {
-			return after(err, offset, c.progress.size.Load())
+			return positionError(err, offset, c.progress.size.Load())
 		}
 	}
-	c.parts.done(length, time.Since(start))
+	c.parts.timed(length, time.Since(start))
 	return nil
-}
-
-// take returns the first part that nobody has taken yet, or for a connection
-// whose transfer goes on, the next one, unless the server answers to who has
-// taken that. Where there is none, it is -1, and the connection goes.
-func (p *parts) take(c *connection) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for n := p.first; n < len(p.list); n++ {
-		part := &p.list[n]
-		if part.owner == nil || c.transfer != nil && c.transfer.offset == part.offset && !part.owner.proven {
-			part.owner = c
-			return n
-		}
-	}
-	p.workers--
-	return -1
-}
-
-// leave gives part n back and lets c go, unless it is the last one.
-func (p *parts) leave(c *connection, n int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.workers == 1 {
-		return false
-	}
-	p.workers--
-	if p.list[n].owner == c {
-		p.list[n].owner = nil
-	}
-	return true
-}
-
-// begin notes that the server answers to c, and tells whether part n is still
-// that of c. From then on it stays so.
-func (p *parts) begin(c *connection, n int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.proven = true
-	return p.list[n].owner == c
-}
-
-// missing returns what is not there yet of part n, and whether it is still
-// that of c.
-func (p *parts) missing(c *connection, n int) (offset, length int64, mine bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	part := &p.list[n]
-	return part.offset + part.have, part.size - part.have, part.owner == c
-}
-
-func (p *parts) complete() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	last := p.list[len(p.list)-1]
-	return p.first == len(p.list)-1 && last.have == last.size
-}
-
-// watch returns a context that ends with errSlow when part n takes too long,
-// until the returned function is called.
-func (p *parts) watch(ctx context.Context, c *connection, n int) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	_, length, _ := p.missing(c, n)
-	start := time.Now()
-	var watcher sync.WaitGroup
-	watcher.Go(func() {
-		ticker := time.NewTicker(slowLeast / 10)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				if time.Since(start) > p.patience(length) {
-					cancel(errSlow)
-				}
-			}
-		}
-	})
-	return ctx, func() {
-		cancel(nil)
-		watcher.Wait()
-	}
-}
-
-// got counts bytes of part n, and returns up to where the object is complete.
-func (p *parts) got(n, bytes int) int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.list[n].have += int64(bytes)
-	for p.first < len(p.list)-1 && p.list[p.first].have == p.list[p.first].size {
-		p.first++
-	}
-	return p.list[p.first].offset + p.list[p.first].have
-}
-
-func (p *parts) done(bytes int64, took time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.bytes += bytes
-	p.spent += took
-}
-
-// patience is how long so many bytes may take, judged by the complete parts.
-func (p *parts) patience(bytes int64) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bytes == 0 {
-		return math.MaxInt64
-	}
-	return max(slowLeast, time.Duration(slowFactor*float64(p.spent)*float64(bytes)/float64(p.bytes)))
 }

@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"fmt"
@@ -10,14 +10,6 @@ import (
 	"testing"
 	"time"
 )
-
-// inParts makes parts small for a test: 16 of them in object.
-func inParts(t *testing.T) (object []byte) {
-	t.Helper()
-	set(t, &partSize, 1<<13)
-	set(t, &parallelSize, 1<<14)
-	return random(10, 1<<17)
-}
 
 // rangeOfPart is the Range header that asks for part n of inParts from its
 // byte skip on.
@@ -39,11 +31,12 @@ func endsPart(r *http.Request, n int) bool {
 }
 
 func TestParallel(t *testing.T) {
-	content := inParts(t)
+	t.Parallel()
+	content := random(10, 1<<17)
 	for _, test := range []struct {
 		name        string
 		size        int
-		connections int // of Config
+		connections int // of Options
 		requests    int
 		conns       int // about
 		ranges      bool
@@ -56,6 +49,7 @@ func TestParallel(t *testing.T) {
 		{"no ranges", 1 << 17, 4, 1, 1, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			var f *faulty
 			f = serve(t, content[:test.size], func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if test.ranges && n == 0 {
@@ -69,7 +63,7 @@ func TestParallel(t *testing.T) {
 				w.Write(content[:test.size])
 				return true
 			})
-			got, _, err := download(t, Config{Connections: test.connections}, f.URL)
+			got, _, err := download(t, inParts(Options{Connections: test.connections}), f.URL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +86,8 @@ func TestParallel(t *testing.T) {
 }
 
 func TestParallelFaults(t *testing.T) {
-	content := inParts(t)
+	t.Parallel()
+	content := random(10, 1<<17)
 	other := random(11, 1<<17)
 	for _, test := range []struct {
 		name     string
@@ -231,17 +226,19 @@ func TestParallelFaults(t *testing.T) {
 			}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			record := &recorder{}
 			var f *faulty
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == 0 && !test.free {
 					f.hold(func() bool {
-						return len(f.asked()) > 8 || strings.Count(downloadLog.String(), "one connection less") == 3
+						return len(f.asked()) > 8 || strings.Count(record.String(), "one connection less") == 3
 					}, w, r)
 					return true
 				}
 				return test.fault(f, n, w, r)
 			})
-			got, logged, err := download(t, quick(test.retry), f.URL)
+			got, logged, err := download(t, inParts(quick(test.retry)).logTo(record), f.URL)
 			want := "<nil>"
 			if test.wantErr != "" {
 				want = "fetch " + f.URL + ": " + test.wantErr
@@ -271,10 +268,11 @@ func TestParallelFaults(t *testing.T) {
 // TestParallelSlowPart has one connection that is slow, or does not even
 // answer. There is no retry that it could cost.
 func TestParallelSlowPart(t *testing.T) {
-	content := inParts(t)
-	set(t, &slowLeast, 100*time.Millisecond)
+	t.Parallel()
+	content := random(10, 1<<17)
 	for _, mode := range []string{"drips", "stands still", "does not answer"} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			var requests atomic.Int32 // for the last part
 			asked := make(chan struct{})
 			var f *faulty
@@ -298,7 +296,7 @@ func TestParallelSlowPart(t *testing.T) {
 				}
 				return true
 			})
-			got, logged, err := download(t, Config{}, f.URL)
+			got, logged, err := download(t, inParts(Options{slowLeast: 100 * time.Millisecond}), f.URL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -337,19 +335,21 @@ func (d *dripping) Write(p []byte) (int, error) {
 func (d *dripping) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
 func TestPatience(t *testing.T) {
-	p := &parts{}
+	t.Parallel()
+	const partSize = 8 << 20
+	p := &parts{slowLeast: 10 * time.Second}
 	if got := p.patience(partSize); got < time.Hour {
 		t.Errorf("nothing to compare with: %s", got)
 	}
-	p.done(partSize, 5*time.Second)
+	p.timed(partSize, 5*time.Second)
 	if got := p.patience(partSize); got != slowFactor*5*time.Second {
 		t.Errorf("a part: %s", got)
 	}
 	if got := p.patience(partSize / 2); got != slowFactor*5*time.Second/2 {
 		t.Errorf("half a part: %s", got)
 	}
-	p.done(3*partSize, 0)
-	if got := p.patience(partSize); got != slowLeast {
+	p.timed(3*partSize, 0)
+	if got := p.patience(partSize); got != p.slowLeast {
 		t.Errorf("on a fast connection: %s", got)
 	}
 }
@@ -357,8 +357,8 @@ func TestPatience(t *testing.T) {
 // TestParallelSendsLittleTwice resets all connections at once, in parts so
 // large that most of one is on its way.
 func TestParallelSendsLittleTwice(t *testing.T) {
-	set(t, &partSize, 2<<20)
-	set(t, &parallelSize, 4<<20)
+	t.Parallel()
+	const partSize = 2 << 20
 	const size = 8 << 20
 	content := random(12, size)
 	var f *faulty
@@ -372,7 +372,9 @@ func TestParallelSendsLittleTwice(t *testing.T) {
 		}
 		return true
 	})
-	got, logged, err := download(t, quick(1), f.URL)
+	o := quick(1)
+	o.partSize, o.parallelSize = partSize, 2*partSize
+	got, logged, err := download(t, o, f.URL)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, logged)
 	}
@@ -382,7 +384,7 @@ func TestParallelSendsLittleTwice(t *testing.T) {
 	}
 	again := f.sentBytes() - size
 	t.Logf("%d of %d bytes were sent again", again, size)
-	if most := defaultConnections * partSize; again > most {
+	if most := int64(defaultConnections * partSize); again > most {
 		t.Errorf("%d bytes were sent again, want at most %d", again, most)
 	}
 }

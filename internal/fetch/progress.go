@@ -1,8 +1,7 @@
-package stretcher
+package fetch
 
 import (
 	"fmt"
-	"log"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -12,39 +11,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// progressEvery is how often the log tells of a download.
-var progressEvery = 10 * time.Second
-
-// progress counts a download, and tells of it while it runs.
+// progress counts a download, and reports on it while it runs.
 type progress struct {
 	size     atomic.Int64 // negative where unknown
 	done     atomic.Int64 // bytes that the spool has
-	received atomic.Int64 // bytes that came, those that were thrown away included
+	received atomic.Int64 // bytes that have arrived, including those that were discarded
 	retries  atomic.Int64
-	start    time.Time
+	start    time.Time // of show
 }
 
-// show tells of the progress until the returned function is called: on a
-// terminal in one line that is updated, elsewhere in a line of log now and then.
-func (p *progress) show() (stop func()) {
+// show reports the progress until the returned function is called. Where stderr
+// is a terminal, it updates one line there; else it writes to the log.
+func (p *progress) show(o Options, stderr *os.File) (stop func()) {
 	p.start = time.Now()
-	every, say, clear := progressEvery, func() { log.Printf("Downloading: %s", p.status()) }, func() {}
-	if _, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS); err == nil {
+	every, report, clear := o.progressEvery, func() { o.logf("Downloading: %s", p.status()) }, func() {}
+	if _, err := unix.IoctlGetTermios(int(stderr.Fd()), unix.TCGETS); err == nil {
 		every = 200 * time.Millisecond
-		// The cursor goes back to the first column, for a line of log to
-		// write over it.
-		say = func() { fmt.Fprintf(os.Stderr, "%s\x1b[K\r", p.status()) }
-		clear = func() { fmt.Fprint(os.Stderr, "\x1b[K") }
+		// The cursor returns to the first column, so that the next line of log
+		// overwrites the progress.
+		report = func() { fmt.Fprintf(stderr, "%s\x1b[K\r", p.status()) }
+		clear = func() { fmt.Fprint(stderr, "\x1b[K") }
 	}
 	ended := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	var reporting sync.WaitGroup
+	reporting.Go(func() {
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		for {
 			select {
 			case <-ticker.C:
-				say()
+				report()
 			case <-ended:
 				clear()
 				return
@@ -53,31 +49,36 @@ func (p *progress) show() (stop func()) {
 	})
 	return func() {
 		close(ended)
-		wg.Wait()
+		reporting.Wait()
 	}
 }
 
+// rate returns the average number of bytes a second that have arrived.
 func (p *progress) rate() float64 {
 	return float64(p.received.Load()) / max(time.Since(p.start).Seconds(), 1e-3)
 }
 
+// status describes a download that runs.
 func (p *progress) status() string {
 	done, size, rate := p.done.Load(), p.size.Load(), p.rate()
-	s := fmt.Sprintf("%s, %s/s", bytesOf(done, size), humanize.IBytes(uint64(rate)))
-	const month = 30 * 24 * 3600 // longer is too uncertain to tell
+	s := fmt.Sprintf("%s, %s/s", doneOf(done, size), humanize.IBytes(uint64(rate)))
+	const month = 30 * 24 * 3600 // a longer time is too uncertain to be shown
 	if seconds := float64(size-done) / rate; size > 0 && seconds < month {
-		s += fmt.Sprintf(", %s left", time.Duration(seconds*Nanoseconds).Round(time.Second))
+		s += fmt.Sprintf(", %s left", time.Duration(seconds*float64(time.Second)).Round(time.Second))
 	}
 	return s
 }
 
-func bytesOf(done, size int64) string {
+// doneOf describes how many of size bytes are done. A size that is not positive
+// is unknown.
+func doneOf(done, size int64) string {
 	if size <= 0 {
 		return humanize.IBytes(uint64(done))
 	}
 	return fmt.Sprintf("%s of %s (%d%%)", humanize.IBytes(uint64(done)), humanize.IBytes(uint64(size)), done*100/size)
 }
 
+// summary describes a download that has ended.
 func (p *progress) summary() string {
 	return fmt.Sprintf("%d bytes (%s) in %s, %s/s, %d retries", p.done.Load(), humanize.IBytes(uint64(p.done.Load())),
 		time.Since(p.start).Round(time.Millisecond), humanize.IBytes(uint64(p.rate())), p.retries.Load())

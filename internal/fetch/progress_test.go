@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"fmt"
@@ -13,13 +13,14 @@ import (
 )
 
 func TestProgressInLog(t *testing.T) {
-	set(t, &progressEvery, 10*time.Millisecond)
+	t.Parallel()
 	for _, known := range []bool{true, false} {
 		content := random(40, 4000)
 		const want = "Downloading: 1000 B"
+		record := &recorder{}
 		waitForLog := func() {
 			deadline := time.Now().Add(10 * time.Second)
-			for !strings.Contains(downloadLog.String(), want) && time.Now().Before(deadline) {
+			for !strings.Contains(record.String(), want) && time.Now().Before(deadline) {
 				time.Sleep(time.Millisecond)
 			}
 		}
@@ -40,7 +41,9 @@ func TestProgressInLog(t *testing.T) {
 		if !known {
 			f.change(content, "") // so that it starts over
 		}
-		_, logged, err := download(t, quick(1), f.URL)
+		o := quick(1)
+		o.progressEvery = 10 * time.Millisecond
+		_, logged, err := download(t, o.logTo(record), f.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,12 +84,12 @@ func openTerminal(t *testing.T) (master, terminal *os.File) {
 }
 
 func TestProgressOnTerminal(t *testing.T) {
+	t.Parallel()
 	master, terminal := openTerminal(t)
-	set(t, &os.Stderr, terminal)
 	var p progress
 	p.size.Store(10_000)
 	p.done.Store(2_500)
-	stop := p.show()
+	stop := p.show(Options{}.withDefaults(), terminal)
 
 	var seen string
 	buf := make([]byte, 1000)
@@ -113,6 +116,7 @@ func TestProgressOnTerminal(t *testing.T) {
 }
 
 func TestProgressStatus(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		size, done, received int64
 		want                 string

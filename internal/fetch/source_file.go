@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"context"
@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileSource is a regular file of this machine.
+// fileSource is a regular file on this machine.
 type fileSource struct{ path string }
 
-// newFileSource takes what follows file://, percent escapes decoded.
+// newFileSource returns the source for what follows file:// in a URL.
 func newFileSource(rest string) (source, error) {
 	host, path, ok := strings.Cut(rest, "/")
 	if !ok || host != "" && host != "localhost" {
@@ -29,10 +29,10 @@ func newFileSource(rest string) (source, error) {
 }
 
 func (s fileSource) open(_ context.Context, offset, length int64, validator string) (*object, error) {
-	// Without O_NONBLOCK, opening a fifo would wait for its writer.
+	// Without O_NONBLOCK, opening a FIFO would block until it has a writer.
 	f, err := os.OpenFile(s.path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
-		err = at.Err // the URL is named, and may be of more than a path
+		err = at.Err // without the path, since our own errors contain the URL
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -60,15 +60,17 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 	return o, nil
 }
 
-func (fileSource) dropIdle() {}
+func (fileSource) closeIdle() {}
 
 func (fileSource) close() error { return nil }
 
+// fileValidator returns a string that changes when the file is written to.
 func fileValidator(info fs.FileInfo) string {
 	return fmt.Sprintf("%d-%d", info.ModTime().UnixNano(), info.Size())
 }
 
-// fileBody is a file that is not written to while it is read.
+// fileBody reads a part of a file. At the end of the part, Read fails with
+// errChanged where the file was written to in the meantime.
 type fileBody struct {
 	*os.File
 	section   *io.SectionReader

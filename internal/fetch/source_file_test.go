@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"errors"
@@ -13,6 +13,7 @@ import (
 )
 
 func TestFileURLs(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for _, test := range []struct{ url, name string }{
 		{"file://DIR/plain", "plain"},
@@ -30,7 +31,7 @@ func TestFileURLs(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, test.name), []byte(test.name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := download(t, Config{}, strings.Replace(test.url, "DIR", dir, 1))
+		got, _, err := download(t, Options{}, strings.Replace(test.url, "DIR", dir, 1))
 		if err != nil || string(got) != test.name {
 			t.Errorf("%s: got %q, %v", test.url, got, err)
 		}
@@ -38,6 +39,7 @@ func TestFileURLs(t *testing.T) {
 }
 
 func TestFileErrors(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o644); err != nil {
 		t.Fatal(err)
@@ -68,6 +70,7 @@ func TestFileErrors(t *testing.T) {
 		}
 	}
 	t.Run("unreadable", func(t *testing.T) {
+		t.Parallel()
 		if os.Geteuid() == 0 {
 			t.Skip("root may read any file")
 		}
@@ -83,15 +86,16 @@ func TestFileErrors(t *testing.T) {
 }
 
 func TestFileThatComesLater(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "later")
-	set(t, &downloadLog.hook, func(line string) {
+	record := &recorder{hook: func(line string) {
 		if strings.Contains(line, "attempt 2 of 4 failed") {
 			if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
 				t.Error(err)
 			}
 		}
-	})
-	got, logged, err := download(t, quick(3), "file://"+path)
+	}}
+	got, logged, err := download(t, quick(3).logTo(record), "file://"+path)
 	if err != nil || string(got) != "content" {
 		t.Errorf("got %q, %v\n%s", got, err, logged)
 	}
@@ -99,6 +103,7 @@ func TestFileThatComesLater(t *testing.T) {
 
 // TestFileChanged changes a file between its first bytes and its end.
 func TestFileChanged(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(path string) error{
 		"written to": func(path string) error {
 			return errors.Join(os.WriteFile(path, []byte("other content"), 0o644), os.Chtimes(path, time.Time{}, time.Unix(1, 0)))
@@ -114,8 +119,9 @@ func TestFileChanged(t *testing.T) {
 		"truncated": func(path string) error { return os.Truncate(path, 5) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			path := writeFile(t, []byte("some content."))
-			s, err := newSource("file://" + path)
+			s, err := newSource("file://"+path, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,6 +145,7 @@ func TestFileChanged(t *testing.T) {
 		})
 	}
 	t.Run("replaced", func(t *testing.T) { // what is open stays as it is
+		t.Parallel()
 		path := writeFile(t, []byte("some content."))
 		s := fileSource{path}
 		o, err := s.open(t.Context(), 5, 4, "")

@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"context"
@@ -22,11 +22,13 @@ import (
 // gcsSource is an object of Google Cloud Storage.
 type gcsSource struct {
 	bucket, key string
-	mu          sync.Mutex
+	userAgent   string
+	mu          sync.Mutex // of the fields below, which connect sets
 	client      *storage.Client
 	transport   *http.Transport
 }
 
+// connect returns the client, which it makes at the first call.
 func (s *gcsSource) connect() (*storage.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,7 +36,7 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 		return s.client, nil
 	}
 	s.transport = onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
-	hc := &http.Client{Transport: gcsTransport{s.transport}}
+	hc := &http.Client{Transport: gcsTransport{s.transport, s.userAgent}}
 	options := []option.ClientOption{option.WithHTTPClient(hc)}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		creds, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{storage.ScopeReadOnly}})
@@ -50,7 +52,7 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 	if err != nil {
 		return nil, permanent(fmt.Errorf("GCS client: %w", err))
 	}
-	// Attempts are counted in one place, for all schemes.
+	// Retries are made in one place for all schemes, by fetcher.retry.
 	client.SetRetry(storage.WithPolicy(storage.RetryNever))
 	s.client = client
 	return client, nil
@@ -61,7 +63,7 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 	if err != nil {
 		return nil, err
 	}
-	// The checksum is that of the bytes as they are stored.
+	// The checksum of the manifest is that of the bytes as they are stored.
 	handle := client.Bucket(s.bucket).Object(s.key).ReadCompressed(true)
 	if validator != "" {
 		generation, err := strconv.ParseInt(validator, 10, 64)
@@ -81,25 +83,26 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 	return o, nil
 }
 
-// error tells what another attempt may mend from what it cannot.
+// error returns the error of a read, permanent unless another attempt may
+// succeed. ranged says that the read was of a part of the object.
 func (s *gcsSource) error(ctx context.Context, err error, validator string, ranged bool) error {
 	if errors.Is(err, storage.ErrObjectNotExist) {
 		if validator != "" {
-			return errChanged // that generation is gone
+			return errChanged // that generation has been deleted
 		}
-		// A missing bucket looks the same, but is not worth a retry.
+		// A missing bucket gives the same error, but is not worth a retry.
 		if _, bucketErr := s.client.Bucket(s.bucket).Attrs(ctx); errors.Is(bucketErr, storage.ErrBucketNotExist) {
 			return permanent(storage.ErrBucketNotExist)
 		}
 		return storage.ErrObjectNotExist
 	}
 	if token, ok := errors.AsType[*auth.Error](err); ok && token.Response != nil {
-		text := fmt.Sprintf("%.500s", strings.Join(strings.Fields(token.Error()), " ")) // it has several lines, and the answer
+		text := fmt.Sprintf("%.500s", strings.Join(strings.Fields(token.Error()), " ")) // has several lines and contains the whole answer
 		return fmt.Errorf("GCP credentials: %w", httpStatusError(text, token.Response.StatusCode, token.Response.Header))
 	}
 	api, ok := errors.AsType[*googleapi.Error](err)
 	if !ok {
-		return withoutURL(err) // no answer at all
+		return withoutURL(err) // the server has not answered
 	}
 	switch {
 	case ranged && api.Code == http.StatusRequestedRangeNotSatisfiable:
@@ -112,7 +115,7 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string, rang
 	return permanent(err)
 }
 
-func (s *gcsSource) dropIdle() {
+func (s *gcsSource) closeIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.transport != nil {
@@ -121,23 +124,28 @@ func (s *gcsSource) dropIdle() {
 }
 
 func (s *gcsSource) close() error {
-	s.dropIdle()
+	s.closeIdle()
 	if s.client == nil {
 		return nil
 	}
 	return s.client.Close()
 }
 
-// gcsReadKey is of a context of one read; its value is a *error.
+// gcsReadKey is the key of a value in the context of a read: a *error, for the
+// error that its body failed with.
 type gcsReadKey struct{}
 
-// gcsTransport lets a read fail where its body does. The client would ask for
-// the rest on its own, with no limit, no pause and no word in the log.
-type gcsTransport struct{ http.RoundTripper }
+// gcsTransport makes a read fail when its body fails. Otherwise the client would
+// request the rest on its own, any number of times, without a pause and without
+// a line in the log.
+type gcsTransport struct {
+	http.RoundTripper
+	userAgent string
+}
 
 func (t gcsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
-	req.Header.Set("User-Agent", userAgent())
+	req.Header.Set("User-Agent", t.userAgent)
 	failed, ok := req.Context().Value(gcsReadKey{}).(*error)
 	if !ok {
 		return t.RoundTripper.RoundTrip(req)
@@ -150,7 +158,8 @@ func (t gcsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if from := req.Header.Get("Range"); resp.StatusCode == http.StatusOK && from != "" && !strings.HasPrefix(from, "bytes=0-") {
-		// The client would only say that the range was not satisfied.
+		// The server has ignored the range. The error of the client would not
+		// say so.
 		resp.Body.Close()
 		return nil, errChanged
 	}
@@ -158,6 +167,7 @@ func (t gcsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// gcsBody records in *failed the error that a body fails with.
 type gcsBody struct {
 	io.ReadCloser
 	failed *error

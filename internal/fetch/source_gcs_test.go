@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"crypto/rand"
@@ -66,7 +66,7 @@ func TestGCSRequest(t *testing.T) {
 		{"gs://bucket/a#b?c", "/bucket/a#b?c"},
 	} {
 		f := serveGCS(t, []byte("content"), nil)
-		if _, _, err := download(t, Config{}, test.url); err != nil {
+		if _, _, err := download(t, Options{}, test.url); err != nil {
 			t.Errorf("%s: %v", test.url, err)
 			continue
 		}
@@ -74,7 +74,7 @@ func TestGCSRequest(t *testing.T) {
 		if r.URL.Path != test.path {
 			t.Errorf("%s: asked for %s, want %s", test.url, r.URL.Path, test.path)
 		}
-		if got := r.Header.Get("User-Agent"); got != userAgent() {
+		if got := r.Header.Get("User-Agent"); got != testUserAgent {
 			t.Errorf("User-Agent is %q", got)
 		}
 	}
@@ -188,7 +188,7 @@ func TestGCSServiceAccount(t *testing.T) {
 			os.Unsetenv("STORAGE_EMULATOR_HOST")
 			t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", writeFile(t, account))
 			start := time.Now()
-			_, _, err = download(t, Config{Timeout: 500 * time.Millisecond}, "gs://bucket/key")
+			_, _, err = download(t, Options{Timeout: 500 * time.Millisecond}, "gs://bucket/key")
 			if err == nil || !strings.Contains(err.Error(), test.want) || time.Since(start) > 10*time.Second {
 				t.Errorf("error %v after %s", err, time.Since(start))
 			}
@@ -197,7 +197,7 @@ func TestGCSServiceAccount(t *testing.T) {
 }
 
 func TestGCSResumesAndNeverMixes(t *testing.T) {
-	content, other := inParts(t), random(21, 1<<17)
+	content, other := random(10, 1<<17), random(21, 1<<17)
 	for _, connections := range []int{1, 4} {
 		for _, changed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("connections %d, changed %v", connections, changed), func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestGCSResumesAndNeverMixes(t *testing.T) {
 					}
 					return true
 				}
-				got, logged, err := download(t, Config{Retry: 20, RetryWait: time.Millisecond, Connections: connections}, "gs://bucket/key")
+				got, logged, err := download(t, inParts(Options{Retries: 20, RetryWait: time.Millisecond, Connections: connections}), "gs://bucket/key")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -251,7 +251,7 @@ func TestGCSStored(t *testing.T) {
 		w.Write([]byte("\x1f\x8bno gzip...."[:12]))
 		return true
 	})
-	got, _, err := download(t, Config{}, "gs://bucket/key")
+	got, _, err := download(t, Options{}, "gs://bucket/key")
 	if err != nil || string(got) != "\x1f\x8bno gzip...."[:12] {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -260,7 +260,7 @@ func TestGCSStored(t *testing.T) {
 func TestGCSTimeout(t *testing.T) {
 	url, closed := blackHole(t)
 	gcsEnvironment(t, strings.Trim(strings.TrimPrefix(url, "http:"), "/"))
-	_, _, err := download(t, Config{Timeout: 200 * time.Millisecond}, "gs://bucket/key")
+	_, _, err := download(t, Options{Timeout: 200 * time.Millisecond}, "gs://bucket/key")
 	if err == nil || !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("error %v", err)
 	}

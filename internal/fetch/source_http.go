@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"cmp"
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -17,34 +16,38 @@ import (
 	"time"
 
 	"github.com/tcnksm/go-httpstat"
+
+	"github.com/fujiwara/stretcher/internal/redact"
 )
 
 const maxRedirects = 10
 
 // httpSource is a resource of a web server.
 type httpSource struct {
+	Options
 	url       string
 	client    *http.Client
 	transport *http.Transport
 }
 
-func newHTTPSource(rawURL string) (source, error) {
+func newHTTPSource(rawURL string, o Options) (source, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		// The error may quote any part of the URL, be it of a password.
+		// The error of url.Parse may quote any part of the URL, also of a password.
 		return nil, errors.New("malformed URL: special characters have to be percent-encoded")
 	}
 	if err := checkHost(u); err != nil {
 		return nil, err
 	}
 	t := onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
-	// The checksum is that of the bytes as they are stored.
+	// The checksum of the manifest is that of the bytes as they are stored.
 	t.DisableCompression = true
 	t.MaxIdleConnsPerHost = t.MaxIdleConns
-	return &httpSource{url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
+	return &httpSource{Options: o, url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
 }
 
-// checkHost finds what net/http would only tell as an error of the network.
+// checkHost reports a missing host or an invalid port, which net/http would
+// report as a network error, as if it were worth a retry.
 func checkHost(u *url.URL) error {
 	if u.Hostname() == "" {
 		return errors.New("the URL names no host")
@@ -55,8 +58,8 @@ func checkHost(u *url.URL) error {
 	return nil
 }
 
-// onlyHTTP1 keeps a transport from HTTP/2, which would put all ranges on one
-// connection.
+// onlyHTTP1 disables HTTP/2 for a transport, since it would send all ranges over
+// one connection.
 func onlyHTTP1(t *http.Transport) *http.Transport {
 	t.Protocols = &http.Protocols{}
 	t.Protocols.SetHTTP1(true)
@@ -67,13 +70,13 @@ func onlyHTTP1(t *http.Transport) *http.Transport {
 		return fmt.Errorf("proxy: %w", httpStatusError(resp.Status, resp.StatusCode, resp.Header))
 	}
 	if t.TLSClientConfig != nil {
-		t.TLSClientConfig.NextProtos = nil // Clone leaves h2 there
+		t.TLSClientConfig.NextProtos = nil // Clone copies "h2" in it
 	}
 	return t
 }
 
-// checkRedirect follows what a browser would, and takes care of secrets: they
-// stay with the host that they were given for.
+// checkRedirect follows the redirects that a browser follows. It sends secrets
+// only to the host that they were given for.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	from := via[len(via)-1].URL
 	switch {
@@ -82,15 +85,15 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
 		return permanent(fmt.Errorf("redirected to a URL of scheme %q", req.URL.Scheme))
 	case checkHost(req.URL) != nil:
-		return permanent(fmt.Errorf("redirected to %s: %w", redactURL(req.URL.String()), checkHost(req.URL)))
+		return permanent(fmt.Errorf("redirected to %s: %w", redact.URL(req.URL.String()), checkHost(req.URL)))
 	case from.Scheme == "https" && req.URL.Scheme == "http":
-		return permanent(fmt.Errorf("redirected from https to http: %s", redact(req.URL.String())))
+		return permanent(fmt.Errorf("redirected from https to http: %s", redact.Text(req.URL.String())))
 	}
-	// The referer would tell the next host the query of this URL, which may
-	// be a signature.
+	// The referer contains the query of the URL before, which may be a
+	// signature.
 	req.Header.Del("Referer")
 	if req.URL.Host != via[0].URL.Host {
-		// net/http keeps them for subdomains.
+		// net/http sends them to subdomains too.
 		req.Header.Del("Authorization")
 		req.Header.Del("Cookie")
 	}
@@ -98,15 +101,19 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 }
 
 func (s *httpSource) open(ctx context.Context, offset, length int64, validator string) (*object, error) {
-	stat := &timings{}
-	req, err := http.NewRequestWithContext(stat.trace(ctx), http.MethodGet, s.url, nil)
+	var stat timings
+	if s.Debug {
+		ctx = stat.trace(ctx)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	if err != nil {
 		return nil, permanent(err)
 	}
-	req.Header.Set("User-Agent", userAgent())
+	req.Header.Set("User-Agent", s.userAgent())
 	if user := req.URL.User; user != nil {
+		// Unlike the user of the URL, the header is kept by redirects within the host.
 		password, _ := user.Password()
-		req.SetBasicAuth(user.Username(), password) // kept by redirects within the host
+		req.SetBasicAuth(user.Username(), password)
 	}
 	ranged := offset > 0 || length >= 0
 	if ranged {
@@ -119,7 +126,9 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	if err != nil {
 		return nil, withoutURL(err)
 	}
-	resp.Body = stat.atClose(resp)
+	if s.Debug {
+		resp.Body = &timedBody{resp.Body, s.Options, &stat, resp}
+	}
 	o := &object{
 		body:      resp.Body,
 		size:      resp.ContentLength,
@@ -129,14 +138,14 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && ranged:
 		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
-		// With If-Range, the server answers 206 only for the same object, and
-		// need not name it again (RFC 9110, section 15.3.7). If it does name
-		// another one, it has ignored that.
+		// To a request with If-Range, the server answers 206 only if the object
+		// is the same, and need not repeat its validator (RFC 9110, section
+		// 15.3.7). If it sends another validator, it has ignored If-Range.
 		field := "Last-Modified"
 		if strings.HasPrefix(validator, `"`) {
 			field = "ETag"
 		}
-		if named := resp.Header.Get(field); named == "" || named == validator {
+		if sent := resp.Header.Get(field); sent == "" || sent == validator {
 			o.validator = validator
 		}
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
@@ -144,7 +153,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
 		err = httpStatusError(resp.Status, resp.StatusCode, resp.Header)
 		if resp.Request.URL.String() != req.URL.String() {
-			err = fmt.Errorf("%w (redirected to %s)", err, redactURL(resp.Request.URL.String()))
+			err = fmt.Errorf("%w (redirected to %s)", err, redact.URL(resp.Request.URL.String()))
 		}
 	}
 	if err != nil {
@@ -154,8 +163,9 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	return o, nil
 }
 
-// withoutURL returns what went wrong with a request; our own errors name the
-// URL. It says whether another attempt is of use.
+// withoutURL returns the error of a request without the URL, which our own
+// errors contain already. It is permanent where the certificate of the server
+// is not valid.
 func withoutURL(err error) error {
 	if at, ok := errors.AsType[*url.Error](err); ok {
 		err = at.Err
@@ -166,16 +176,15 @@ func withoutURL(err error) error {
 	return err
 }
 
-func (s *httpSource) dropIdle() { s.transport.CloseIdleConnections() }
+func (s *httpSource) closeIdle() { s.transport.CloseIdleConnections() }
 
 func (s *httpSource) close() error {
-	s.dropIdle()
+	s.closeIdle()
 	return nil
 }
 
-func userAgent() string { return "Stretcher/" + Version }
-
-// httpRange is a Range header (RFC 9110, section 14.2).
+// httpRange returns the value of a Range header (RFC 9110, section 14.2). A
+// negative length means all the rest.
 func httpRange(offset, length int64) string {
 	if length < 0 {
 		return fmt.Sprintf("bytes=%d-", offset)
@@ -184,7 +193,7 @@ func httpRange(offset, length int64) string {
 }
 
 // parseContentRange reads a Content-Range header (RFC 9110, section 14.4).
-// The size is -1 where the server does not know it.
+// The size is -1 where the server does not say it.
 func parseContentRange(s string) (offset, size int64, err error) {
 	bad := fmt.Errorf("bad Content-Range %q", s)
 	spec, ok := strings.CutPrefix(s, "bytes ")
@@ -211,8 +220,10 @@ func parseContentRange(s string) (offset, size int64, err error) {
 	return offset, size, nil
 }
 
-// httpValidator returns what If-Range takes: a strong ETag, or a date that is
-// old enough to be one (RFC 9110, sections 8.8.2.2 and 13.1.5).
+// httpValidator returns what If-Range accepts: a strong ETag, or else a
+// modification time that was at least a second ago when the server answered, so
+// that a change within the same second does not go unnoticed (RFC 9110,
+// sections 8.8.2.2 and 13.1.5).
 func httpValidator(h http.Header) string {
 	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		return tag
@@ -227,9 +238,9 @@ func httpValidator(h http.Header) string {
 	return h.Get("Last-Modified")
 }
 
-// httpStatusError makes an error of an answer, and says whether another
-// attempt may get another: 408, 429, 5xx, and 404, since an event may
-// overtake the upload.
+// httpStatusError returns the error for an answer. It is permanent unless
+// another attempt may get a better one: after 408, 429 and 5xx, and after 404,
+// because an event may arrive before the upload of its object is complete.
 func httpStatusError(status string, code int, h http.Header) error {
 	err := errors.New(status)
 	switch {
@@ -241,10 +252,10 @@ func httpStatusError(status string, code int, h http.Header) error {
 	return permanent(err)
 }
 
-// retryAfter reads a Retry-After header: seconds or a date (RFC 9110, section
-// 10.2.3). It is 0 where there is none.
+// retryAfter reads a Retry-After header, which has seconds or a date (RFC 9110,
+// section 10.2.3). It returns 0 where that is missing, malformed or in the past.
 func retryAfter(s string) time.Duration {
-	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // then it is the largest
+	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // out of range: seconds is the largest value
 		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {
@@ -253,22 +264,20 @@ func retryAfter(s string) time.Duration {
 	return 0
 }
 
-// timings are where the time of a request went, for the log at DEBUG. The
-// hooks of go-httpstat write without a lock, and net/http may call them from
-// several goroutines.
+// timings records how long each step of a request took. It has a lock because
+// net/http may call the hooks of go-httpstat from several goroutines, and they
+// have none.
 type timings struct {
 	mu        sync.Mutex
-	result    *httpstat.Result
+	result    httpstat.Result
 	start     time.Time
-	firstByte time.Time // httpstat has it, but does not tell
+	firstByte time.Time // httpstat records it too, but does not export it
 }
 
+// trace returns a context that makes net/http record the timings of a request.
 func (t *timings) trace(ctx context.Context) context.Context {
-	if !debugging() {
-		return ctx
-	}
-	t.result, t.start = &httpstat.Result{}, time.Now()
-	inner := httptrace.ContextClientTrace(httpstat.WithHTTPStat(context.Background(), t.result))
+	t.start = time.Now()
+	inner := httptrace.ContextClientTrace(httpstat.WithHTTPStat(context.Background(), &t.result))
 	locked := func(hook func()) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -287,16 +296,10 @@ func (t *timings) trace(ctx context.Context) context.Context {
 	})
 }
 
-// atClose returns the body of resp, that logs the timings when it is closed.
-func (t *timings) atClose(resp *http.Response) io.ReadCloser {
-	if t.result == nil {
-		return resp.Body
-	}
-	return &timedBody{resp.Body, t, resp}
-}
-
+// timedBody is the body of an answer that logs the timings when it is closed.
 type timedBody struct {
 	io.ReadCloser
+	Options
 	timings *timings
 	resp    *http.Response
 }
@@ -305,8 +308,8 @@ func (b *timedBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
-	r, now := b.timings.result, time.Now()
-	log.Printf("[DEBUG] %s %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
+	r, now := &b.timings.result, time.Now()
+	b.logf("[DEBUG] %s %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
 		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, now.Sub(b.timings.firstByte), now.Sub(b.timings.start))
 	return err
 }

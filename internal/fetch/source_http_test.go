@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"bytes"
@@ -31,12 +31,13 @@ func quietServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 }
 
 func TestHTTPRequest(t *testing.T) {
+	t.Parallel()
 	f := serve(t, []byte("content"), nil)
-	if _, _, err := download(t, Config{}, f.URL); err != nil {
+	if _, _, err := download(t, Options{}, f.URL); err != nil {
 		t.Fatal(err)
 	}
 	h := f.asked()[0].Header
-	if got := h.Get("User-Agent"); got != "Stretcher/"+Version {
+	if got := h.Get("User-Agent"); got != "Stretcher/"+testVersion {
 		t.Errorf("User-Agent is %q", got)
 	}
 	for _, name := range []string{"Accept-Encoding", "Range", "If-Range", "Referer", "Authorization"} {
@@ -47,6 +48,7 @@ func TestHTTPRequest(t *testing.T) {
 }
 
 func TestHTTPURLs(t *testing.T) {
+	t.Parallel()
 	f := serve(t, []byte("content"), nil)
 	host := strings.TrimPrefix(f.URL, "http://")
 	for _, test := range []struct{ url, requestURI, user, password string }{
@@ -66,7 +68,7 @@ func TestHTTPURLs(t *testing.T) {
 		f.mu.Lock()
 		f.requests = nil
 		f.mu.Unlock()
-		if _, _, err := download(t, Config{}, strings.Replace(test.url, "HOST", host, 1)); err != nil {
+		if _, _, err := download(t, Options{}, strings.Replace(test.url, "HOST", host, 1)); err != nil {
 			t.Errorf("%s: %v", test.url, err)
 			continue
 		}
@@ -81,13 +83,14 @@ func TestHTTPURLs(t *testing.T) {
 }
 
 func TestHTTPRedirects(t *testing.T) {
+	t.Parallel()
 	other := quietServer(t, func(w http.ResponseWriter, r *http.Request) {
 		for _, name := range []string{"Authorization", "Cookie", "Referer"} {
 			if v := r.Header.Get(name); v != "" {
 				t.Errorf("another host was sent %s: %s", name, v)
 			}
 		}
-		if got := r.Header.Get("User-Agent"); got != userAgent() {
+		if got := r.Header.Get("User-Agent"); got != testUserAgent {
 			t.Errorf("another host was sent User-Agent %q", got)
 		}
 		if r.URL.Path == "/missing" {
@@ -136,7 +139,8 @@ func TestHTTPRedirects(t *testing.T) {
 		{"https to http", secure.URL, "", "redirected from https to http: " + plain.URL + "/?token=REDACTED"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s, err := newHTTPSource(test.url)
+			t.Parallel()
+			s, err := newHTTPSource(test.url, Options{Version: testVersion})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -157,6 +161,7 @@ func TestHTTPRedirects(t *testing.T) {
 		})
 	}
 	t.Run("not retried", func(t *testing.T) {
+		t.Parallel()
 		_, logged, err := download(t, quick(5), to("file:///etc/passwd?token=secret"))
 		if err == nil || strings.Contains(logged, "attempt") {
 			t.Errorf("error %v, log:\n%s", err, logged)
@@ -166,6 +171,7 @@ func TestHTTPRedirects(t *testing.T) {
 
 // TestHTTPNoSecrets looks for secrets of URLs in errors and in the log.
 func TestHTTPNoSecrets(t *testing.T) {
+	t.Parallel()
 	f := serve(t, []byte("content"), func(n int, w http.ResponseWriter, r *http.Request) bool {
 		switch r.URL.Path {
 		case "/503":
@@ -217,8 +223,9 @@ func TestHTTPNoSecrets(t *testing.T) {
 }
 
 func TestHTTPTimings(t *testing.T) {
+	t.Parallel()
 	f := serve(t, random(13, 1000), nil)
-	_, logged, err := download(t, Config{}, f.URL+"/?token=secret")
+	_, logged, err := download(t, Options{}, f.URL+"/?token=secret")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,9 +257,10 @@ func TestHTTPTimings(t *testing.T) {
 // TestHTTPEnvironment runs itself in processes of their own, since net/http
 // and crypto/x509 look at the environment once.
 func TestHTTPEnvironment(t *testing.T) {
+	t.Parallel()
 	if urls, ok := os.LookupEnv("STRETCHER_TEST_URLS"); ok {
 		for _, u := range strings.Fields(urls) {
-			got, _, err := download(t, Config{}, u)
+			got, _, err := download(t, Options{}, u)
 			fmt.Printf("%s: %q, %v\n", u, got, err)
 		}
 		return
@@ -290,6 +298,7 @@ func TestHTTPEnvironment(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestHTTPEnvironment$")
@@ -314,6 +323,7 @@ func TestHTTPEnvironment(t *testing.T) {
 }
 
 func TestParseContentRange(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		in           string
 		offset, size int64
@@ -362,6 +372,7 @@ func FuzzParseContentRange(f *testing.F) {
 }
 
 func TestRetryAfter(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		in          string
 		least, most time.Duration
@@ -394,6 +405,7 @@ func FuzzRetryAfter(f *testing.F) {
 }
 
 func TestHTTPValidator(t *testing.T) {
+	t.Parallel()
 	const modified, second, minute = "Mon, 02 Jan 2006 15:04:05 GMT", "Mon, 02 Jan 2006 15:04:06 GMT", "Mon, 02 Jan 2006 15:05:05 GMT"
 	for _, test := range []struct{ tag, modified, date, want string }{
 		{`"strong"`, modified, minute, `"strong"`},
@@ -419,6 +431,7 @@ func TestHTTPValidator(t *testing.T) {
 
 // TestHTTPLastModified resumes by date where the ETag is weak.
 func TestHTTPLastModified(t *testing.T) {
+	t.Parallel()
 	content := random(14, 10_000)
 	for _, changed := range []bool{false, true} {
 		want := content

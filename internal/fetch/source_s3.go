@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"context"
@@ -18,14 +18,16 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// s3Source is an object of Amazon S3, or of what speaks its protocol.
+// s3Source is an object of Amazon S3, or of another server with its protocol.
 type s3Source struct {
 	bucket, key string
-	mu          sync.Mutex
+	version     string     // for the User-Agent
+	mu          sync.Mutex // of the fields below, which connect sets
 	client      *s3.Client
 	transport   *http.Transport
 }
 
+// connect returns the client, which it makes at the first call.
 func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,27 +36,28 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	}
 	conf, err := config.LoadDefaultConfig(ctx,
 		config.WithHTTPClient(awshttp.NewBuildableClient()),
-		// Attempts are counted in one place, for all schemes.
+		// Retries are made in one place for all schemes, by fetcher.retry.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", Version)}))
+		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", s.version)}))
 	if err != nil {
 		return nil, permanent(fmt.Errorf("AWS configuration: %w", err))
 	}
 	if conf.Region == "" {
 		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
 	}
-	// The SDK has put AWS_CA_BUNDLE into the transport.
+	// This transport of the SDK trusts the certificates in AWS_CA_BUNDLE.
 	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{
 			Transport: s.transport,
-			// Where S3 redirects, it is to another region, for which the
-			// request is not signed.
+			// S3 redirects to another region, for which the signature of the
+			// request would not be valid.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
-		// What runs at an endpoint of its own seldom has a name for each bucket.
+		// Servers with an endpoint of their own seldom have a host name for
+		// each bucket.
 		o.UsePathStyle = o.BaseEndpoint != nil
-		// The checksum of the manifest is checked anyway.
+		// The checksum of the manifest is verified in any case.
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	})
 	return s.client, nil
@@ -65,8 +68,8 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	if err != nil {
 		return nil, err
 	}
-	// GetObject would do this too, but in its error one could not tell S3 from
-	// who gives the credentials.
+	// GetObject would do this too, but its error would not show whether S3 or
+	// the provider of the credentials has failed.
 	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
 		return nil, fmt.Errorf("AWS credentials: %w (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role)", err)
 	}
@@ -76,7 +79,8 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 		in.Range = aws.String(httpRange(offset, length))
 	}
 	if strings.HasPrefix(validator, `"`) {
-		in.IfMatch = &validator // of a date, fetch sees that it is another
+		// Where the validator is a date, fetcher.open notices a change.
+		in.IfMatch = &validator
 	}
 	out, err := client.GetObject(ctx, in)
 	if err != nil {
@@ -88,7 +92,7 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	}
 	partial := out.ContentRange != nil
 	if resp, ok := middleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok {
-		o.validator = httpValidator(resp.Header) // the ETag, or without one the date
+		o.validator = httpValidator(resp.Header) // the ETag, or else the date
 		partial = resp.StatusCode == http.StatusPartialContent
 	}
 	if partial {
@@ -101,7 +105,7 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	return o, nil
 }
 
-func (s *s3Source) dropIdle() {
+func (s *s3Source) closeIdle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.transport != nil {
@@ -110,17 +114,17 @@ func (s *s3Source) dropIdle() {
 }
 
 func (s *s3Source) close() error {
-	s.dropIdle()
+	s.closeIdle()
 	return nil
 }
 
-// s3Error tells what another attempt may mend from what it cannot, and
-// shortens what the SDK says. The request was conditional where it was for a
-// part of an object, or for one that has not changed.
+// s3Error returns a short form of an error of the SDK, permanent unless another
+// attempt may succeed. conditional says that the request was for a part of the
+// object, or for an object that has not changed.
 func s3Error(err error, conditional bool) error {
 	resp, ok := errors.AsType[*awshttp.ResponseError](err)
 	if !ok || resp.HTTPStatusCode() == 0 {
-		return withoutURL(err) // no answer at all
+		return withoutURL(err) // the server has not answered
 	}
 	status, code := resp.HTTPStatusCode(), ""
 	short := fmt.Errorf("%d %s", status, http.StatusText(status))

@@ -1,4 +1,4 @@
-package stretcher
+package fetch
 
 import (
 	"encoding/pem"
@@ -58,7 +58,7 @@ func TestS3Request(t *testing.T) {
 		{"S3://bucket//key", "/bucket//key"},
 	} {
 		f := serveS3(t, []byte("content"), nil)
-		if _, _, err := download(t, Config{}, test.url); err != nil {
+		if _, _, err := download(t, Options{}, test.url); err != nil {
 			t.Errorf("%s: %v", test.url, err)
 			continue
 		}
@@ -66,7 +66,7 @@ func TestS3Request(t *testing.T) {
 		if r.URL.Path != test.path {
 			t.Errorf("%s: asked for %s, want %s", test.url, r.URL.Path, test.path)
 		}
-		if got := r.Header.Get("User-Agent"); !strings.Contains(got, "Stretcher/"+Version) {
+		if got := r.Header.Get("User-Agent"); !strings.Contains(got, "Stretcher/"+testVersion) {
 			t.Errorf("User-Agent is %q", got)
 		}
 		if got := r.Header.Get("Authorization"); !strings.Contains(got, "Credential=id/") || !strings.Contains(got, "/eu-test-1/s3/") {
@@ -228,7 +228,7 @@ func TestS3Profile(t *testing.T) {
 }
 
 func TestS3ResumesAndNeverMixes(t *testing.T) {
-	content, other := inParts(t), random(20, 1<<17)
+	content, other := random(10, 1<<17), random(20, 1<<17)
 	for _, connections := range []int{1, 4} {
 		for _, changed := range []bool{false, true} {
 			for _, tag := range []string{`"v1"`, ""} {
@@ -259,7 +259,7 @@ func TestS3ResumesAndNeverMixes(t *testing.T) {
 					f.mu.Lock()
 					f.tag = tag
 					f.mu.Unlock()
-					got, logged, err := download(t, Config{Retry: 20, RetryWait: time.Millisecond, Connections: connections}, "s3://bucket/key")
+					got, logged, err := download(t, inParts(Options{Retries: 20, RetryWait: time.Millisecond, Connections: connections}), "s3://bucket/key")
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -282,11 +282,11 @@ func TestS3CABundle(t *testing.T) {
 	secure.EnableHTTP2 = true
 	secure.StartTLS()
 	awsEnvironment(t, secure.URL)
-	if _, _, err := download(t, Config{}, "s3://bucket/key"); err == nil || !strings.Contains(err.Error(), "x509: certificate signed by unknown authority") {
+	if _, _, err := download(t, Options{}, "s3://bucket/key"); err == nil || !strings.Contains(err.Error(), "x509: certificate signed by unknown authority") {
 		t.Errorf("error %v", err)
 	}
 	t.Setenv("AWS_CA_BUNDLE", writeFile(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})))
-	got, _, err := download(t, Config{}, "s3://bucket/key")
+	got, _, err := download(t, Options{}, "s3://bucket/key")
 	if err != nil || string(got) != "secure HTTP/1.1" {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -295,7 +295,7 @@ func TestS3CABundle(t *testing.T) {
 func TestS3Timeout(t *testing.T) {
 	url, closed := blackHole(t)
 	awsEnvironment(t, url)
-	_, _, err := download(t, Config{Timeout: 200 * time.Millisecond}, "s3://bucket/key")
+	_, _, err := download(t, Options{Timeout: 200 * time.Millisecond}, "s3://bucket/key")
 	if err == nil || !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("error %v", err)
 	}

@@ -1,70 +1,85 @@
-package stretcher
+package fetch
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
-	"os"
 	"sync"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// spool is where an object's bytes are put as they arrive, in any order, and
-// from where they are read in order while later ones are still on their way.
+// spool holds the bytes of an object. They are written as they arrive, in any
+// order, and read in order while later ones have yet to arrive.
+//
+// One of its readers leads. The others, the followers, may not read past the
+// leader until it is done.
 type spool struct {
 	store  store
-	limit  int64 // how many bytes it takes; 0 is any number
+	limit  int64 // how many bytes it may hold; 0 is as many as TMPDIR has space for
 	mu     sync.Mutex
-	change *sync.Cond // of what follows
-	ready  int64      // how many bytes from the first on have arrived
-	lead   int64      // how many of them those may read that follow the leading reader
-	round  int        // grows when the object has to be started over
-	ended  bool
-	err    error // why the rest will not come
+	change *sync.Cond // signals a change of the fields below
+	ready  int64      // how many bytes from the first one on have arrived
+	lead   int64      // how many of them followers may read
+	round  int        // how often the object was started over
+	ended  bool       // no more bytes arrive
+	err    error      // of the download or of a reader, whichever failed first
 }
 
-// store is what a spool keeps its bytes in: a file, or memory for what has to
-// be read even where the disk is full.
+// store is what a spool keeps its bytes in: a file, or memory for an object
+// that has to be readable even when the disk is full.
 type store interface {
 	io.ReaderAt
 	io.WriterAt
 	Truncate(size int64) error
 }
 
-// errRestarted tells a reader of a spool that the object is started over, and
-// what it has read is to be forgotten.
+// errRestarted tells a reader of a spool that the object is started over, so
+// that the bytes it has read do not count.
 var errRestarted = errors.New("the download was started over")
 
 func newSpool(s store, limit int64) *spool {
-	sp := &spool{store: s, limit: limit, lead: math.MaxInt64}
+	sp := &spool{store: s, limit: limit}
 	sp.change = sync.NewCond(&sp.mu)
 	return sp
 }
 
-// writeAt stores p without telling the readers; see arrived.
-func (s *spool) writeAt(p []byte, offset int64) error {
-	if err := s.fits(offset + int64(len(p))); err != nil {
-		return err
+// admit fails where the spool cannot hold an object of size bytes, of which it
+// has the first ones up to offset. An object of unknown size is admitted.
+func (s *spool) admit(size, offset int64) error {
+	if s.limit > 0 {
+		return s.checkLimit(size)
 	}
-	if _, err := s.store.WriteAt(p, offset); err != nil {
-		return permanent(spaceError("the download", err, offset+int64(len(p))))
+	if err := unixfs.CheckTempSpace("the download", size-offset); err != nil {
+		return permanent(err)
 	}
 	return nil
 }
 
-// fits tells whether the spool takes an object of that size.
-func (s *spool) fits(size int64) error {
+func (s *spool) checkLimit(size int64) error {
 	if s.limit > 0 && size > s.limit {
 		return permanent(fmt.Errorf("larger than %s", humanize.IBytes(uint64(s.limit))))
 	}
 	return nil
 }
 
-// arrived tells the readers that the first n bytes are there.
+// writeAt stores p. Readers do not get it before arrived says so.
+func (s *spool) writeAt(p []byte, offset int64) error {
+	end := offset + int64(len(p))
+	if err := s.checkLimit(end); err != nil {
+		return err
+	}
+	if _, err := s.store.WriteAt(p, offset); err != nil {
+		return permanent(unixfs.TempSpaceError("the download", err, end))
+	}
+	return nil
+}
+
+// arrived tells the readers that the first n bytes have been stored.
 func (s *spool) arrived(n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,14 +87,11 @@ func (s *spool) arrived(n int64) {
 	s.change.Broadcast()
 }
 
-// restart forgets all bytes.
+// restart discards all bytes and tells the readers so.
 func (s *spool) restart() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready = 0
-	if s.lead != math.MaxInt64 {
-		s.lead = 0
-	}
+	s.ready, s.lead = 0, 0
 	s.round++
 	s.change.Broadcast()
 	if err := s.store.Truncate(0); err != nil {
@@ -88,109 +100,119 @@ func (s *spool) restart() error {
 	return nil
 }
 
-// end tells the readers that no more bytes come: all are there, or err says
-// why not.
+// end tells the readers that no more bytes arrive: err is nil where the spool
+// has the whole object, else why the download failed.
 func (s *spool) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	s.err = err
+	s.err = cmp.Or(s.err, err)
 	s.change.Broadcast()
 }
 
+// len returns how many bytes from the first one on have arrived.
 func (s *spool) len() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ready
 }
 
-// reader returns a reader of the spool from its first byte on, which waits
-// for bytes that have not arrived yet.
-func (s *spool) reader(leads bool) *spoolReader {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &spoolReader{spool: s, round: s.round, leads: leads}
-}
-
-// read calls reader with the bytes from the first on, and again each time that
-// they are started over meanwhile. Where it leads, see setLead.
+// read calls reader with the bytes from the first one on, and again each time
+// the object is started over, also after reader has returned nil. An error that
+// neither a restart nor the failure of the download explains makes all other
+// readers fail, and is returned; so one reader at most returns an error.
+//
+// One of the readers has to lead: followers may not read past the leader until
+// it has returned, so that on few CPUs the slow path, the decompressor, is never
+// starved by a fast one, the checksum.
 func (s *spool) read(leads bool, reader func(io.Reader) error) error {
 	for {
-		r := s.reader(leads)
+		r := s.newReader(leads)
 		err := reader(r)
-		if leads {
-			s.setLead(math.MaxInt64)
-		}
-		// What it makes of these bytes counts only if they stay.
-		if !errors.Is(err, errRestarted) && !s.restarted(r.round) {
+		if final, err := s.settle(r, err); final {
 			return err
 		}
 	}
 }
 
-// restarted waits for the end of the spool, or for another round, and reports
-// whether it was that.
-func (s *spool) restarted(round int) bool {
+// settle decides what counts of the result of a reader that has read from r. It
+// reports false where the reader has to be called again.
+func (s *spool) settle(r *spoolReader, err error) (final bool, _ error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for round == s.round && !s.ended {
+	if r.leads && s.round == r.round {
+		s.lead = math.MaxInt64
+		s.change.Broadcast()
+	}
+	// Success counts only if the bytes that were read stay.
+	for err == nil && s.round == r.round && !s.ended {
 		s.change.Wait()
 	}
-	return round != s.round
+	switch {
+	case s.err != nil:
+		return true, nil
+	case s.round != r.round:
+		return false, nil
+	}
+	s.err = err
+	s.change.Broadcast()
+	return true, err
 }
 
-// setLead says how far the leading reader is. Called with 0 before any reads,
-// it makes the others stay behind that one until it is done: so the longest
-// work never waits for a processor that is busy with what has time.
-func (s *spool) setLead(n int64) {
+// newReader returns a reader of the bytes from the first one on.
+func (s *spool) newReader(leads bool) *spoolReader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lead = n
-	s.change.Broadcast()
+	return &spoolReader{spool: s, round: s.round, leads: leads}
 }
 
+// spoolReader reads a spool in order.
 type spoolReader struct {
 	spool  *spool
-	round  int
+	round  int // of the spool, when the reader was created
 	offset int64
 	leads  bool
 }
 
+// Read waits for bytes that have not arrived yet. It fails with errRestarted
+// when the object has been started over, and with the error of the download, or
+// of another reader, as soon as that fails: the bytes that have arrived by then
+// are of no use.
 func (r *spoolReader) Read(p []byte) (int, error) {
 	s := r.spool
 	s.mu.Lock()
-	for r.round == s.round && r.offset == r.limit() && !(s.ended && r.offset == s.ready) {
+	for s.round == r.round && s.err == nil && r.offset == r.limit() && !(s.ended && r.offset == s.ready) {
 		s.change.Wait()
 	}
 	limit, round, err := r.limit(), s.round, s.err
 	s.mu.Unlock()
 	switch {
-	case round != r.round:
-		return 0, errRestarted
-	case r.offset < limit:
 	case err != nil:
 		return 0, err
-	default:
+	case round != r.round:
+		return 0, errRestarted
+	case r.offset == limit:
 		return 0, io.EOF
 	}
 	n, err := s.store.ReadAt(p[:min(int64(len(p)), limit-r.offset)], r.offset)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.round != r.round {
-		return 0, errRestarted // the bytes may be the next round's
+		return 0, errRestarted // the bytes may be those of the next round
 	}
 	if n > 0 {
 		err = nil
 	}
 	r.offset += int64(n)
-	if lead := r.offset &^ (chunkSize - 1); r.leads && lead > s.lead {
+	// Followers are woken once for a whole chunk, not for every short read.
+	if lead := r.offset - r.offset%chunkSize; r.leads && lead > s.lead {
 		s.lead = lead
 		s.change.Broadcast()
 	}
 	return n, err
 }
 
-// limit is up to where r may read.
+// limit returns up to which offset r may read. The caller holds spool.mu.
 func (r *spoolReader) limit() int64 {
 	if r.leads {
 		return r.spool.ready
@@ -198,28 +220,28 @@ func (r *spoolReader) limit() int64 {
 	return min(r.spool.ready, r.spool.lead)
 }
 
-// memory is a store in memory.
+// memory is a store in memory. Its zero value is empty.
 type memory struct {
-	mu   sync.Mutex
-	data []byte
+	mu    sync.Mutex
+	bytes []byte
 }
 
 func (m *memory) WriteAt(p []byte, offset int64) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if end := int(offset) + len(p); end > len(m.data) {
-		m.data = append(m.data, make([]byte, end-len(m.data))...)
+	if end := int(offset) + len(p); end > len(m.bytes) {
+		m.bytes = append(m.bytes, make([]byte, end-len(m.bytes))...)
 	}
-	return copy(m.data[offset:], p), nil
+	return copy(m.bytes[offset:], p), nil
 }
 
 func (m *memory) ReadAt(p []byte, offset int64) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if offset >= int64(len(m.data)) {
+	if offset >= int64(len(m.bytes)) {
 		return 0, io.EOF
 	}
-	n := copy(p, m.data[offset:])
+	n := copy(p, m.bytes[offset:])
 	if n < len(p) {
 		return n, io.EOF
 	}
@@ -229,48 +251,6 @@ func (m *memory) ReadAt(p []byte, offset int64) (int, error) {
 func (m *memory) Truncate(size int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.data = m.data[:size]
+	m.bytes = m.bytes[:size]
 	return nil
-}
-
-// checkSpace finds out before the download that its spool cannot hold it.
-func checkSpace(size int64) error {
-	free, err := freeSpace(os.TempDir())
-	if err != nil {
-		return permanent(err)
-	}
-	if size > free {
-		return permanent(spaceError("the download", unix.ENOSPC, size))
-	}
-	return nil
-}
-
-// spaceError says of an ENOSPC in TMPDIR what is full, and what it takes for
-// what is to be put there.
-func spaceError(what string, err error, size int64) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-		return err
-	}
-	left := "an unknown space"
-	if free, err := freeSpace(os.TempDir()); err == nil {
-		left = humanize.IBytes(uint64(free))
-	}
-	return fmt.Errorf("%s needs at least %s in %s, which has %s left (free some, or set TMPDIR to another directory): %w",
-		what, humanize.IBytes(uint64(size)), os.TempDir(), left, err)
-}
-
-// freeSpace returns how many bytes this user can still write to dir.
-func freeSpace(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	if st.Blocks == 0 {
-		return math.MaxInt64, nil // a filesystem that does not tell
-	}
-	blocks := st.Bavail
-	if os.Geteuid() == 0 {
-		blocks = st.Bfree // root may use what is kept for it
-	}
-	return int64(blocks) * st.Frsize, nil
 }

@@ -1,21 +1,25 @@
-package stretcher
+package fetch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"os"
+	"runtime/pprof"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 func TestSpoolReader(t *testing.T) {
+	t.Parallel()
 	s := newSpool(&memory{}, 0)
 	put := func(text string, offset, ready int64) {
 		t.Helper()
@@ -24,7 +28,7 @@ func TestSpoolReader(t *testing.T) {
 		}
 		s.arrived(ready)
 	}
-	r := s.reader(false)
+	r := s.newReader(true)
 	read := func(n int) string {
 		t.Helper()
 		b := make([]byte, n)
@@ -59,7 +63,7 @@ func TestSpoolReader(t *testing.T) {
 	if _, err := r.Read(make([]byte, 1)); err != errRestarted {
 		t.Errorf("a reader from before: error %v", err)
 	}
-	r = s.reader(false)
+	r = s.newReader(true)
 	if got := read(5); got != "other" {
 		t.Errorf("got %q", got)
 	}
@@ -68,11 +72,14 @@ func TestSpoolReader(t *testing.T) {
 	if _, err := r.Read(make([]byte, 1)); err != broken {
 		t.Errorf("error %v", err)
 	}
-	if got, err := io.ReadAll(s.reader(false)); err != broken || string(got) != "other" {
+	if got, err := io.ReadAll(s.newReader(true)); err != broken || len(got) > 0 {
 		t.Errorf("got %q, %v", got, err)
 	}
+
+	s = newSpool(&memory{}, 0)
+	put("other", 0, 5)
 	s.end(nil)
-	if got, err := io.ReadAll(s.reader(false)); err != nil || string(got) != "other" {
+	if got, err := io.ReadAll(s.newReader(true)); err != nil || string(got) != "other" {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
@@ -80,10 +87,10 @@ func TestSpoolReader(t *testing.T) {
 // TestSpoolLead reads a spool by two readers, one of which stays behind the
 // other, through a restart, and also where the other gives up.
 func TestSpoolLead(t *testing.T) {
+	t.Parallel()
 	broken := errors.New("broken")
 	for _, gaveUp := range []bool{false, true} {
 		s := newSpool(&memory{}, 0)
-		s.setLead(0)
 		content := random(31, 3*chunkSize+5)
 		gate := make(chan struct{})
 		var most atomic.Int64 // that the leading reader has asked for
@@ -151,73 +158,73 @@ func TestSpoolLead(t *testing.T) {
 	}
 }
 
-// What a reader makes of bytes that are started over afterwards, does not count.
+// What a reader makes of bytes does not count where the object is started over
+// afterwards, be it a result or an error.
 func TestSpoolReadAgain(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
 	for _, leads := range []bool{false, true} {
-		s := newSpool(&memory{}, 0)
-		if leads {
-			s.setLead(0)
-		}
-		put := func(text string) {
-			if err := s.writeAt([]byte(text), 0); err != nil {
+		for _, result := range []error{nil, broken} {
+			s := newSpool(&memory{}, 0)
+			if !leads {
+				go s.read(true, func(io.Reader) error { return nil })
+			}
+			put := func(text string) {
+				if err := s.writeAt([]byte(text), 0); err != nil {
+					t.Fatal(err)
+				}
+				s.arrived(int64(len(text)))
+			}
+			begun, restarted, read := make(chan bool, 2), make(chan bool), make(chan error, 1)
+			var got []byte
+			go func() {
+				read <- s.read(leads, func(r io.Reader) (err error) {
+					first := make([]byte, 1)
+					if _, err := r.Read(first); err != nil {
+						return err
+					}
+					begun <- true
+					if string(first) == "b" {
+						if result != nil {
+							<-restarted
+						}
+						return result
+					}
+					got, err = io.ReadAll(r)
+					return err
+				})
+			}()
+			put("bad")
+			<-begun
+			if err := s.restart(); err != nil {
 				t.Fatal(err)
 			}
-			s.arrived(int64(len(text)))
+			close(restarted)
+			put("good")
+			s.end(nil)
+			if err := <-read; err != nil || string(got) != "ood" {
+				t.Errorf("leads is %v, result %v: %v, %q", leads, result, err, got)
+			}
 		}
-		broken := errors.New("broken")
-		begun, read := make(chan bool, 2), make(chan error, 1)
-		var got []byte
-		go func() {
-			read <- s.read(leads, func(r io.Reader) (err error) {
-				first := make([]byte, 1)
-				if _, err := r.Read(first); err != nil {
-					return err
-				}
-				begun <- true
-				if string(first) == "b" {
-					return broken
-				}
-				got, err = io.ReadAll(r)
-				return err
-			})
-		}()
-		put("bad")
-		<-begun
-		if err := s.restart(); err != nil {
-			t.Fatal(err)
-		}
-		put("good")
-		s.end(nil)
-		if err := <-read; err != nil || string(got) != "ood" {
-			t.Errorf("leads is %v: %v, %q", leads, err, got)
-		}
-
-		s = newSpool(&memory{}, 0)
-		put("bad")
-		s.end(nil)
+		s := newSpool(&memory{}, 0)
 		if err := s.read(leads, func(io.Reader) error { return broken }); err != broken {
 			t.Errorf("leads is %v: %v", leads, err)
 		}
-	}
-}
-
-func TestFreeSpace(t *testing.T) {
-	if free, err := freeSpace(t.TempDir()); err != nil || free <= 0 {
-		t.Errorf("a directory: %d, %v", free, err)
-	}
-	if free, err := freeSpace("/proc"); err != nil || free != math.MaxInt64 {
-		t.Errorf("a filesystem that does not tell: %d, %v", free, err)
-	}
-	if _, err := freeSpace("/nonexistent"); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("no directory: %v", err)
+		if _, err := s.newReader(!leads).Read(make([]byte, 1)); err != broken {
+			t.Errorf("leads is %v: another reader got %v", leads, err)
+		}
+		s = newSpool(&memory{}, 0)
+		s.end(errors.New("the download failed"))
+		if err := s.read(leads, func(io.Reader) error { return broken }); err != nil {
+			t.Errorf("leads is %v, after the download failed: %v", leads, err)
+		}
 	}
 }
 
 // TestFullDisk downloads what is too large for TMPDIR.
 func TestFullDisk(t *testing.T) {
-	dir := mountTmpfs(t, "size=1m")
+	dir := tartest.MountTmpfs(t, "size=1m")
 	t.Setenv("TMPDIR", dir)
-	inParts(t) // so that it is more than one connection
 	content := random(30, 3<<20)
 	for _, known := range []bool{true, false} {
 		t.Run(fmt.Sprintf("size known: %v", known), func(t *testing.T) {
@@ -227,12 +234,12 @@ func TestFullDisk(t *testing.T) {
 				}
 				return !known
 			})
-			file, err := tempFile()
+			file, err := unixfs.TempFile()
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			err = fetchSrc(t.Context(), quick(5), f.URL, newSpool(file, 0))
+			err = Download(t.Context(), f.URL, file, inParts(quick(5)).logTo(&recorder{}))
 			want := "MiB in " + dir + ", which has "
 			if known {
 				want = "fetch " + f.URL + ": the download needs at least 3.0 " + want + "1.0 MiB left (free some, or set TMPDIR to another directory): no space left on device"
@@ -252,9 +259,9 @@ func TestFullDisk(t *testing.T) {
 
 // TestSpaceThatVanishes has another program fill the disk meanwhile.
 func TestSpaceThatVanishes(t *testing.T) {
-	dir := mountTmpfs(t, "size=1m")
+	dir := tartest.MountTmpfs(t, "size=1m")
 	t.Setenv("TMPDIR", dir)
-	content := inParts(t)
+	content := random(10, 1<<17)
 	for len(content) < 900<<10 {
 		content = append(content, content...)
 	}
@@ -274,28 +281,16 @@ func TestSpaceThatVanishes(t *testing.T) {
 		}
 		return false
 	})
-	file, err := tempFile()
+	file, err := unixfs.TempFile()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	err = fetchSrc(t.Context(), quick(5), f.URL, newSpool(file, 0))
+	pprof.Do(t.Context(), pprof.Labels("download", t.Name()), func(ctx context.Context) {
+		err = Download(ctx, f.URL, file, inParts(quick(5)).logTo(&recorder{}))
+	})
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir+", which has 0 B left") {
 		t.Errorf("error %v", err)
 	}
 	nothingLeft(t)
-}
-
-func TestSpaceError(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("TMPDIR", dir)
-	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
-		err := spaceError("the download", &os.PathError{Op: "write", Path: "x", Err: full}, 5<<20)
-		if !errors.Is(err, full) || !strings.HasPrefix(err.Error(), "the download needs at least "+humanize.IBytes(5<<20)+" in "+dir+", which has ") {
-			t.Errorf("error %v", err)
-		}
-	}
-	if err := spaceError("the download", unix.EIO, 5); err != unix.EIO {
-		t.Errorf("error %v", err)
-	}
 }
