@@ -2,9 +2,12 @@ package treesync
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -354,8 +357,13 @@ func TestSyncDest(t *testing.T) {
 	})
 	t.Run("missing", func(t *testing.T) {
 		dest := filepath.Join(t.TempDir(), "dest")
-		if err := Sync(t.Context(), mustIndex(t, data), dest, Options{Mode: 0o2711}); err != nil {
+		var logged bytes.Buffer
+		if err := Sync(t.Context(), mustIndex(t, data), dest, Options{Mode: 0o2711, log: log.New(&logged, "", 0)}); err != nil {
 			t.Fatal(err)
+		}
+		// Without a list, the log tells nothing but the summary.
+		if want := fmt.Sprintf("Synced to %s: 1 created, 0 changed, 0 deleted, 0 unchanged, 3 B written, put in place within ", dest); !strings.HasPrefix(logged.String(), want) {
+			t.Errorf("logged %q, expected %q", logged.String(), want)
 		}
 		if info, err := os.Stat(dest); err != nil || info.Mode() != os.ModeDir|os.ModeSetgid|0o711 {
 			t.Errorf("%v, %v", info.Mode(), err)
@@ -762,7 +770,7 @@ func TestSyncDir(t *testing.T) {
 	if out, err := exec.Command("rsync", "-a", "--delete", "--checksum", "--exclude-from="+from+"/rules", from+"/", want+"/").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if err := SyncDir(t.Context(), from, got, Options{ExcludeFrom: "rules"}); err != nil {
+	if err := SyncDir(t.Context(), from, got, Options{ExcludeFrom: "rules", log: log.New(io.Discard, "", 0)}); err != nil {
 		t.Fatal(err)
 	}
 	tartest.CompareTrees(t, want, got)
@@ -814,7 +822,7 @@ func TestSyncAgainstSwaps(t *testing.T) {
 	}()
 	refused := 0
 	for round := range 40 {
-		if err := Sync(t.Context(), mustIndex(t, archives[round%2]), dest, Options{Mode: 0o755}); err != nil {
+		if err := Sync(t.Context(), mustIndex(t, archives[round%2]), dest, Options{Mode: 0o755, log: log.New(io.Discard, "", 0)}); err != nil {
 			refused++
 		}
 	}
