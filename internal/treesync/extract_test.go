@@ -1,10 +1,9 @@
-package stretcher
+package treesync
 
 import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,103 +16,102 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/tartest"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
-
-
-
-
 
 // sameAsByTar extracts an archive, and by tar(1) too, and compares the results.
 func sameAsByTar(t testing.TB, data []byte) {
 	t.Helper()
 	want, got := t.TempDir(), t.TempDir()
-	if err := extractByTar(t, data, want); err != nil {
+	if err := tartest.Extract(t, data, want); err != nil {
 		t.Fatal(err)
 	}
-	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
+	if err := Extract(t.Context(), mustIndex(t, data), got); err != nil {
 		t.Fatal(err)
 	}
-	compareTrees(t, want, got)
+	tartest.CompareTrees(t, want, got)
 }
-
 
 // Each archive is extracted by tar(1) too, and the results must be equal, or
 // both must fail.
 func TestExtractLikeTar(t *testing.T) {
+	t.Parallel()
 	const (
 		dir, sym, hard, fifo = tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo
 	)
-	tests := map[string][]member{
-		"odd names":              {{name: "a//b/./c/", typ: dir}, {name: "./x"}, {name: "./", typ: dir, mode: 0o711}, {name: ".//z", body: "z"}},
-		"leading slashes":        {{name: "/a/b"}, {name: "//c"}, {name: "/", typ: dir}},
-		"implicit directories":   {{name: "q/w/e"}},
-		"explicit afterwards":    {{name: "q/w/e"}, {name: "q", typ: dir, mode: 0o700}},
-		"read-only directory":    {{name: "q", typ: dir, mode: 0o500}, {name: "q/w", body: "w"}, {name: "q/d", typ: dir, mode: 0}, {name: "q/d/e"}},
-		"modes":                  {{name: "a", mode: 0o4755}, {name: "b", mode: 0o2755}, {name: "c", typ: dir, mode: 0o1777}, {name: "d", mode: 0}, {name: "e", mode: 0o666}, {name: "f", mode: 0o444}},
-		"fifo":                   {{name: "p", typ: fifo, mode: 0o622}},
-		"symlinks":               {{name: "s", typ: sym, body: "t"}, {name: "u", typ: sym, body: "../../etc"}, {name: "v", typ: sym, body: "/etc/passwd"}, {name: "w", typ: sym, body: "."}},
-		"no link target":         {{name: "s", typ: sym}},
-		"hard links":             {{name: "a/b", body: "x"}, {name: "b", typ: hard, body: "a/b"}, {name: "c", typ: hard, body: "b"}, {name: "a", typ: dir}, {name: "z/d", typ: hard, body: "./c"}, {name: "z", typ: dir, mode: 0o555}},
-		"absolute hard link":     {{name: "a"}, {name: "b", typ: hard, body: "/a"}},
-		"hard link to symlink":   {{name: "s", typ: sym, body: "t"}, {name: "h", typ: hard, body: "s"}, {name: "u", typ: sym, body: "../t"}, {name: "i", typ: hard, body: "u"}},
-		"hard link to fifo":      {{name: "p", typ: fifo}, {name: "h", typ: hard, body: "p"}},
-		"hard link to itself":    {{name: "a", body: "x"}, {name: "a", typ: hard, body: "a"}},
-		"hard link to directory": {{name: "d", typ: dir}, {name: "h", typ: hard, body: "d"}},
-		"hard link to nothing":   {{name: "h", typ: hard, body: "d"}},
-		"hard link to root":      {{name: "h", typ: hard, body: "."}},
-		"hard link outside":      {{name: "h", typ: hard, body: "../../../../../../../../etc/passwd"}},
-		"hard link before file":  {{name: "h", typ: hard, body: "f"}, {name: "f"}},
-		"hard link, then file":   {{name: "a", body: "1"}, {name: "b", typ: hard, body: "a"}, {name: "a", body: "2"}},
-		"hard link by a link":    {{name: "d/f"}, {name: "a", typ: sym, body: "d"}, {name: "h", typ: hard, body: "a/f"}},
-		"hard link by escape":    {{name: "d/f"}, {name: "a", typ: sym, body: "../x/d"}, {name: "h", typ: hard, body: "a/f"}},
-		"dot dot":                {{name: "a/../b"}},
-		"dot dot first":          {{name: "../b"}},
-		"dot dot directory":      {{name: "..", typ: dir}},
-		"file as parent":         {{name: "a"}, {name: "a/b"}},
-		"full directory to file": {{name: "a", typ: dir}, {name: "a/b"}, {name: "a"}},
-		"full directory to link": {{name: "a", typ: dir}, {name: "a/b"}, {name: "a", typ: sym, body: "c"}},
-		"root is a file":         {{name: "."}},
-		"root is a link":         {{name: ".", typ: sym, body: "x"}},
-		"parent link":            {{name: "d/x"}, {name: "a", typ: sym, body: "d"}, {name: "a/f"}, {name: "a/g/h"}},
-		"parent link replaced":   {{name: "d", typ: dir}, {name: "a", typ: sym, body: "d"}, {name: "a/", typ: dir}, {name: "a/f"}},
-		"parent link chain":      {{name: "d/e/x"}, {name: "x", typ: sym, body: "d"}, {name: "a", typ: sym, body: "x/e"}, {name: "a/f/g"}},
-		"parent link to .":       {{name: "a", typ: sym, body: "."}, {name: "a/f"}, {name: "a/a/a/g"}},
-		"parent link in a dir":   {{name: "d/e/x"}, {name: "d/l", typ: sym, body: "e"}, {name: "d/l/f"}},
-		"parent link dangles":    {{name: "a", typ: sym, body: "d"}, {name: "a/f"}},
-		"parent link to file":    {{name: "d"}, {name: "a", typ: sym, body: "d"}, {name: "a/f"}},
-		"parent link loops":      {{name: "a", typ: sym, body: "b"}, {name: "b", typ: sym, body: "a"}, {name: "a/f"}},
-		"parent link to itself":  {{name: "a", typ: sym, body: "a"}, {name: "a/f"}},
-		"parent link escapes":    {{name: "a", typ: sym, body: "../x"}, {name: "a/f"}},
-		"parent link absolute":   {{name: "a", typ: sym, body: "/tmp"}, {name: "a/f"}},
-		"parent link dot dot":    {{name: "d", typ: dir}, {name: "a", typ: sym, body: "d/../d"}, {name: "a/f"}},
-		"long names":             {{name: strings.Repeat("d/", 300) + strings.Repeat("n", 200), body: "x"}, {name: "l", typ: sym, body: strings.Repeat("t", 300)}},
-		"too long component":     {{name: strings.Repeat("n", 256)}},
-		"too long path":          {{name: strings.Repeat("nn/", 1400) + "x"}},
-		"contiguous file":        {{name: "a", typ: tar.TypeCont, body: "x"}},
-		"times":                  {{name: "d", typ: dir}, {name: "d/e", typ: dir}, {name: "d/e/f"}, {name: "d/g"}},
+	tests := map[string][]tartest.Member{
+		"odd names":              {{Name: "a//b/./c/", Type: dir}, {Name: "./x"}, {Name: "./", Type: dir, Mode: 0o711}, {Name: ".//z", Body: "z"}},
+		"leading slashes":        {{Name: "/a/b"}, {Name: "//c"}, {Name: "/", Type: dir}},
+		"implicit directories":   {{Name: "q/w/e"}},
+		"explicit afterwards":    {{Name: "q/w/e"}, {Name: "q", Type: dir, Mode: 0o700}},
+		"read-only directory":    {{Name: "q", Type: dir, Mode: 0o500}, {Name: "q/w", Body: "w"}, {Name: "q/d", Type: dir, Mode: 0}, {Name: "q/d/e"}},
+		"modes":                  {{Name: "a", Mode: 0o4755}, {Name: "b", Mode: 0o2755}, {Name: "c", Type: dir, Mode: 0o1777}, {Name: "d", Mode: 0}, {Name: "e", Mode: 0o666}, {Name: "f", Mode: 0o444}},
+		"fifo":                   {{Name: "p", Type: fifo, Mode: 0o622}},
+		"symlinks":               {{Name: "s", Type: sym, Body: "t"}, {Name: "u", Type: sym, Body: "../../etc"}, {Name: "v", Type: sym, Body: "/etc/passwd"}, {Name: "w", Type: sym, Body: "."}},
+		"no link target":         {{Name: "s", Type: sym}},
+		"hard links":             {{Name: "a/b", Body: "x"}, {Name: "b", Type: hard, Body: "a/b"}, {Name: "c", Type: hard, Body: "b"}, {Name: "a", Type: dir}, {Name: "z/d", Type: hard, Body: "./c"}, {Name: "z", Type: dir, Mode: 0o555}},
+		"absolute hard link":     {{Name: "a"}, {Name: "b", Type: hard, Body: "/a"}},
+		"hard link to symlink":   {{Name: "s", Type: sym, Body: "t"}, {Name: "h", Type: hard, Body: "s"}, {Name: "u", Type: sym, Body: "../t"}, {Name: "i", Type: hard, Body: "u"}},
+		"hard link to fifo":      {{Name: "p", Type: fifo}, {Name: "h", Type: hard, Body: "p"}},
+		"hard link to itself":    {{Name: "a", Body: "x"}, {Name: "a", Type: hard, Body: "a"}},
+		"hard link to directory": {{Name: "d", Type: dir}, {Name: "h", Type: hard, Body: "d"}},
+		"hard link to nothing":   {{Name: "h", Type: hard, Body: "d"}},
+		"hard link to root":      {{Name: "h", Type: hard, Body: "."}},
+		"hard link outside":      {{Name: "h", Type: hard, Body: "../../../../../../../../etc/passwd"}},
+		"hard link before file":  {{Name: "h", Type: hard, Body: "f"}, {Name: "f"}},
+		"hard link, then file":   {{Name: "a", Body: "1"}, {Name: "b", Type: hard, Body: "a"}, {Name: "a", Body: "2"}},
+		"hard link by a link":    {{Name: "d/f"}, {Name: "a", Type: sym, Body: "d"}, {Name: "h", Type: hard, Body: "a/f"}},
+		"hard link by escape":    {{Name: "d/f"}, {Name: "a", Type: sym, Body: "../x/d"}, {Name: "h", Type: hard, Body: "a/f"}},
+		"dot dot":                {{Name: "a/../b"}},
+		"dot dot first":          {{Name: "../b"}},
+		"dot dot directory":      {{Name: "..", Type: dir}},
+		"file as parent":         {{Name: "a"}, {Name: "a/b"}},
+		"full directory to file": {{Name: "a", Type: dir}, {Name: "a/b"}, {Name: "a"}},
+		"full directory to link": {{Name: "a", Type: dir}, {Name: "a/b"}, {Name: "a", Type: sym, Body: "c"}},
+		"root is a file":         {{Name: "."}},
+		"root is a link":         {{Name: ".", Type: sym, Body: "x"}},
+		"parent link":            {{Name: "d/x"}, {Name: "a", Type: sym, Body: "d"}, {Name: "a/f"}, {Name: "a/g/h"}},
+		"parent link replaced":   {{Name: "d", Type: dir}, {Name: "a", Type: sym, Body: "d"}, {Name: "a/", Type: dir}, {Name: "a/f"}},
+		"parent link chain":      {{Name: "d/e/x"}, {Name: "x", Type: sym, Body: "d"}, {Name: "a", Type: sym, Body: "x/e"}, {Name: "a/f/g"}},
+		"parent link to .":       {{Name: "a", Type: sym, Body: "."}, {Name: "a/f"}, {Name: "a/a/a/g"}},
+		"parent link in a dir":   {{Name: "d/e/x"}, {Name: "d/l", Type: sym, Body: "e"}, {Name: "d/l/f"}},
+		"parent link dangles":    {{Name: "a", Type: sym, Body: "d"}, {Name: "a/f"}},
+		"parent link to file":    {{Name: "d"}, {Name: "a", Type: sym, Body: "d"}, {Name: "a/f"}},
+		"parent link loops":      {{Name: "a", Type: sym, Body: "b"}, {Name: "b", Type: sym, Body: "a"}, {Name: "a/f"}},
+		"parent link to itself":  {{Name: "a", Type: sym, Body: "a"}, {Name: "a/f"}},
+		"parent link escapes":    {{Name: "a", Type: sym, Body: "../x"}, {Name: "a/f"}},
+		"parent link absolute":   {{Name: "a", Type: sym, Body: "/tmp"}, {Name: "a/f"}},
+		"parent link dot dot":    {{Name: "d", Type: dir}, {Name: "a", Type: sym, Body: "d/../d"}, {Name: "a/f"}},
+		"long names":             {{Name: strings.Repeat("d/", 300) + strings.Repeat("n", 200), Body: "x"}, {Name: "l", Type: sym, Body: strings.Repeat("t", 300)}},
+		"too long component":     {{Name: strings.Repeat("n", 256)}},
+		"too long path":          {{Name: strings.Repeat("nn/", 1400) + "x"}},
+		"contiguous file":        {{Name: "a", Type: tar.TypeCont, Body: "x"}},
+		"times":                  {{Name: "d", Type: dir}, {Name: "d/e", Type: dir}, {Name: "d/e/f"}, {Name: "d/g"}},
 	}
-	kinds := map[string]member{
-		"file": {body: "file"}, "dir": {typ: dir}, "link": {typ: sym, body: "t"}, "dirlink": {typ: sym, body: "dd"},
-		"hard": {typ: hard, body: "hh"}, "fifo": {typ: fifo},
+	kinds := map[string]tartest.Member{
+		"file": {Body: "file"}, "dir": {Type: dir}, "link": {Type: sym, Body: "t"}, "dirlink": {Type: sym, Body: "dd"},
+		"hard": {Type: hard, Body: "hh"}, "fifo": {Type: fifo},
 	}
 	for first, a := range kinds {
 		for second, b := range kinds {
-			a.name, b.name = "a", "a"
-			tests[first+" then "+second] = []member{{name: "dd", typ: dir}, {name: "hh", body: "hh"}, a, b}
+			a.Name, b.Name = "a", "a"
+			tests[first+" then "+second] = []tartest.Member{{Name: "dd", Type: dir}, {Name: "hh", Body: "hh"}, a, b}
 		}
 	}
 	for name, members := range tests {
 		t.Run(name, func(t *testing.T) {
-			data := makeTar(t, members...)
+			data := tartest.Make(t, members...)
 			want, got := t.TempDir(), t.TempDir()
-			t.Cleanup(func() { removeTree(want); removeTree(got) })
-			tarErr := extractByTar(t, data, want)
-			a, err := indexBytes(t, data, 0)
+			t.Cleanup(func() { unixfs.RemoveTree(want); unixfs.RemoveTree(got) })
+			tarErr := tartest.Extract(t, data, want)
+			a, err := index(t, data)
 			if err == nil {
-				err = a.extract(t.Context(), got)
+				err = Extract(t.Context(), a, got)
 			}
 			if tarErr != nil || err != nil {
 				if tarErr == nil || err == nil {
@@ -121,7 +119,7 @@ func TestExtractLikeTar(t *testing.T) {
 				}
 				return
 			}
-			compareTrees(t, want, got)
+			tartest.CompareTrees(t, want, got)
 		})
 	}
 }
@@ -130,37 +128,39 @@ func TestExtractLikeTar(t *testing.T) {
 // makes the link last, and trips over that where the name comes again. The
 // later entry wins here, as it does for every other type.
 func TestExtractReplacesEscapingLink(t *testing.T) {
+	t.Parallel()
 	for _, target := range []string{"../x", "/etc"} {
-		link := member{name: "a", typ: tar.TypeSymlink, body: target}
-		for _, m := range []member{{body: "x"}, {typ: tar.TypeDir}, {typ: tar.TypeSymlink, body: "/dev"}, {typ: tar.TypeFifo}} {
-			m.name = "a"
+		link := tartest.Member{Name: "a", Type: tar.TypeSymlink, Body: target}
+		for _, m := range []tartest.Member{{Body: "x"}, {Type: tar.TypeDir}, {Type: tar.TypeSymlink, Body: "/dev"}, {Type: tar.TypeFifo}} {
+			m.Name = "a"
 			want, got := t.TempDir(), t.TempDir()
-			if err := mustIndex(t, makeTar(t, m)).extract(t.Context(), want); err != nil {
+			if err := Extract(t.Context(), mustIndex(t, tartest.Make(t, m)), want); err != nil {
 				t.Fatal(err)
 			}
-			if err := mustIndex(t, makeTar(t, link, m)).extract(t.Context(), got); err != nil {
+			if err := Extract(t.Context(), mustIndex(t, tartest.Make(t, link, m)), got); err != nil {
 				t.Fatal(err)
 			}
-			compareTrees(t, want, got)
+			tartest.CompareTrees(t, want, got)
 		}
 	}
 }
 
 // git archive begins with a global header, as do others.
 func TestExtractGlobalHeaders(t *testing.T) {
+	t.Parallel()
 	block := func(typ byte, records string) []byte {
-		h := append(rawHeader("pax_global_header", typ, int64(len(records))), records...)
+		h := append(tartest.RawHeader("pax_global_header", typ, int64(len(records))), records...)
 		return append(h, make([]byte, -len(records)&511)...)
 	}
 	data := bytes.Join([][]byte{
-		block('g', paxRecord("comment", strings.Repeat("c", 40))),
-		rawHeader("first", '0', 3), append([]byte("abc"), make([]byte, 509)...),
-		block('g', paxRecord("mtime", "77.25")+paxRecord("uid", "3")+paxRecord("gid", "4")),
-		rawHeader("second", '0', 0),
-		block('x', paxRecord("mtime", "99")),
-		rawHeader("third", '0', 0),
-		block('g', paxRecord("mtime", "-1.5")+paxRecord("uid", "5")),
-		rawHeader("last", '0', 0), make([]byte, 1024),
+		block('g', tartest.PAXRecord("comment", strings.Repeat("c", 40))),
+		tartest.RawHeader("first", '0', 3), append([]byte("abc"), make([]byte, 509)...),
+		block('g', tartest.PAXRecord("mtime", "77.25")+tartest.PAXRecord("uid", "3")+tartest.PAXRecord("gid", "4")),
+		tartest.RawHeader("second", '0', 0),
+		block('x', tartest.PAXRecord("mtime", "99")),
+		tartest.RawHeader("third", '0', 0),
+		block('g', tartest.PAXRecord("mtime", "-1.5")+tartest.PAXRecord("uid", "5")),
+		tartest.RawHeader("last", '0', 0), make([]byte, 1024),
 	}, nil)
 	sameAsByTar(t, data)
 
@@ -178,7 +178,7 @@ func TestExtractGlobalHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := t.TempDir()
-	if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
+	if err := Extract(t.Context(), mustIndex(t, data), got); err != nil {
 		t.Fatal(err)
 	}
 	if content, err := os.ReadFile(filepath.Join(got, "file")); string(content) != "x" || err != nil {
@@ -188,35 +188,36 @@ func TestExtractGlobalHeaders(t *testing.T) {
 
 // Types that archive/tar does not write.
 func TestExtractRareTypesLikeTar(t *testing.T) {
+	t.Parallel()
 	body := bytes.Repeat([]byte{'x'}, 512)
 	for name, parts := range map[string][][]byte{
-		"unknown":         {rawHeader("a", 'Q', 512), body},
-		"label":           {rawHeader("label", 'V', 0)},
-		"continued":       {rawHeader("a", 'M', 512), body},
-		"dump":            {rawHeader("a", 'D', 512), append([]byte("Yfoo\x00\x00"), body[6:]...)},
-		"old directory":   {rawHeader("b/", 0, 0)},
-		"named directory": {rawHeader("b/", '0', 0)},
-		"link with size":  {rawHeader("b", '0', 512), body, func() []byte { h := rawHeader("c", '1', 512); return withLink(h, "b") }()},
+		"unknown":         {tartest.RawHeader("a", 'Q', 512), body},
+		"label":           {tartest.RawHeader("label", 'V', 0)},
+		"continued":       {tartest.RawHeader("a", 'M', 512), body},
+		"dump":            {tartest.RawHeader("a", 'D', 512), append([]byte("Yfoo\x00\x00"), body[6:]...)},
+		"old directory":   {tartest.RawHeader("b/", 0, 0)},
+		"named directory": {tartest.RawHeader("b/", '0', 0)},
+		"link with size":  {tartest.RawHeader("b", '0', 512), body, func() []byte { h := tartest.RawHeader("c", '1', 512); return tartest.WithLink(h, "b") }()},
 	} {
-		data := append(bytes.Join(parts, nil), rawHeader("last", '0', 0)...)
+		data := append(bytes.Join(parts, nil), tartest.RawHeader("last", '0', 0)...)
 		data = append(data, make([]byte, 1024)...)
 		want, got := t.TempDir(), t.TempDir()
-		tarErr := extractByTar(t, data, want)
-		a, err := indexBytes(t, data, 0)
+		tarErr := tartest.Extract(t, data, want)
+		a, err := index(t, data)
 		if err == nil {
-			err = a.extract(t.Context(), got)
+			err = Extract(t.Context(), a, got)
 		}
 		if tarErr == nil && err == nil {
-			compareTrees(t, want, got)
+			tartest.CompareTrees(t, want, got)
 		} else if tarErr == nil || err == nil {
 			t.Errorf("%s: %v; tar: %v", name, err, tarErr)
 		}
 	}
 }
 
-
 // A tree with one of everything, packed by tar(1) in each of its formats.
 func TestExtractTarFormats(t *testing.T) {
+	t.Parallel()
 	root := os.Geteuid() == 0
 	src := t.TempDir()
 	mk := func(err error) {
@@ -247,7 +248,7 @@ func TestExtractTarFormats(t *testing.T) {
 		mk(os.Lchown(filepath.Join(src, "d/e/c"), 2, 3))
 		mk(os.Chmod(filepath.Join(src, "d/e/c"), 0o755|fs.ModeSetuid|fs.ModeSetgid))
 	}
-	names := slices.Sorted(maps.Keys(snapshot(t, src)))
+	names := slices.Sorted(maps.Keys(tartest.Snapshot(t, src)))
 	slices.Reverse(names) // files before the directories that hold them
 	for i, name := range names {
 		ts := unix.Timespec{Sec: 1_000_000_000 + int64(i), Nsec: 123_456_789 + int64(i)}
@@ -275,26 +276,27 @@ func TestExtractTarFormats(t *testing.T) {
 				t.Fatal(err)
 			}
 			want, got := t.TempDir(), t.TempDir()
-			t.Cleanup(func() { removeTree(want); removeTree(got) })
-			if err := extractByTar(t, data, want); err != nil {
+			t.Cleanup(func() { unixfs.RemoveTree(want); unixfs.RemoveTree(got) })
+			if err := tartest.Extract(t, data, want); err != nil {
 				t.Fatal(err)
 			}
-			if err := mustIndex(t, data).extract(t.Context(), got); err != nil {
+			if err := Extract(t.Context(), mustIndex(t, data), got); err != nil {
 				t.Fatal(err)
 			}
-			compareTrees(t, want, got)
+			tartest.CompareTrees(t, want, got)
 		})
 	}
 }
 
 func TestExtractOwners(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files away")
 	}
 	file := func(name, user, group string, uid, gid int) *tar.Header {
-		return &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, ModTime: tarTime, Uname: user, Gname: group, Uid: uid, Gid: gid}
+		return &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, ModTime: tartest.Time, Uname: user, Gname: group, Uid: uid, Gid: gid}
 	}
-	data := makeTarHeaders(t,
+	data := tartest.MakeHeaders(t,
 		file("names win", "daemon", "bin", 4711, 4712),
 		file("unknown names", "no such user", "no such group", 4711, 4712),
 		file("no names", "", "", 4711, 4712),
@@ -307,15 +309,15 @@ func TestExtractOwners(t *testing.T) {
 const childEnv = "STRETCHER_TEST_EXTRACT"
 
 func TestExtractChild(t *testing.T) {
-	archive, dir, ok := strings.Cut(os.Getenv(childEnv), ":")
+	archiveFile, dir, ok := strings.Cut(os.Getenv(childEnv), ":")
 	if !ok {
 		t.Skip("runs in the processes that TestExtractUnderUmask starts")
 	}
-	spool, err := os.Open(archive)
+	spool, err := os.Open(archiveFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := indexArchive(t.Context(), spool, spool, 0)
+	a, err := archive.Index(t.Context(), spool, spool, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,19 +330,20 @@ func TestExtractChild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := a.extract(t.Context(), "."); err != nil {
+	if err := Extract(t.Context(), a, "."); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // As root and as an ordinary user, under several umasks.
 func TestExtractUnderUmask(t *testing.T) {
-	data := makeTar(t,
-		member{name: "./", typ: tar.TypeDir, mode: 0o1775},
-		member{name: "a", mode: 0o4777}, member{name: "b", mode: 0o666}, member{name: "c", mode: 0o2755},
-		member{name: "d", typ: tar.TypeDir, mode: 0o1777}, member{name: "d/e", typ: tar.TypeDir, mode: 0o555}, member{name: "d/e/f", mode: 0o444},
-		member{name: "implicit/x", body: "x"}, member{name: "p", typ: tar.TypeFifo, mode: 0o666},
-		member{name: "s", typ: tar.TypeSymlink, body: "a"}, member{name: "h", typ: tar.TypeLink, body: "a"})
+	t.Parallel()
+	data := tartest.Make(t,
+		tartest.Member{Name: "./", Type: tar.TypeDir, Mode: 0o1775},
+		tartest.Member{Name: "a", Mode: 0o4777}, tartest.Member{Name: "b", Mode: 0o666}, tartest.Member{Name: "c", Mode: 0o2755},
+		tartest.Member{Name: "d", Type: tar.TypeDir, Mode: 0o1777}, tartest.Member{Name: "d/e", Type: tar.TypeDir, Mode: 0o555}, tartest.Member{Name: "d/e/f", Mode: 0o444},
+		tartest.Member{Name: "implicit/x", Body: "x"}, tartest.Member{Name: "p", Type: tar.TypeFifo, Mode: 0o666},
+		tartest.Member{Name: "s", Type: tar.TypeSymlink, Body: "a"}, tartest.Member{Name: "h", Type: tar.TypeLink, Body: "a"})
 	file := filepath.Join(t.TempDir(), "archive")
 	if err := os.WriteFile(file, data, 0o644); err != nil {
 		t.Fatal(err)
@@ -376,14 +379,14 @@ func TestExtractUnderUmask(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			t.Cleanup(func() { removeTree(base) })
+			t.Cleanup(func() { unixfs.RemoveTree(base) })
 			if user == "" {
 				run(want, "tar xf "+file)
 			} else {
 				run(want, "setpriv --reuid=65534 --regid=65534 --clear-groups tar xf - <"+file)
 			}
 			run(got, self+" -test.run='^TestExtractChild$'", childEnv+"="+file+":"+got, "STRETCHER_TEST_USER="+user)
-			if compareTrees(t, want, got); t.Failed() {
+			if tartest.CompareTrees(t, want, got); t.Failed() {
 				t.Fatalf("as user %q under umask %s", user, mask)
 			}
 		}
@@ -391,11 +394,12 @@ func TestExtractUnderUmask(t *testing.T) {
 }
 
 func TestExtractDeviceNeedsRoot(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() == 0 {
 		t.Skip("root may make devices")
 	}
-	data := makeTarHeaders(t, &tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3})
-	if err := mustIndex(t, data).extract(t.Context(), t.TempDir()); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "null") {
+	data := tartest.MakeHeaders(t, &tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3})
+	if err := Extract(t.Context(), mustIndex(t, data), t.TempDir()); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "null") {
 		t.Error(err)
 	}
 }
@@ -403,24 +407,26 @@ func TestExtractDeviceNeedsRoot(t *testing.T) {
 // An archive's times and modes do not depend on where a directory's entry
 // stands. tar(1) loses the time of d here.
 func TestExtractDirectoryEntryFirst(t *testing.T) {
-	data := makeTar(t, member{name: "d", typ: tar.TypeDir, mode: 0o555}, member{name: "e"}, member{name: "d/f"}, member{name: "d/g", typ: tar.TypeLink, body: "e"})
+	t.Parallel()
+	data := tartest.Make(t, tartest.Member{Name: "d", Type: tar.TypeDir, Mode: 0o555}, tartest.Member{Name: "e"}, tartest.Member{Name: "d/f"}, tartest.Member{Name: "d/g", Type: tar.TypeLink, Body: "e"})
 	dir := t.TempDir()
-	t.Cleanup(func() { removeTree(dir) })
-	if err := mustIndex(t, data).extract(t.Context(), dir); err != nil {
+	t.Cleanup(func() { unixfs.RemoveTree(dir) })
+	if err := Extract(t.Context(), mustIndex(t, data), dir); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(dir, "d"))
-	if err != nil || info.ModTime().Unix() != tarTime.Unix() || info.Mode().Perm() != 0o555 {
+	if err != nil || info.ModTime().Unix() != tartest.Time.Unix() || info.Mode().Perm() != 0o555 {
 		t.Errorf("%v, %v, %v", info.ModTime(), info.Mode(), err)
 	}
 }
 
 func TestExtractKeepsRootWithoutEntry(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	if err := mustIndex(t, makeTar(t, member{name: "a"})).extract(t.Context(), dir); err != nil {
+	if err := Extract(t.Context(), mustIndex(t, tartest.Make(t, tartest.Member{Name: "a"})), dir); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o711 {
@@ -431,15 +437,16 @@ func TestExtractKeepsRootWithoutEntry(t *testing.T) {
 // Somebody who may write to the directory swaps those in it for links to
 // another, as fast as he can. Nothing of the archive may get there.
 func TestExtractAgainstSwaps(t *testing.T) {
-	var members []member
+	t.Parallel()
+	var members []tartest.Member
 	for i := range 20 {
 		for j := range 20 {
-			members = append(members, member{name: fmt.Sprintf("d%d/e/f%d", i, j), body: "x", mode: 0o666})
+			members = append(members, tartest.Member{Name: fmt.Sprintf("d%d/e/f%d", i, j), Body: "x", Mode: 0o666})
 		}
-		members = append(members, member{name: fmt.Sprintf("d%d/e/", i), typ: tar.TypeDir, mode: 0o777})
-		members = append(members, member{name: fmt.Sprintf("d%d/h", i), typ: tar.TypeLink, body: "d0/e/f0"})
+		members = append(members, tartest.Member{Name: fmt.Sprintf("d%d/e/", i), Type: tar.TypeDir, Mode: 0o777})
+		members = append(members, tartest.Member{Name: fmt.Sprintf("d%d/h", i), Type: tar.TypeLink, Body: "d0/e/f0"})
 	}
-	a := mustIndex(t, makeTar(t, members...))
+	a := mustIndex(t, tartest.Make(t, members...))
 	base := t.TempDir()
 	canary := filepath.Join(base, "canary")
 	if err := os.MkdirAll(filepath.Join(canary, "e"), 0o700); err != nil {
@@ -448,7 +455,7 @@ func TestExtractAgainstSwaps(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(canary, "e", "f0"), []byte("canary"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	before := snapshot(t, canary)
+	before := tartest.Snapshot(t, canary)
 	var swapped, refused int
 	for round := range 30 {
 		dir := filepath.Join(base, "dir"+strconv.Itoa(round))
@@ -473,14 +480,14 @@ func TestExtractAgainstSwaps(t *testing.T) {
 			}
 			done <- n
 		}()
-		if err := a.extract(t.Context(), dir); err != nil {
+		if err := Extract(t.Context(), a, dir); err != nil {
 			refused++
 		}
 		cancel()
 		swapped += <-done
 	}
-	if after := snapshot(t, canary); !maps.Equal(before, after) {
-		compareSnapshots(t, before, after)
+	if after := tartest.Snapshot(t, canary); !maps.Equal(before, after) {
+		tartest.CompareSnapshots(t, before, after)
 	}
 	if swapped == 0 {
 		t.Error("nothing was swapped: the test shows nothing")

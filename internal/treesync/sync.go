@@ -1,7 +1,8 @@
-package stretcher
+package treesync
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,28 +10,62 @@ import (
 	"io/fs"
 	"log"
 	"os"
-	"path"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// builtinStrategy does what rsync -a --delete does, with the excludes of the
-// manifest, but compares the contents of files and not their times.
-//
-// All that is new is first staged in a directory inside dest, so that until
-// then a failure leaves dest as it was. Then each file is put in place by one
-// rename, and what the archive lacks is taken out. A run that is killed leaves
-// every file whole, the old or the new one.
-type builtinStrategy struct{ *Manifest }
+// Options are the parameters of Sync and SyncDir. The zero value excludes
+// nothing and lists nothing.
+type Options struct {
+	// Mode is the mode of dest if the archive has no entry for its own root.
+	// Of the bits beyond the permissions, those of chmod(2) count, as a manifest
+	// writes them: 02755 is setgid. SyncDir does not use it.
+	Mode fs.FileMode
+	// Excludes are rules in the syntax of rsync's --exclude.
+	Excludes []string
+	// ExcludeFrom is the path of a file in the archive, or below the directory
+	// from, with rules as in rsync's --exclude-from. They come before Excludes,
+	// and the first rule that matches a name decides. "" is no file.
+	ExcludeFrom string
+	// List gets the paths that are deleted, created or changed, one a line, as
+	// rsync -v prints them. If it is nil, none are listed.
+	List io.Writer
 
-// Sync makes the directory to equal to the directory from.
-func (s *builtinStrategy) Sync(from, to string) error {
+	log *log.Logger // gets what is logged of a sync that succeeds; nil is the standard logger
+}
+
+// Sync makes the directory dest equal to what Extract would create from the
+// archive, as rsync -a --delete does after that, except that it compares the
+// contents of files instead of their sizes and times. It creates dest if only
+// the last element of the path is missing. If dest is a symbolic link to a
+// directory, that directory is synced.
+//
+// Names that the options exclude are neither created nor deleted. Sync removes
+// them from the archive's tree, so Extract would not create them afterwards.
+//
+// If Sync fails before it commits, dest is as it was. If ctx ends before that,
+// the error is its cause; a commit is not interrupted.
+func Sync(ctx context.Context, a *archive.Archive, dest string, o Options) error {
+	attrs, err := newAttributes(a.Tree)
+	if err != nil {
+		return err
+	}
+	if a.Tree.Root.Implicit {
+		a.Tree.Root.Mode = unix.S_IFDIR | uint32(o.Mode)&0o7777
+	}
+	return syncTree(ctx, a.Tree, archiveContents{a.Data()}, attrs, dest, o)
+}
+
+// SyncDir makes the directory dest equal to the directory from, as Sync does
+// with an archive. Modes are copied as they are, without regard to the umask.
+func SyncDir(ctx context.Context, from, dest string, o Options) error {
 	root, err := os.OpenRoot(from)
 	if err != nil {
 		return err
@@ -45,80 +80,62 @@ func (s *builtinStrategy) Sync(from, to string) error {
 		return err
 	}
 	attrs.exact = true
-	return s.sync(context.Background(), tree, filesBelow{root}, attrs, plainPath(to))
+	return syncTree(ctx, tree, dirContents{root}, attrs, unixfs.CleanPath(dest), o)
 }
 
-// syncArchive makes the directory to equal to what extracting the archive
-// makes, without extracting it. mode is for to itself, if the archive has no
-// entry for it. The archive cannot be extracted afterwards: what is excluded
-// is gone from its index.
-func (s *builtinStrategy) syncArchive(ctx context.Context, a *archive, to string, mode fs.FileMode) error {
-	attrs, err := newAttributes(a.tree)
+func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *attributes, dest string, o Options) error {
+	rules, err := excludeRules(tree, from, o)
 	if err != nil {
 		return err
 	}
-	if a.tree.root.implicit {
-		a.tree.root.mode = unix.S_IFDIR | uint32(mode)&0o7777
-	}
-	return s.sync(ctx, a.tree, spooled{a.data}, attrs, to)
-}
-
-func (s *builtinStrategy) sync(ctx context.Context, t *tree, contents contents, attrs *attributes, to string) error {
-	rules, err := s.rules(t, contents)
+	prune(tree.Root, rules)
+	destFD, created, err := openDest(dest)
 	if err != nil {
 		return err
 	}
-	t.root.prune("", rules)
-	for name, e := range t.root.children {
-		if e.isDir() && isTempName(name) {
-			log.Printf("[WARN] %s is not synced: such names are for temporary directories", name)
-			delete(t.root.children, name)
-		}
-	}
-	dest, created, err := openDest(to)
+	defer unix.Close(destFD)
+	unixfs.SweepTempDirs(dest, unixfs.TempPrefix)
+	s := &staging{attrs: attrs}
+	defer s.close()
+	compared := &comparison{rules: rules, attrs: attrs, contents: from, staging: s}
+	p, err := compared.compare(ctx, tree.Root, destFD, dest)
 	if err != nil {
-		return err
-	}
-	defer unix.Close(dest)
-	sweepTempDirs(to, tempPrefix)
-	y := &syncing{rules: rules, attrs: attrs, contents: contents}
-	defer y.closeAreas()
-	if err := y.stage(ctx, t.root, dest, to); err != nil {
-		y.undoAreas()
+		s.undo()
 		if created {
-			logError("remove dest, which was not there before", os.Remove(to))
+			unixfs.Warn("remove dest, which was not there before", os.Remove(dest))
 		}
-		return fmt.Errorf("sync to %s: %w", to, err)
+		return fmt.Errorf("sync to %s: %w", dest, err)
 	}
-	// From here on nothing may stop half-way, not even the end of ctx.
+	// From here on nothing may stop half-way, not even at the end of ctx.
+	c := &committer{plan: p, attrs: attrs, staging: s}
 	start := time.Now()
-	err = y.commit(dest)
+	err = c.commit(destFD)
 	took := time.Since(start)
-	leftover := y.removeAreas()
+	leftover := s.remove()
 	if err == nil {
-		err = y.finishAreas()
+		err = c.finishTops()
 	}
 	if err == nil {
 		err = leftover
 	} else {
-		logError("clean up", leftover)
+		unixfs.Warn("clean up", leftover)
 	}
 	if err != nil {
-		return fmt.Errorf("sync to %s: %w", to, err)
+		return fmt.Errorf("sync to %s: %w", dest, err)
 	}
-	y.report(to, created, took)
+	report(p, dest, created, took, o)
 	return nil
 }
 
-// rules are those of exclude_from, a file of the tree, and then of excludes.
-func (s *builtinStrategy) rules(t *tree, contents contents) (*rsyncfilter.List, error) {
+// excludeRules returns the rules of ExcludeFrom, followed by those of Excludes.
+func excludeRules(tree *archive.Tree, from contents, o Options) (*rsyncfilter.List, error) {
 	rules := &rsyncfilter.List{}
-	if s.ExcludeFrom != "" {
-		if err := addRules(rules, t, contents, s.ExcludeFrom); err != nil {
-			return nil, fmt.Errorf("exclude_from %s: %w", s.ExcludeFrom, err)
+	if o.ExcludeFrom != "" {
+		if err := addRulesFrom(rules, tree, from, o.ExcludeFrom); err != nil {
+			return nil, fmt.Errorf("exclude_from %s: %w", o.ExcludeFrom, err)
 		}
 	}
-	for _, pattern := range s.Excludes {
+	for _, pattern := range o.Excludes {
 		if err := rules.Add(pattern); err != nil {
 			return nil, fmt.Errorf("excludes: %w", err)
 		}
@@ -126,15 +143,15 @@ func (s *builtinStrategy) rules(t *tree, contents contents) (*rsyncfilter.List, 
 	return rules, nil
 }
 
-func addRules(rules *rsyncfilter.List, t *tree, contents contents, name string) error {
-	e, err := t.lookUp(strings.TrimLeft(name, "/"))
+func addRulesFrom(rules *rsyncfilter.List, tree *archive.Tree, from contents, name string) error {
+	e, err := tree.LookUp(strings.TrimLeft(name, "/"))
 	if err != nil {
 		return err
 	}
-	if !e.isRegular() {
+	if !e.IsRegular() {
 		return errors.New("not a regular file")
 	}
-	r, err := e.reader(contents)
+	r, err := newReader(from, e)
 	if err != nil {
 		return err
 	}
@@ -142,155 +159,49 @@ func addRules(rules *rsyncfilter.List, t *tree, contents contents, name string) 
 	return rules.AddFrom(r)
 }
 
-// prune removes what the rules exclude from below a directory.
-func (e *entry) prune(dir string, rules *rsyncfilter.List) {
-	for name, child := range e.children {
-		path := path.Join(dir, name)
-		if rules.Excluded(path, child.isDir()) {
-			delete(e.children, name)
-		} else if child.isDir() {
-			child.prune(path, rules)
+// prune removes from the tree what is not to be synced: what the rules exclude,
+// and names in its root that the next sweep would take for staging directories.
+func prune(root *archive.Entry, rules *rsyncfilter.List) {
+	root.Prune("", rules.Excluded)
+	for name, e := range root.Children {
+		if e.IsDir() && unixfs.IsTempName(name) {
+			log.Printf("[WARN] %s is not synced: such names are for temporary directories", name)
+			delete(root.Children, name)
 		}
 	}
 }
 
-// openDest opens the directory to sync to, and makes it where only its own
-// level is missing.
-func openDest(to string) (fd int, created bool, err error) {
-	err = unix.Mkdir(to, 0o700)
+// openDest opens the directory dest, and creates it if only the last element of
+// the path is missing.
+func openDest(dest string) (fd int, created bool, err error) {
+	err = unix.Mkdir(dest, 0o700)
 	created = err == nil
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		if _, exists := os.Stat(to); exists != nil { // else an EROFS, say, of a mount point
-			return -1, false, &fs.PathError{Op: "mkdir", Path: to, Err: err}
+		// For an existing directory mkdir may also fail with EROFS, for example.
+		if _, statErr := os.Stat(dest); statErr != nil {
+			return -1, false, &fs.PathError{Op: "mkdir", Path: dest, Err: err}
 		}
 	}
 	// Without O_NOFOLLOW: dest itself may be a symbolic link.
-	fd, err = openat(unix.AT_FDCWD, to, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, err = unixfs.Openat(unix.AT_FDCWD, dest, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return -1, false, &fs.PathError{Op: "open", Path: to, Err: err}
+		return -1, false, &fs.PathError{Op: "open", Path: dest, Err: err}
 	}
 	return fd, created, nil
 }
 
-// filesBelow is contents that are each in a file of its own, whose path an
-// entry has for its target.
-type filesBelow struct{ *os.Root }
-
-func (f filesBelow) open(e *entry) (*window, error) {
-	file, err := f.Open(e.target)
-	if err != nil {
-		return nil, err
-	}
-	w := windows.Get().(*window)
-	w.file, w.closer, w.size = file, file, 0
-	return w, nil
-}
-
-// readTree makes the tree of a directory.
-func readTree(dir string) (*tree, error) {
-	fd, err := openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0) // or what a link leads to
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	t := newTree()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	t.root = t.statEntry(&st)
-	return t, t.readDir(fd, "", t.root)
-}
-
-func (t *tree) statEntry(st *unix.Stat_t) *entry {
-	o := owner{uid: int(st.Uid), gid: int(st.Gid)}
-	return &entry{mode: st.Mode, names: 1, owner: t.internOwner(o), mtime: st.Mtim, size: st.Size, device: st.Rdev}
-}
-
-func (t *tree) readDir(fd int, dir string, d *entry) error {
-	list, err := readDir(fd)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
-	}
-	d.children = make(map[string]*entry, len(list))
-	for _, found := range list {
-		path := path.Join(dir, found.name)
-		var st unix.Stat_t
-		if err := unix.Fstatat(fd, found.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		e := t.statEntry(&st)
-		d.children[found.name] = e
-		switch {
-		case e.isDir():
-			err = t.readSubdir(fd, found.name, path, e)
-		case e.isSymlink():
-			e.target, err = readLink(fd, found.name)
-		case e.isRegular():
-			e.target = path
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *tree) readSubdir(parent int, name, path string, d *entry) error {
-	fd, err := openDir(parent, name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	return t.readDir(fd, path, d)
-}
-
-// report logs what has been done.
-func (y *syncing) report(to string, created bool, took time.Duration) {
-	if RsyncVerboseOpt != "" {
+// report lists and logs what was done; took is how long the commit took.
+func report(p *plan, dest string, created bool, took time.Duration, o Options) {
+	logger := cmp.Or(o.log, log.Default())
+	if o.List != nil {
 		if created {
-			log.Printf("created directory %s", to)
+			logger.Printf("created directory %s", dest)
 		}
-		out := newLineWriter()
-		lines := bufio.NewWriterSize(out, 32<<10)
-		y.root.list(func(line string) {
-			lines.WriteString(escape(line))
-			lines.WriteByte('\n')
-		})
-		lines.Flush()
-		out.flush()
+		lines := listing{bufio.NewWriterSize(o.List, 32<<10)}
+		lines.deleted(p.root)
+		lines.placed(p.root)
+		unixfs.Warn("list what was synced", lines.w.Flush())
 	}
-	n := &y.counts
-	log.Printf("Synced to %s: %d created, %d changed, %d deleted, %d unchanged, %s written, put in place within %s",
-		to, n.created.Load(), n.changed.Load(), n.deleted.Load(), n.unchanged.Load(), humanize.IBytes(uint64(n.bytes.Load())), took.Round(10*time.Microsecond))
-}
-
-// unclear are control characters in a name, and what looks like one escaped.
-var unclear = regexp.MustCompile(`[\x00-\x08\x0a-\x1f]|\\#[0-9]{3}`)
-
-// escape writes control characters as rsync does, lest a name with a newline
-// in it look like two.
-func escape(name string) string {
-	if !strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == '\\' }) {
-		return name
-	}
-	return unclear.ReplaceAllStringFunc(name, func(s string) string {
-		return fmt.Sprintf(`\#%03o`, s[0]) + s[1:]
-	})
-}
-
-// reader reads a regular file's bytes from first to last.
-func (e *entry) reader(contents contents) (io.ReadCloser, error) {
-	data, err := contents.open(e)
-	if err != nil {
-		return nil, err
-	}
-	if e.segments != nil {
-		data.Close()
-		return nil, errors.New("is a sparse file")
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.NewSectionReader(data.file, e.offset, e.size), data}, nil
+	logger.Printf("Synced to %s: %d created, %d changed, %d deleted, %d unchanged, %s written, put in place within %s",
+		dest, p.created.Load(), p.changed.Load(), p.deleted.Load(), p.unchanged.Load(), humanize.IBytes(uint64(p.bytes.Load())), took.Round(10*time.Microsecond))
 }
