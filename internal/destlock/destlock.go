@@ -1,11 +1,41 @@
-package stretcher
+// Package destlock keeps two deployments of one user from writing to the same
+// directory at the same time.
+//
+// A lock is a set of lock files (flock(2)) in a directory that only this user
+// can write to: /run/stretcher for root, /dev/shm/stretcher-UID for others. The
+// kernel releases it with the process that holds it, however that ends. Users
+// do not see each other's locks.
+//
+//	Acquire:
+//		sweep: remove the lock files that killed holders left
+//		repeat:
+//			names: the path, the path without symbolic links, the inode
+//			for each name, in sorted order: lock its file
+//			names again: if they are the same, the lock is held
+//			release: the holder that was waited for changed where dest leads
+//
+//	lock a file:
+//		repeat: open or create it, and flock it, until it still has its name
+//		write into it who holds it (best effort)
+//
+//	flock a file:
+//		try, until it is locked or its holder is known, for at most a second
+//		fail if the holder waits for this very process
+//		log whom this deployment waits for
+//		wait until it is locked or ctx is done
+//
+//	Release: in reverse order, remove each file and close it
+//
+// A dest has several names so that symbolic links and bind mounts lead to the
+// same lock. Everybody locks them in the same order, so that no two deployments
+// can wait for each other.
+package destlock
 
 import (
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log"
 	"os"
 	"path/filepath"
@@ -15,58 +45,96 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/unixfs"
 	"golang.org/x/sys/unix"
 )
 
-// destLock keeps other deployments from a dest. The kernel drops it with the
-// process that holds it, however that ends.
-//
-// It is held on files in a directory that only this user can write to:
-// /run/stretcher for root, one in /dev/shm for others. Different users do not
-// see each other's locks.
-type destLock struct{ files []*os.File }
+// Lock is a lock on a dest. It is held until Release is called or the process
+// ends.
+type Lock struct{ files []*os.File }
 
-// lockDest waits until no other deployment to dest runs. Several names stand
-// for a dest, so that symlinks and bind mounts lead to the same lock: its path
-// as it is written, its path without symlinks, and its inode if it exists. A
-// deployment's commands may set a symlink to another directory meanwhile.
-func lockDest(ctx context.Context, dest string) (*destLock, error) {
-	dir, err := openLockDir()
+// Acquire locks dest, an absolute path that need not exist, and waits until no
+// other deployment to it runs. It logs when it has to wait. It fails with the
+// cause of ctx when that is done first, and also where the holder waits for
+// this process, since neither could go on. Errors begin with "lock DEST: ".
+func Acquire(ctx context.Context, dest string) (*Lock, error) {
+	l, err := acquire(ctx, dest, directories(os.Geteuid()))
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dest, err)
 	}
-	defer dir.Close()
-	sweepLocks(dir)
-	l := &destLock{}
-	for {
-		names, err := lockNames(dest)
-		for i := 0; i < len(names) && err == nil; i++ {
-			file := fmt.Sprintf("%x.lock", sha256.Sum256([]byte(names[i])))
-			err = l.acquire(ctx, dir, file, dest)
-		}
-		var now []string
-		if err == nil {
-			now, err = lockNames(dest)
-		}
-		if err != nil {
-			l.release()
-			return nil, fmt.Errorf("lock %s: %w", dest, err)
-		}
-		if slices.Equal(now, names) {
-			return l, nil
-		}
-		l.release() // who was waited for has changed what the path leads to
-	}
+	return l, nil
 }
 
-// lockNames are what stands for a dest, in an order that is the same for all,
-// so that two never wait for each other.
-func lockNames(dest string) ([]string, error) {
-	parent, err := realPath(filepath.Dir(dest))
+// acquire is Acquire with the directories that may hold the lock files.
+func acquire(ctx context.Context, dest string, directories []string) (*Lock, error) {
+	dir, err := openDirectory(directories)
 	if err != nil {
 		return nil, err
 	}
-	path, err := realPath(dest)
+	defer dir.Close()
+	sweep(dir)
+	for {
+		names, err := namesOf(dest)
+		if err != nil {
+			return nil, err
+		}
+		l := &Lock{}
+		for i := 0; i < len(names) && err == nil; i++ {
+			err = l.add(ctx, dir, names[i], dest)
+		}
+		var now []string
+		if err == nil {
+			now, err = namesOf(dest)
+		}
+		if err == nil && slices.Equal(now, names) {
+			return l, nil
+		}
+		l.Release()
+		if err != nil {
+			return nil, err
+		}
+		// The deployment that was waited for has changed where dest leads, for
+		// example a symbolic link to the current release.
+	}
+}
+
+// Release lets the next deployment in. On a nil Lock, and when called again, it
+// does nothing.
+func (l *Lock) Release() {
+	if l == nil {
+		return
+	}
+	// Release in reverse order, so that waiters, who queue on the first lock,
+	// wake only once.
+	for _, f := range slices.Backward(l.files) {
+		unixfs.Warn("remove lock", os.Remove(f.Name()))
+		f.Close()
+	}
+	l.files = nil
+}
+
+// add locks the file that stands for name.
+func (l *Lock) add(ctx context.Context, dir *os.File, name, dest string) error {
+	f, err := lockFile(ctx, dir, fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name))), dest)
+	if err != nil {
+		return err
+	}
+	l.files = append(l.files, f)
+	// The line only informs those who wait: a full /run does not prevent the
+	// deployment.
+	unixfs.Warn("record the holder in the lock file", writeHolder(f))
+	return nil
+}
+
+// namesOf returns the sorted names that stand for dest: its path without
+// symbolic links in its parent, its path without any, and its inode if it
+// exists.
+func namesOf(dest string) ([]string, error) {
+	parent, err := unixfs.RealPath(filepath.Dir(dest))
+	if err != nil {
+		return nil, err
+	}
+	path, err := unixfs.RealPath(dest)
 	if err != nil {
 		return nil, err
 	}
@@ -79,216 +147,152 @@ func lockNames(dest string) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-func (l *destLock) acquire(ctx context.Context, dir *os.File, name, dest string) error {
+// lockFile locks the file name in dir, which it creates if it does not exist.
+func lockFile(ctx context.Context, dir *os.File, name, dest string) (*os.File, error) {
 	for {
-		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		f, err := openFile(dir, name, unix.O_CREAT)
 		if err != nil {
-			return &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: err}
+			return nil, err
 		}
-		f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name))
 		if err := flock(ctx, f, dest); err != nil {
-			return err
+			f.Close()
+			return nil, err
 		}
-		if info, err := f.Stat(); err != nil || info.Sys().(*syscall.Stat_t).Nlink == 0 {
-			f.Close() // the holder removed it before it let go: lock its successor
-			if err != nil {
-				return err
-			}
-			continue
+		named, err := isNamed(f)
+		if err == nil && named {
+			return f, nil
 		}
-		l.files = append(l.files, f)
-		if err := f.Truncate(0); err != nil {
-			return err
+		f.Close()
+		if err != nil {
+			return nil, err
 		}
-		_, err = fmt.Fprintf(f, "%d %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
+		// The holder removed the file before it released it, and others lock
+		// another file under this name now.
+	}
+}
+
+// flock locks f, waiting for its holder if there is one. The caller closes f
+// also when that fails.
+func flock(ctx context.Context, f *os.File, dest string) error {
+	locked, by, err := tryLock(ctx, f)
+	if err != nil || locked {
 		return err
 	}
+	if isAncestor(by.pid) {
+		return fmt.Errorf("pid %d is deploying there and waits for a command that runs this deployment: neither could go on", by.pid)
+	}
+	log.Printf("waiting for another deployment to %s: pid %s, since %s", dest, by.name(), by.since)
+	if err := waitLock(ctx, f); err != nil {
+		return fmt.Errorf("waiting for pid %s: %w", by.name(), err)
+	}
+	return nil
 }
 
-// sweepLocks removes the locks that nobody holds: those that killed holders
-// left. Nobody may ask for theirs again, where dest has been replaced since.
-func sweepLocks(dir *os.File) {
-	names, err := dir.Readdirnames(-1)
-	logError("look for locks that nobody holds", err)
-	for _, name := range names {
-		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			continue // gone
-		}
-		f := os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name))
-		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			// Only who holds a lock removes it. Without a link it has been,
-			// and the name may be another's.
-			if info, err := f.Stat(); err == nil && info.Sys().(*syscall.Stat_t).Nlink > 0 {
-				logError("remove a lock that nobody holds", os.Remove(f.Name()))
-			}
-		}
-		f.Close()
-	}
-}
-
-// release lets the next one in. A nil lock is none.
-func (l *destLock) release() {
-	if l == nil {
-		return
-	}
-	// The last one first: who waits, waits for the first one, once.
-	for _, f := range slices.Backward(l.files) {
-		logError("remove lock", os.Remove(f.Name()))
-		f.Close()
-	}
-	l.files = nil
-}
-
-// flock locks f, waiting for who holds it. It closes f where it fails.
-func flock(ctx context.Context, f *os.File, dest string) error {
-	var pid, since string
+// tryLock tries to lock f until it has the lock or knows who holds it. A holder
+// that has just begun has not written its line yet, and just after a handover
+// the file may still name the previous, dead holder: both pass in an instant. A
+// holder that is not known after a second will not be, either because it could
+// not write its line or because it runs in another PID namespace.
+func tryLock(ctx context.Context, f *os.File) (locked bool, by holder, err error) {
 	for deadline := time.Now().Add(time.Second); ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return nil
+			return true, holder{}, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return err
+			return false, holder{}, err
 		}
-		// A holder that has just begun has not written yet who it is.
-		var alive bool
-		if pid, since, alive = holder(f); alive || time.Now().After(deadline) {
-			break
+		if by = readHolder(f); by.lives() || time.Now().After(deadline) {
+			return false, by, nil
 		}
-		if err := sleep(ctx, 5*time.Millisecond); err != nil {
-			f.Close()
-			return err
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return false, holder{}, context.Cause(ctx)
 		}
 	}
-	if n, err := strconv.Atoi(pid); err == nil && isAncestor(n) {
-		f.Close()
-		return fmt.Errorf("pid %s is deploying there and waits for a command that runs this deployment: neither could go on", pid)
+}
+
+// waitLock waits until it has locked f. When ctx is done first, it returns the
+// cause.
+func waitLock(ctx context.Context, f *os.File) error {
+	// flock(2) cannot be interrupted, so that it may still wait after this
+	// function has returned. It therefore has a descriptor of its own, which
+	// shares the lock with f (flock(2), "Locks created by flock()"). If it gets
+	// the lock after f has been closed, closing its descriptor releases it.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
-	log.Printf("waiting for another deployment to %s: pid %s, since %s", dest, pid, since)
-	got := make(chan error, 1)
+	locked := make(chan error, 1)
 	go func() {
-		err := unix.EINTR
-		for err == unix.EINTR {
-			err, _ = unix.Flock(int(f.Fd()), unix.LOCK_EX).(unix.Errno)
+		err := unix.Flock(fd, unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(fd, unix.LOCK_EX)
 		}
-		if err != 0 {
-			got <- err
-			return
-		}
-		got <- nil
+		unix.Close(fd)
+		locked <- err
 	}()
 	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-		}
+	case err := <-locked:
 		return err
 	case <-ctx.Done():
-		// The call cannot be interrupted; it lets go of the lock once it has it.
-		go func() {
-			<-got
-			f.Close()
-		}()
-		return fmt.Errorf("waiting for pid %s: %w", pid, context.Cause(ctx))
+		return context.Cause(ctx)
 	}
 }
 
-// holder reads who holds the lock f and since when. Nobody who is alive is in
-// it for a moment after it changed hands.
-func holder(f *os.File) (pid, since string, alive bool) {
-	buf := make([]byte, 128)
-	n, _ := f.ReadAt(buf, 0) // io.EOF, as the file is shorter
-	line, _, complete := strings.Cut(string(buf[:n]), "\n")
-	pid, since, _ = strings.Cut(line, " ")
-	number, err := strconv.Atoi(pid)
-	return pid, since, complete && err == nil && unix.Kill(number, 0) != unix.ESRCH
+// holder is what a lock file tells about who holds it.
+type holder struct {
+	pid   int    // 0 is unknown
+	since string // a time as in RFC 3339, or "unknown"
 }
 
-// isAncestor tells whether this process descends from pid. It does not from
-// itself: another goroutine's deployment ends without it.
+// writeHolder writes into the lock file f that this process holds it.
+func writeHolder(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(f, "%d %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
+	return err
+}
+
+// readHolder reads what writeHolder has written. Without a complete line, the
+// holder is unknown.
+func readHolder(f *os.File) holder {
+	buf := make([]byte, 128)
+	n, _ := f.ReadAt(buf, 0) // always io.EOF, as the line is shorter
+	line, _, complete := strings.Cut(string(buf[:n]), "\n")
+	pid, since, _ := strings.Cut(line, " ")
+	number, err := strconv.Atoi(pid)
+	if !complete || err != nil {
+		return holder{since: "unknown"}
+	}
+	return holder{number, since}
+}
+
+func (h holder) name() string {
+	if h.pid == 0 {
+		return "unknown"
+	}
+	return strconv.Itoa(h.pid)
+}
+
+func (h holder) lives() bool {
+	return h.pid > 0 && unix.Kill(h.pid, 0) != unix.ESRCH
+}
+
+// isAncestor reports whether this process descends from pid. It does not from
+// itself: another deployment of the same process goes on without this one.
 func isAncestor(pid int) bool {
 	for p := os.Getppid(); p > 1; {
 		if p == pid {
 			return true
 		}
-		stat, err := readStat(fmt.Sprintf("/proc/%d/stat", p))
+		stat, err := unixfs.ReadProcessStat(fmt.Sprintf("/proc/%d/stat", p))
 		if err != nil {
 			return false
 		}
-		p = stat.parent
+		p = stat.Parent
 	}
 	return false
-}
-
-// openLockDir opens this user's directory for locks, which it makes if need be.
-// Where another user was first to make it, it takes the next place.
-func openLockDir() (*os.File, error) {
-	uid := os.Geteuid()
-	candidates := []string{fmt.Sprintf("/dev/shm/stretcher-%d", uid), fmt.Sprintf("/tmp/stretcher-%d", uid), fmt.Sprintf("/run/user/%d/stretcher", uid)}
-	if uid == 0 {
-		candidates = append([]string{"/run/stretcher"}, candidates...)
-	}
-	var errs []error
-	for _, path := range candidates {
-		f, err := openOwnDir(path, uid)
-		if err == nil {
-			return f, nil
-		}
-		if errors.Is(err, errNotOwn) {
-			log.Printf("[WARN] directory for locks: %v", err)
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
-}
-
-var errNotOwn = errors.New("is not a directory of this user alone: remove it")
-
-// openOwnDir opens a directory that only this user can write to.
-func openOwnDir(path string, uid int) (*os.File, error) {
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, fmt.Errorf("%s %w (%w)", path, errNotOwn, err)
-	}
-	info, err := f.Stat()
-	if err == nil && (ownerOf(info) != uid || info.Mode().Perm()&0o022 != 0) {
-		err = fmt.Errorf("%s %w", path, errNotOwn)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// realPath returns path without symlinks, also where its end does not exist.
-func realPath(path string) (string, error) {
-	path = plainPath(path)
-	real, err := filepath.EvalSymlinks(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return real, err
-	}
-	parent, err := realPath(filepath.Dir(path))
-	return filepath.Join(parent, filepath.Base(path)), err
-}
-
-// plainPath returns path without what is superfluous in it, and without "..".
-// That leads to the parent of what a symlink before it points to, for the
-// kernel and so for us; filepath.Clean would not look.
-func plainPath(path string) string {
-	i := strings.LastIndex(path+"/", "/../")
-	if i < 0 {
-		return filepath.Clean(path)
-	}
-	up, rest := path[:i+len("/..")], path[min(i+len("/../"), len(path)):]
-	real, err := filepath.EvalSymlinks(up)
-	if err != nil {
-		real = filepath.Clean(up) // where it does not exist, it has no symlinks
-	}
-	return filepath.Join(real, rest)
 }
