@@ -1,28 +1,11 @@
 package stretcher
 
 import (
-	"bytes"
-	"log"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
 )
-
-// logOf returns what is logged while f runs. Tests that use it must not be
-// parallel.
-func logOf(f func()) string {
-	var b bytes.Buffer
-	out, flags := log.Writer(), log.Flags()
-	log.SetOutput(&b)
-	log.SetFlags(0)
-	defer func() {
-		log.SetOutput(out)
-		log.SetFlags(flags)
-	}()
-	f()
-	return b.String()
-}
 
 func TestParseManifest(t *testing.T) {
 	mode := os.FileMode(0o711)
