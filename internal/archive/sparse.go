@@ -9,39 +9,31 @@ import (
 	"strings"
 )
 
-// blockSize is tar's.
-const blockSize = 512
-
-// Segment is a part of a sparse file that is stored; the rest are holes. The
-// archive has the segments of a file one after another.
-type Segment struct {
-	Offset, Length int64
-}
-
-// The records of a PAX header that make a file sparse, as in "Storing Sparse
-// Files" of the GNU tar manual. archive/tar brings format 0.0 into the form of
-// 0.1.
+// The PAX records of a sparse file ("Storing Sparse Files" in the GNU tar
+// manual). archive/tar converts the records of format 0.0 to those of 0.1.
 const (
 	paxSparseMajor = "GNU.sparse.major"
 	paxSparseMinor = "GNU.sparse.minor"
 	paxSparseMap   = "GNU.sparse.map"
 )
 
-// sparseMap finds the segments of the file that hdr describes. header holds
-// the blocks it was read from, and also the map where that is at the head of
-// the data. archive/tar reads the map as well, but keeps it to itself, and
-// hands out holes as zeros, of which there may be exabytes.
-func sparseMap(hdr *tar.Header, header []byte) (segments []Segment, sparse bool, err error) {
+// sparseMap returns the segments of the file that hdr describes, and whether it
+// is sparse at all. headers is what hdr was parsed from, with the map that
+// format 1.0 puts before the data.
+//
+// archive/tar parses the map as well, but does not export it. It only returns
+// the file with its holes as zeros, and there may be exabytes of them.
+func sparseMap(hdr *tar.Header, headers []byte) (segments []Segment, sparse bool, err error) {
 	var numbers []int64
 	version := hdr.PAXRecords[paxSparseMajor] + "." + hdr.PAXRecords[paxSparseMinor]
-	_, mapped := hdr.PAXRecords[paxSparseMap]
+	_, hasMap := hdr.PAXRecords[paxSparseMap]
 	switch {
 	case hdr.Typeflag == tar.TypeGNUSparse:
-		numbers, err = sparseMapGNU(header)
-	case version == "0.0", version == "0.1", version == "." && mapped:
+		numbers, err = sparseMapGNU(headers)
+	case version == "0.0", version == "0.1", version == "." && hasMap:
 		numbers, err = sparseMapPAX0(hdr.PAXRecords[paxSparseMap])
 	case version == "1.0":
-		numbers, err = sparseMapPAX1(header)
+		numbers, err = sparseMapPAX1(headers)
 	case version == ".":
 		return nil, false, nil
 	default:
@@ -56,7 +48,9 @@ func sparseMap(hdr *tar.Header, header []byte) (segments []Segment, sparse bool,
 	return segments, true, nil
 }
 
-// newSegments checks the offsets and lengths that alternate in numbers.
+// newSegments makes segments of a map, which is a sequence of offsets and
+// lengths by turns. They must be in order and within a file of size bytes. The
+// result is not nil, even if the file is one hole.
 func newSegments(numbers []int64, size int64) ([]Segment, error) {
 	if len(numbers)%2 != 0 {
 		return nil, errors.New("the map ends with an offset")
@@ -69,46 +63,48 @@ func newSegments(numbers []int64, size int64) ([]Segment, error) {
 			return nil, fmt.Errorf("the map has %d bytes at %d, after %d and of %d", length, offset, end, size)
 		}
 		end = offset + length
-		if length > 0 { // the last one, of length 0, only tells the size
+		if length > 0 { // a file that ends with a hole has a last segment of no bytes
 			segments = append(segments, Segment{offset, length})
 		}
 	}
 	return segments, nil
 }
 
-// sparseMapGNU reads the old GNU format's map: in the header block, then in
-// blocks that follow it.
-func sparseMapGNU(header []byte) ([]int64, error) {
-	block, err := mainHeader(header)
+// sparseMapGNU reads the map of the old GNU format, which begins in the entry's
+// header block and continues in the blocks after it.
+func sparseMapGNU(headers []byte) ([]int64, error) {
+	block, err := entryHeader(headers)
 	if err != nil {
 		return nil, err
 	}
+	const width = 12 // of a number
 	var numbers []int64
-	const width = 12
-	fields, more := block[386:482], block[482]
+	fields, continues := block[386:482], block[482]
 	for {
 		for ; len(fields) >= 2*width; fields = fields[2*width:] {
-			if fields[0] == 0 {
-				break // as tar(1) does
+			if fields[0] == 0 { // unused; tar(1) stops here, too
+				break
 			}
 			for _, field := range [][]byte{fields[:width], fields[width : 2*width]} {
-				n, err := headerNumber(field)
+				n, err := parseHeaderNumber(field)
 				if err != nil {
 					return nil, err
 				}
 				numbers = append(numbers, n)
 			}
 		}
-		if more == 0 {
+		if continues == 0 {
 			return numbers, nil
 		}
 		if block = block[blockSize:]; len(block) < blockSize {
 			return nil, errors.New("the map is cut off")
 		}
-		fields, more = block[:504], block[504]
+		fields, continues = block[:504], block[504]
 	}
 }
 
+// sparseMapPAX0 reads the map of the formats 0.0 and 0.1, which is a PAX record
+// of decimal numbers separated by commas.
 func sparseMapPAX0(record string) ([]int64, error) {
 	if record == "" {
 		return nil, nil
@@ -124,9 +120,11 @@ func sparseMapPAX0(record string) ([]int64, error) {
 	return numbers, nil
 }
 
-// sparseMapPAX1 reads a map of lines: how many segments, then their numbers.
-func sparseMapPAX1(header []byte) ([]int64, error) {
-	block, err := mainHeader(header)
+// sparseMapPAX1 reads the map of format 1.0, which is in the blocks after the
+// entry's header block: lines with decimal numbers, of which the first is the
+// number of segments.
+func sparseMapPAX1(headers []byte) ([]int64, error) {
+	block, err := entryHeader(headers)
 	if err != nil {
 		return nil, err
 	}
@@ -155,31 +153,33 @@ func sparseMapPAX1(header []byte) ([]int64, error) {
 	return numbers, nil
 }
 
-// mainHeader passes over the headers that only lengthen the one that comes
-// after them.
-func mainHeader(header []byte) ([]byte, error) {
-	for len(header) >= blockSize {
-		switch header[156] {
-		default:
-			return header, nil
+// entryHeader returns the headers of an entry from its own header block on,
+// without the ones before it that extend it: PAX records, a long name and a long
+// link target.
+func entryHeader(headers []byte) ([]byte, error) {
+	errCutOff := errors.New("its header is cut off")
+	for len(headers) >= blockSize {
+		switch headers[156] { // the type
 		case tar.TypeXHeader, tar.TypeGNULongName, tar.TypeGNULongLink:
+		default:
+			return headers, nil
 		}
-		size, err := headerNumber(header[124:136])
+		size, err := parseHeaderNumber(headers[124:136])
 		if err != nil {
 			return nil, err
 		}
-		if size > int64(len(header)) {
-			break
+		if size > int64(len(headers)) {
+			return nil, errCutOff
 		}
 		size += -size & (blockSize - 1)
-		header = header[min(blockSize+size, int64(len(header))):]
+		headers = headers[min(blockSize+size, int64(len(headers))):]
 	}
-	return nil, errors.New("its header is cut off")
+	return nil, errCutOff
 }
 
-// headerNumber reads a field of a tar header: octal digits, or where they do
-// not suffice, GNU's base 256.
-func headerNumber(field []byte) (int64, error) {
+// parseHeaderNumber parses a number in a tar header: octal digits or, for
+// numbers that need more digits than the field has, GNU's base-256 encoding.
+func parseHeaderNumber(field []byte) (int64, error) {
 	if field[0]&0x80 == 0 {
 		digits := bytes.Trim(field, " \x00")
 		if len(digits) == 0 {

@@ -1,5 +1,5 @@
-// Package tartest helps tests to make tar archives and to compare what becomes of
-// them on disk, with tar(1) as the reference.
+// Package tartest helps tests to make tar archives and to compare what they are
+// extracted to, with tar(1) as the oracle.
 package tartest
 
 import (
@@ -21,11 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Time is the modification time of members. It lies far in the past, so that it
-// can be told from the time of the test.
+// Time is the modification time of members. It is far in the past, so that it
+// differs from the times of files that the test creates without setting a time.
 var Time = time.Unix(1000000000, 123456789)
 
-// Member is a tar entry in brief; the zero type is a regular file.
+// Member describes a tar entry in short. A Type of 0 is a regular file.
 type Member struct {
 	Name string
 	Type byte
@@ -33,6 +33,7 @@ type Member struct {
 	Mode int64  // 0 is 0644, for directories 0755
 }
 
+// Header returns the tar header of the member.
 func (m Member) Header() *tar.Header {
 	hdr := &tar.Header{Name: m.Name, Typeflag: m.Type, Mode: m.Mode, ModTime: Time}
 	switch m.Type {
@@ -50,6 +51,7 @@ func (m Member) Header() *tar.Header {
 	return hdr
 }
 
+// Make returns a tar of the members.
 func Make(t testing.TB, members ...Member) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -69,6 +71,7 @@ func Make(t testing.TB, members ...Member) []byte {
 	return b.Bytes()
 }
 
+// MakeHeaders returns a tar of the headers, without data for any of them.
 func MakeHeaders(t testing.TB, headers ...*tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -82,7 +85,8 @@ func MakeHeaders(t testing.TB, headers ...*tar.Header) []byte {
 	return b.Bytes()
 }
 
-// PipeThrough is what a command writes when it reads data.
+// PipeThrough returns what a command writes to its standard output when it reads
+// data from its standard input.
 func PipeThrough(t testing.TB, data []byte, command ...string) []byte {
 	t.Helper()
 	cmd := exec.Command(command[0], command[1:]...)
@@ -95,7 +99,7 @@ func PipeThrough(t testing.TB, data []byte, command ...string) []byte {
 	return out
 }
 
-// Extract runs tar(1) in dir and returns its error, with what it said.
+// Extract extracts an archive to dir by tar(1). The error has what tar wrote.
 func Extract(t testing.TB, data []byte, dir string) error {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "archive")
@@ -109,7 +113,8 @@ func Extract(t testing.TB, data []byte, dir string) error {
 	return nil
 }
 
-// MountTmpfs mounts a small file system of the test's own.
+// MountTmpfs mounts a tmpfs with the options of mount(8), such as "size=256k",
+// for the time of the test, and returns where. It skips the test without root.
 func MountTmpfs(t testing.TB, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -124,23 +129,38 @@ func MountTmpfs(t testing.TB, options string) string {
 	return dir
 }
 
-// RawHeader is a header block as archive/tar would not write it.
+// RawHeader returns a ustar header block whose type and size need not make sense,
+// for headers that archive/tar refuses to write.
 func RawHeader(name string, typ byte, size int64) []byte {
 	h := make([]byte, 512)
 	copy(h, name)
 	copy(h[100:], "0000644\x000000000\x000000000\x00")
 	copy(h[124:], fmt.Sprintf("%011o\x00%011o\x00", size, Time.Unix()))
-	copy(h[148:], "        ")
 	h[156] = typ
 	copy(h[257:], "ustar\x0000")
+	setHeaderSum(h)
+	return h
+}
+
+// WithLink sets the link target of a header block, and returns the block.
+func WithLink(h []byte, target string) []byte {
+	copy(h[157:], target)
+	setHeaderSum(h)
+	return h
+}
+
+// setHeaderSum sets the checksum of a header block, which counts itself as
+// spaces.
+func setHeaderSum(h []byte) {
+	copy(h[148:], "        ")
 	sum := 0
 	for _, c := range h {
 		sum += int(c)
 	}
 	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
-	return h
 }
 
+// PAXRecord returns a record of a PAX header: its length, the key and the value.
 func PAXRecord(key, value string) string {
 	n := len(key) + len(value) + 3
 	for len(strconv.Itoa(n))+len(key)+len(value)+3 != n {
@@ -149,19 +169,9 @@ func PAXRecord(key, value string) string {
 	return fmt.Sprintf("%d %s=%s\n", n, key, value)
 }
 
-func WithLink(h []byte, target string) []byte {
-	copy(h[157:], target)
-	copy(h[148:], "        ")
-	sum := 0
-	for _, c := range h {
-		sum += int(c)
-	}
-	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
-	return h
-}
-
-// Snapshot describes the files below dir, a line each. Times of the test
-// itself are all the same to it: those of directories that no entry describes.
+// Snapshot describes the files below dir, dir included, with a line for each
+// name. It does not tell apart times of the last day, which belong to files that
+// the test has created without setting a time.
 func Snapshot(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	inodes := map[uint64]string{}
@@ -213,11 +223,15 @@ func Snapshot(t testing.TB, dir string) map[string]string {
 	return lines
 }
 
+// CompareTrees fails the test for every name below two directories whose
+// Snapshot differs.
 func CompareTrees(t testing.TB, want, got string) {
 	t.Helper()
 	CompareSnapshots(t, Snapshot(t, want), Snapshot(t, got))
 }
 
+// CompareSnapshots fails the test for every name that differs between two
+// Snapshots.
 func CompareSnapshots(t testing.TB, want, got map[string]string) {
 	t.Helper()
 	names := maps.Clone(want)
