@@ -79,6 +79,6 @@
 //
 // A directory's names are divided into batches, and batches and subdirectories
 // are groups of work for at most GOMAXPROCS goroutines (type workers). Work that
-// finds all of them busy is done by the goroutine that has it, so nothing queues
-// up, and memory does not grow with the tree.
+// finds all of them busy is done by the goroutine that hands it out, so no queue
+// grows with the tree.
 package treesync

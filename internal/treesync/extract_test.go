@@ -24,7 +24,8 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// sameAsByTar extracts an archive, and by tar(1) too, and compares the results.
+// sameAsByTar extracts an archive by Extract and by tar(1), and compares the
+// results.
 func sameAsByTar(t testing.TB, data []byte) {
 	t.Helper()
 	want, got := t.TempDir(), t.TempDir()
@@ -37,8 +38,8 @@ func sameAsByTar(t testing.TB, data []byte) {
 	tartest.CompareTrees(t, want, got)
 }
 
-// Each archive is extracted by tar(1) too, and the results must be equal, or
-// both must fail.
+// Each archive is also extracted by tar(1). The results must be equal, or both
+// must fail.
 func TestExtractLikeTar(t *testing.T) {
 	t.Parallel()
 	const (
@@ -124,9 +125,9 @@ func TestExtractLikeTar(t *testing.T) {
 	}
 }
 
-// tar(1) puts an empty file in the place of a symbolic link out of the tree,
-// makes the link last, and trips over that where the name comes again. The
-// later entry wins here, as it does for every other type.
+// Where a symbolic link leads out of the tree, tar(1) first creates an empty
+// file and replaces it by the link at the end, which fails if the name occurs
+// again in the archive. Here the later entry wins, as with every other type.
 func TestExtractReplacesEscapingLink(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"../x", "/etc"} {
@@ -145,7 +146,7 @@ func TestExtractReplacesEscapingLink(t *testing.T) {
 	}
 }
 
-// git archive begins with a global header, as do others.
+// Archives may begin with a global header, as those of git archive do.
 func TestExtractGlobalHeaders(t *testing.T) {
 	t.Parallel()
 	block := func(typ byte, records string) []byte {
@@ -186,7 +187,7 @@ func TestExtractGlobalHeaders(t *testing.T) {
 	}
 }
 
-// Types that archive/tar does not write.
+// These are types that archive/tar cannot write.
 func TestExtractRareTypesLikeTar(t *testing.T) {
 	t.Parallel()
 	body := bytes.Repeat([]byte{'x'}, 512)
@@ -215,7 +216,7 @@ func TestExtractRareTypesLikeTar(t *testing.T) {
 	}
 }
 
-// A tree with one of everything, packed by tar(1) in each of its formats.
+// The tree has a file of every type, and tar(1) packs it in each of its formats.
 func TestExtractTarFormats(t *testing.T) {
 	t.Parallel()
 	root := os.Geteuid() == 0
@@ -304,8 +305,8 @@ func TestExtractOwners(t *testing.T) {
 	sameAsByTar(t, data)
 }
 
-// childEnv tells TestExtractChild, in a process of its own, the archive and
-// where to extract it.
+// childEnv is the environment variable that tells TestExtractChild, which runs in
+// a process of its own, the archive and the directory to extract it to.
 const childEnv = "STRETCHER_TEST_EXTRACT"
 
 func TestExtractChild(t *testing.T) {
@@ -325,7 +326,7 @@ func TestExtractChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	if os.Getenv("STRETCHER_TEST_USER") != "" {
-		// After all is open: the user need not see the way to here.
+		// Only now, since the user may have no access to the path of the archive.
 		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534)); err != nil {
 			t.Fatal(err)
 		}
@@ -335,7 +336,8 @@ func TestExtractChild(t *testing.T) {
 	}
 }
 
-// As root and as an ordinary user, under several umasks.
+// The test runs tar(1) and Extract as root and as an ordinary user, under several
+// umasks.
 func TestExtractUnderUmask(t *testing.T) {
 	t.Parallel()
 	data := tartest.Make(t,
@@ -404,8 +406,8 @@ func TestExtractDeviceNeedsRoot(t *testing.T) {
 	}
 }
 
-// An archive's times and modes do not depend on where a directory's entry
-// stands. tar(1) loses the time of d here.
+// The result does not depend on where in the archive the entry of a directory is.
+// tar(1) loses the time of d here.
 func TestExtractDirectoryEntryFirst(t *testing.T) {
 	t.Parallel()
 	data := tartest.Make(t, tartest.Member{Name: "d", Type: tar.TypeDir, Mode: 0o555}, tartest.Member{Name: "e"}, tartest.Member{Name: "d/f"}, tartest.Member{Name: "d/g", Type: tar.TypeLink, Body: "e"})
@@ -434,8 +436,8 @@ func TestExtractKeepsRootWithoutEntry(t *testing.T) {
 	}
 }
 
-// Somebody who may write to the directory swaps those in it for links to
-// another, as fast as he can. Nothing of the archive may get there.
+// Another process that may write to the directory keeps replacing directories in
+// it by symbolic links to another directory, to which nothing may be written.
 func TestExtractAgainstSwaps(t *testing.T) {
 	t.Parallel()
 	var members []tartest.Member
@@ -468,7 +470,8 @@ func TestExtractAgainstSwaps(t *testing.T) {
 			n := 0
 			for ctx.Err() == nil {
 				for i := range 20 {
-					// Either of the two, lest he goes through his own links.
+					// Only one of the two, since with both the rename of the lower
+					// one could go through the link in the place of the upper one.
 					victim, target := filepath.Join(dir, "d"+strconv.Itoa(i)), canary
 					if i%2 == 0 {
 						victim, target = victim+"/e", canary+"/e"

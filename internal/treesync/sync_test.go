@@ -28,10 +28,10 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// file is one of a tree that a test makes on disk.
+// file is a file that makeFiles creates.
 type file struct {
 	path string // with a slash at the end for a directory
-	body string // "-> target" for a link, "fifo" for that
+	body string // "-> target" for a symbolic link, "fifo" for a fifo
 	mode os.FileMode
 }
 
@@ -70,8 +70,8 @@ func makeFiles(t testing.TB, dir string, files ...file) {
 	setOldTimes(t, dir)
 }
 
-// setOldTimes gives all below dir the time 2000-01-01, so that what a test
-// changes can be told by its time.
+// setOldTimes sets the times of dir and of all files in it to 2000-01-01, so that
+// a later change shows in the time.
 func setOldTimes(t testing.TB, dir string) {
 	t.Helper()
 	names := slices.Sorted(maps.Keys(tartest.Snapshot(t, dir)))
@@ -93,9 +93,9 @@ func copyTree(t testing.TB, from, to string) {
 
 var mtimePattern = regexp.MustCompile(` mtime \S+`)
 
-// withoutTimes drops the times of directories that the archive has no entry
-// for. rsync gives them the time at which tar(1) made them in staging; builtin
-// leaves them alone.
+// withoutTimes removes the times of directories without an entry in the archive
+// from a snapshot. With rsync, they get the time at which tar(1) created them for
+// it; Sync leaves them alone.
 func withoutTimes(lines map[string]string, t *archive.Tree) map[string]string {
 	var drop func(path string, e *archive.Entry)
 	drop = func(path string, e *archive.Entry) {
@@ -110,7 +110,7 @@ func withoutTimes(lines map[string]string, t *archive.Tree) map[string]string {
 	return lines
 }
 
-// Each case is done by rsync(1) too.
+// Each case is also done by tar(1) and rsync(1), and the results must be equal.
 func TestSyncLikeRsync(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -190,8 +190,8 @@ func compareLists(t *testing.T, listed, logged string) {
 		slices.Sort(lines)
 		return strings.Join(lines, "\n")
 	}
-	// rsync's order depends on which of its processes is faster, and it tells
-	// of some directories that stay for protected names.
+	// The order of rsync's lines depends on which of its processes is faster.
+	// rsync also names some directories that protected names keep.
 	want := slices.DeleteFunc(strings.Split(strings.TrimSpace(listed), "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "cannot delete non-empty directory")
 	})
@@ -201,8 +201,8 @@ func compareLists(t *testing.T, listed, logged string) {
 	}
 }
 
-// Random archives, random old dests and random rules. A failure prints the
-// seed, which STRETCHER_TEST_SEED repeats.
+// The archives, the old contents of dest and the rules are random. A failure
+// prints the seed; STRETCHER_TEST_SEED set to it repeats the round.
 func TestSyncLikeRsyncAtRandom(t *testing.T) {
 	t.Parallel()
 	rounds := 60
@@ -265,8 +265,8 @@ func TestSyncLikeRsyncAtRandom(t *testing.T) {
 
 var randomNames = []string{"a", "b", "c.pid", "d", "e.log", "f"}
 
-// randomMembers makes an archive that tar(1) takes: names are of one type, and
-// directories come before what they hold.
+// randomMembers returns the members of a random archive that tar(1) accepts: each
+// name occurs once, and a directory comes before what is in it.
 func randomMembers(r *rand.Rand, generation int) []tartest.Member {
 	var members []tartest.Member
 	var fill func(dir string, depth int)
@@ -303,7 +303,8 @@ func randomMembers(r *rand.Rand, generation int) []tartest.Member {
 	return members
 }
 
-// mutate takes most of the older archive, and changes and drops the rest.
+// mutate returns older with some members changed and others dropped, or newer if
+// all are dropped.
 func mutate(r *rand.Rand, older, newer []tartest.Member) []tartest.Member {
 	var members []tartest.Member
 	for _, m := range older {
@@ -428,7 +429,8 @@ func TestSyncExcludeFrom(t *testing.T) {
 	}
 }
 
-// What is only to be deleted takes no room: not even a staging directory.
+// Deleting files must work without any free space or inode, which a staging
+// directory would need.
 func TestSyncDeletesOnFullDisk(t *testing.T) {
 	t.Parallel()
 	dest := tartest.MountTmpfs(t, "nr_inodes=6") // its root, one more and those below
@@ -443,7 +445,8 @@ func TestSyncDeletesOnFullDisk(t *testing.T) {
 	}
 }
 
-// A default ACL takes the place of the umask; the archive's modes hold anyway.
+// With a default ACL the kernel ignores the umask. The archive's modes apply
+// nevertheless.
 func TestSyncUnderDefaultACL(t *testing.T) {
 	t.Parallel()
 	for name, perms := range map[string][3]byte{"strict": {7, 5, 0}, "wide": {7, 7, 7}} {
@@ -451,8 +454,9 @@ func TestSyncUnderDefaultACL(t *testing.T) {
 		if err := os.Mkdir(dest, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		// struct posix_acl_xattr of the kernel: version 2; then tag,
-		// permissions and id of the owner, the group and the others
+		// This is the kernel's struct posix_acl_xattr_header, with version 2, and
+		// for the owner, the group and the others a posix_acl_xattr_entry: tag,
+		// permissions and ID.
 		acl := []byte{2, 0, 0, 0}
 		for i, tag := range []byte{0x01, 0x04, 0x20} {
 			acl = append(acl, tag, 0, perms[i], 0, 0xff, 0xff, 0xff, 0xff)
@@ -481,7 +485,7 @@ func TestSyncUnderDefaultACL(t *testing.T) {
 		if err != nil || !strings.Contains(logged, "0 created, 0 changed") {
 			t.Errorf("%s: again: %v\n%s", name, err, logged)
 		}
-		staging := filepath.Join(dest, "staging") // for mv, it is beside dest
+		staging := filepath.Join(dest, "staging") // the strategy mv extracts to such a directory
 		if err := os.Mkdir(staging, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -524,8 +528,8 @@ func TestSyncKeepsInodes(t *testing.T) {
 			t.Errorf("%s: inode %d, before %d", name, inode, before[name])
 		}
 	}
-	// What shares an inode with a file of dest gets neither its new contents nor
-	// its new time.
+	// Files outside dest that share an inode with one in dest get neither its new
+	// contents nor its new time.
 	for _, name := range []string{"linked changed", "linked same"} {
 		path := filepath.Join(base, name)
 		if got, err := os.ReadFile(path); err != nil || string(got) != "1" {
@@ -540,8 +544,7 @@ func TestSyncKeepsInodes(t *testing.T) {
 	}
 }
 
-// The same size and the same time, but not the same bytes: rsync would pass
-// this by.
+// The file has the same size and time, but other bytes. rsync would not notice.
 func TestSyncComparesContents(t *testing.T) {
 	t.Parallel()
 	dest := filepath.Join(t.TempDir(), "dest")
@@ -555,7 +558,7 @@ func TestSyncComparesContents(t *testing.T) {
 	}
 }
 
-// A failure while staging leaves dest as it was, times included.
+// A failure while staging leaves dest as it was, with its times.
 func TestSyncStagingFails(t *testing.T) {
 	t.Parallel()
 	members := []tartest.Member{{Name: "./", Type: tDir}, {Name: "a", Body: "new"}, {Name: "b", Body: "new"}, {Name: "d/", Type: tDir}}
@@ -624,7 +627,8 @@ func TestSyncStagingFails(t *testing.T) {
 	})
 }
 
-// failingContents calls fail when it has been opened a number of times.
+// failingContents are contents that call fail when they are opened for the 100th
+// time.
 type failingContents struct {
 	contents
 	left atomic.Int64
@@ -667,7 +671,7 @@ func TestSyncAcrossMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	tartest.CompareTrees(t, want, dest)
-	// Without it in the archive, it would have to go, and cannot.
+	// An archive without m would require m to be deleted, and a mount point cannot be.
 	before := tartest.Snapshot(t, dest)
 	if _, err := syncBytes(t, Options{}, tartest.Make(t, tartest.Member{Name: "a", Body: "newer"}), dest); err == nil || !strings.Contains(err.Error(), "mount point") {
 		t.Errorf("%v", err)
@@ -675,7 +679,7 @@ func TestSyncAcrossMounts(t *testing.T) {
 	tartest.CompareSnapshots(t, before, tartest.Snapshot(t, dest))
 }
 
-// On an overlay, a directory of a lower layer cannot be renamed.
+// On an overlay, rename(2) fails with EXDEV for a directory of a lower layer.
 func TestSyncOnOverlay(t *testing.T) {
 	t.Parallel()
 	base := tartest.MountTmpfs(t, "mode=0755")
@@ -703,7 +707,7 @@ func TestSyncOnOverlay(t *testing.T) {
 	tartest.CompareTrees(t, want, dest)
 }
 
-// Devices and owners, which only root can give.
+// Only root can create devices and set owners.
 func TestSyncAsRoot(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -779,8 +783,8 @@ func TestSyncDir(t *testing.T) {
 	}
 }
 
-// Somebody who may write to dest swaps its directories for links, while root
-// deploys.
+// While dest is synced, another process that may write to it keeps replacing its
+// directories by symbolic links.
 func TestSyncAgainstSwaps(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
@@ -810,7 +814,7 @@ func TestSyncAgainstSwaps(t *testing.T) {
 				if i%2 == 0 {
 					victim, target = victim+"/e", canary+"/e"
 				}
-				// Away and back again, so that the next round has a victim too.
+				// The directory comes back, so that the next round can replace it again.
 				if os.Rename(victim, victim+".away") == nil && os.Symlink(target, victim) == nil {
 					n++
 					os.Remove(victim)
