@@ -57,6 +57,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	for _, in := range []string{
 		"x-d: &d {src: d, dest: d}\n<<: *d\nsrc: a", "<<: [{src: a}, &b {src: b}]\ncommands: {<<: *b, env: {<<: *b}}",
+		"{},\"", "#\n\t\n#", "commands: {env: {{  }:a:bc}}",
 		"a: &a [*a]", "src: a\nsrc: b", "scr: a", "excludes:\n# c\n- *.pid", "? a\n: b\n# c\n",
 	} {
 		f.Add(in)

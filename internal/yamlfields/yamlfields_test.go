@@ -144,6 +144,10 @@ func compareWithV2(t *testing.T, in string) {
 			return
 		}
 	}
+	var types *yamlv2.TypeError
+	if err == nil && errV2 != nil && !errors.As(errV2, &types) && !strings.Contains(errV2.Error(), "base64") {
+		return // yaml.v3 accepts a little more, such as a TAB in an empty line
+	}
 	for _, e := range []struct {
 		err  error
 		text string
