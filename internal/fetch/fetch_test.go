@@ -440,8 +440,8 @@ func TestFetchTimeout(t *testing.T) {
 	})
 }
 
-// When the time is over, so is the decompression of what has arrived, here
-// 6 GB of zeros.
+// A timeout also ends the decompression of what has arrived by then, here 6 GB
+// of zeros.
 func TestTimeoutEndsReaders(t *testing.T) {
 	t.Parallel()
 	packed := bytes.Repeat(tartest.PipeThrough(t, make([]byte, 64<<20), "gzip", "-1c"), 100)
@@ -478,8 +478,8 @@ func TestTimeoutEndsReaders(t *testing.T) {
 	}
 }
 
-// A reader that fails ends a download that would take an hour, and the other
-// reader.
+// A reader that fails ends the other reader, and a download that would take an
+// hour.
 func TestReaderFails(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -518,8 +518,8 @@ func TestReaderFails(t *testing.T) {
 	nothingLeft(t)
 }
 
-// Readers are called again, with the bytes of the object that Download starts
-// over with, also when they have returned.
+// When the object has changed, Download calls the readers again with the bytes
+// of the new one, including a reader that has already returned.
 func TestReadersAfterRestart(t *testing.T) {
 	t.Parallel()
 	content, other := random(8, 1<<17), random(9, 1<<17)
@@ -675,8 +675,8 @@ func TestFetchRetryAfter(t *testing.T) {
 	}
 }
 
-// Each attempt is one of ours, and logged: net/http would repeat a request that
-// fails on a connection that it has used before.
+// Every request is an attempt of ours, and logged. net/http would silently retry
+// a request that fails on a reused connection.
 func TestFetchCountsAttempts(t *testing.T) {
 	t.Parallel()
 	f := serve(t, nil, func(n int, w http.ResponseWriter, _ *http.Request) bool {
@@ -741,12 +741,13 @@ func TestBandwidth(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, got, content)
-			// What came before the first byte gives a credit of a tenth of a
-			// second at most.
+			// The time before the first byte may add a burst, which is a tenth
+			// of a second's bytes at most.
 			if took < test.least-100*time.Millisecond {
 				t.Errorf("it took %s, want at least %s", took, test.least)
 			}
-			// Where nothing slows it down, the first may bring all.
+			// Without a limit, the first connection may be done before the
+			// others have begun.
 			if n := len(f.asked()); test.connections == 4 && test.least > 0 && n < 4 {
 				t.Errorf("%d requests", n)
 			}
@@ -818,8 +819,8 @@ func TestFetchManifestResumes(t *testing.T) {
 	same(t, data, content)
 }
 
-// TestFetchTorture downloads from a server that does what it likes: what
-// arrives is one of the versions of the object, whole, or an error.
+// TestFetchTorture downloads from a server with random faults. Every download has
+// to end with one whole version of the object.
 func TestFetchTorture(t *testing.T) {
 	t.Parallel()
 	seed := rand.Uint64()
@@ -912,7 +913,7 @@ func TestFetchTorture(t *testing.T) {
 	nothingLeft(t)
 }
 
-func TestNewSourceErrors(t *testing.T) {
+func TestCheckURL(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ url, want string }{
 		{"", `"" is no URL: expected s3://, gs://, http://, https:// or file://`},
@@ -928,7 +929,7 @@ func TestNewSourceErrors(t *testing.T) {
 		{"http://host:port/a", "http://host:port/a: malformed URL: special characters have to be percent-encoded"},
 		{"http://host/%zz", "http://host/%zz: malformed URL: special characters have to be percent-encoded"},
 	} {
-		_, err := newSource(test.url, Options{})
+		err := CheckURL(test.url)
 		if err == nil || err.Error() != test.want {
 			t.Errorf("%s: error %v, want %s", test.url, err, test.want)
 		}

@@ -21,12 +21,13 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// faulty is a web server with one object. It serves it well, or as a fault of
-// the test's choice has it.
+// faulty is a web server with one object, which it serves with the faults that a
+// test chooses.
 type faulty struct {
 	*httptest.Server
-	// fault sees request n, from 0 on, and says whether it has answered it.
-	// It may change the object first.
+	// fault is called with request n, counted from 0, and reports whether it
+	// has answered it. Otherwise the object is served as it should be, so
+	// fault may change the object first.
 	fault func(n int, w http.ResponseWriter, r *http.Request) bool
 
 	mu       sync.Mutex
@@ -68,7 +69,7 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// writeFile writes a file for a test, and returns its path.
+// writeFile writes a temporary file and returns its path.
 func writeFile(t *testing.T, content []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
@@ -89,7 +90,7 @@ func (f *faulty) serve(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
-// change puts another object in the place.
+// change replaces the object.
 func (f *faulty) change(content []byte, tag string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -108,7 +109,7 @@ func (f *faulty) sentBytes() int64 {
 	return f.sent
 }
 
-// counter counts the bytes of a body.
+// counter counts the bytes of a body in faulty.sent.
 type counter struct {
 	http.ResponseWriter
 	of *faulty
@@ -124,7 +125,7 @@ func (c *counter) Write(p []byte) (int, error) {
 
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-// limited is a body that ends, or waits once, after some bytes.
+// limited is a body that calls then, which may wait or panic, after left bytes.
 type limited struct {
 	http.ResponseWriter
 	left int
@@ -150,13 +151,13 @@ func (l *limited) Unwrap() http.ResponseWriter { return l.ResponseWriter }
 
 func abort() { panic(http.ErrAbortHandler) }
 
-// cut serves n bytes of what was asked for, and closes the connection.
+// cut serves n bytes of what was asked for and closes the connection.
 func (f *faulty) cut(n int, w http.ResponseWriter, r *http.Request) {
 	f.serve(&limited{w, n, abort}, r)
 }
 
-// reset closes a connection so that its client sees a reset, and loses what
-// it has not read.
+// reset closes a connection with a reset, which makes the client lose the bytes
+// that it has not read.
 func reset(conn net.Conn) {
 	conn.(*net.TCPConn).SetLinger(0)
 	conn.Close()
@@ -180,14 +181,14 @@ func (f *faulty) resetAll() {
 	}
 }
 
-// withoutRanges makes r a request for the whole.
+// withoutRanges returns r as a request for the whole object.
 func withoutRanges(r *http.Request) *http.Request {
 	r = r.Clone(r.Context())
 	r.Header.Del("Range")
 	return r
 }
 
-// random returns bytes that differ from place to place and from seed to seed.
+// random returns random bytes, the same ones for the same seed.
 func random(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
@@ -259,9 +260,9 @@ const testVersion = "1.2.3-test"
 
 const testUserAgent = "Stretcher/" + testVersion
 
-// download is Download to a temporary file, with two readers, each of which has
-// to get what the file holds in the end or the error of the download. It returns
-// the content of the file and the log.
+// download downloads to a temporary file with two readers. It fails the test
+// where a reader does not get the content of the file, or the error of the
+// download, and returns that content, the log and that error.
 func download(t *testing.T, o Options, url string) ([]byte, string, error) {
 	t.Helper()
 	return downloadContext(t, t.Context(), o, url)
@@ -332,7 +333,7 @@ func nothingLeft(t *testing.T) {
 	}
 }
 
-// same fails the test where a download is not what it should be.
+// same fails the test where the bytes of a download differ from those wanted.
 func same(t *testing.T, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
@@ -348,7 +349,7 @@ func same(t *testing.T, got, want []byte) {
 // quick returns the options of downloads whose retries do not wait.
 func quick(retries int) Options { return Options{Retries: retries, RetryWait: time.Millisecond} }
 
-// inParts returns o with small parts: 16 of them in 1<<17 bytes.
+// inParts returns o with small parts, so that an object of 1<<17 bytes has 16.
 func inParts(o Options) Options {
 	o.partSize, o.parallelSize = 1<<13, 1<<14
 	return o

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// rangeOfPart is the Range header that asks for part n of inParts from its
-// byte skip on.
+// rangeOfPart returns the Range header that asks for part n of inParts, counted
+// from 0, without its first skip bytes.
 func rangeOfPart(n, skip int) string { return httpRange(int64(n<<13+skip), int64(1<<13-skip)) }
 
-// hold serves the whole object, and lets it wait after some bytes: else it
-// could be there before any other connection begins.
+// hold serves the whole object, but waits after 1000 bytes for a condition.
+// Otherwise the object could be complete before another connection begins.
 func (f *faulty) hold(until func() bool, w http.ResponseWriter, r *http.Request) {
 	f.serve(&limited{w, 1000, func() {
 		for r.Context().Err() == nil && !until() {
@@ -25,7 +25,7 @@ func (f *faulty) hold(until func() bool, w http.ResponseWriter, r *http.Request)
 	}}, r)
 }
 
-// endsPart tells whether r asks for the end of part n of inParts.
+// endsPart reports whether r asks for the end of part n of inParts.
 func endsPart(r *http.Request, n int) bool {
 	return strings.HasSuffix(r.Header.Get("Range"), fmt.Sprintf("-%d", (n+1)<<13-1))
 }
@@ -77,7 +77,8 @@ func TestParallel(t *testing.T) {
 			}
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			// net/http may open one that it then has no need of.
+			// net/http may open a connection and then use another one that has
+			// become idle.
 			if n := len(f.conns); n > 2*test.conns || test.conns == 1 && n > 1 {
 				t.Errorf("%d connections, want about %d", n, test.conns)
 			}
@@ -265,8 +266,8 @@ func TestParallelFaults(t *testing.T) {
 	}
 }
 
-// TestParallelSlowPart has one connection that is slow, or does not even
-// answer. There is no retry that it could cost.
+// TestParallelSlowPart has a server that is slow to send one part, or does not
+// send it at all. Replacing that connection is not a retry, of which there is none.
 func TestParallelSlowPart(t *testing.T) {
 	t.Parallel()
 	content := random(10, 1<<17)
@@ -311,7 +312,7 @@ func TestParallelSlowPart(t *testing.T) {
 	}
 }
 
-// dripping is a body that comes a few bytes at a time.
+// dripping is a body that is sent a byte at a time.
 type dripping struct {
 	http.ResponseWriter
 	r *http.Request
@@ -354,8 +355,8 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// TestParallelSendsLittleTwice resets all connections at once, in parts so
-// large that most of one is on its way.
+// TestParallelSendsLittleTwice resets all connections at once, while most of a
+// large part has been sent over each.
 func TestParallelSendsLittleTwice(t *testing.T) {
 	t.Parallel()
 	const partSize = 2 << 20
@@ -389,7 +390,7 @@ func TestParallelSendsLittleTwice(t *testing.T) {
 	}
 }
 
-// tripwire springs when the server has sent so many bytes in all.
+// tripwire calls spring when the server has sent more than at bytes in total.
 type tripwire struct {
 	http.ResponseWriter
 	of     *faulty

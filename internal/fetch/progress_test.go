@@ -60,7 +60,7 @@ func TestProgressInLog(t *testing.T) {
 	}
 }
 
-// openTerminal makes a terminal, and returns its two ends.
+// openTerminal opens a pseudoterminal and returns its two ends.
 func openTerminal(t *testing.T) (master, terminal *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -109,7 +109,7 @@ func TestProgressOnTerminal(t *testing.T) {
 		}
 		seen += string(buf[:n])
 	}
-	// Each line goes over the one before, and the last is wiped out.
+	// Each line overwrites the one before, and the last one is erased.
 	if want := `^(2\.4 KiB of 9\.8 KiB \(25%\), 0 B/s\x1b\[K\r)+\x1b\[Kend$`; !regexp.MustCompile(want).MatchString(seen) {
 		t.Errorf("the terminal got %q, want %s", seen, want)
 	}

@@ -17,15 +17,15 @@ import (
 	"cloud.google.com/go/storage"
 )
 
-// serveGCS is serve as the GCS emulator of the environment. It knows the
-// bucket "bucket", and serves the object under any key.
+// serveGCS is serve with the API of GCS, and makes the environment name it as the
+// emulator. It has the bucket "bucket", with the object under any key.
 func serveGCS(t *testing.T, content []byte, fault func(n int, w http.ResponseWriter, r *http.Request) bool) *faulty {
 	t.Helper()
 	var f *faulty
 	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 		if bucket, ok := strings.CutPrefix(r.URL.Path, "/storage/v1/b/"); ok {
 			if bucket == "bucket" {
-				w.WriteHeader(403) // it takes a right that is seldom given
+				w.WriteHeader(403) // few accounts may read the attributes of a bucket
 			} else {
 				w.WriteHeader(404)
 			}
@@ -103,7 +103,7 @@ func TestGCSErrors(t *testing.T) {
 	}
 	t.Run("missing object", func(t *testing.T) {
 		f := serveGCS(t, []byte("content"), func(n int, w http.ResponseWriter, _ *http.Request) bool {
-			if n < 4 { // there is a request for the bucket between
+			if n < 4 { // every second request is for the bucket
 				w.WriteHeader(404)
 			}
 			return n < 4
@@ -150,7 +150,7 @@ func TestGCSErrors(t *testing.T) {
 	})
 }
 
-// TestGCSServiceAccount has a token server refuse, then accept, then hang.
+// TestGCSServiceAccount has a token server that refuses, and one that hangs.
 func TestGCSServiceAccount(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -230,7 +230,7 @@ func TestGCSResumesAndNeverMixes(t *testing.T) {
 				if strings.Contains(logged, "starting over") != changed {
 					t.Errorf("log:\n%s", logged)
 				}
-				// The client does not go on by itself.
+				// The client has not requested the rest on its own.
 				if n := strings.Count(logged, "unexpected EOF; next in"); n == 0 || !changed && n < 9 {
 					t.Errorf("log:\n%s", logged)
 				}
@@ -239,7 +239,8 @@ func TestGCSResumesAndNeverMixes(t *testing.T) {
 	}
 }
 
-// TestGCSStored gets the bytes as they are stored, which the checksum is of.
+// TestGCSStored downloads an object that is stored compressed: the checksum of a
+// manifest is that of the stored bytes.
 func TestGCSStored(t *testing.T) {
 	serveGCS(t, nil, func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		if got := r.Header.Get("Accept-Encoding"); got != "gzip" {

@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// quietServer is a server for a test, without a log of its own.
+// quietServer returns a server, not yet started, that logs nothing.
 func quietServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
@@ -254,8 +254,8 @@ func TestHTTPTimings(t *testing.T) {
 	}
 }
 
-// TestHTTPEnvironment runs itself in processes of their own, since net/http
-// and crypto/x509 look at the environment once.
+// TestHTTPEnvironment runs itself in new processes, since net/http and
+// crypto/x509 read the environment only once.
 func TestHTTPEnvironment(t *testing.T) {
 	t.Parallel()
 	if urls, ok := os.LookupEnv("STRETCHER_TEST_URLS"); ok {
@@ -277,7 +277,7 @@ func TestHTTPEnvironment(t *testing.T) {
 	secure.StartTLS()
 	direct := quietServer(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "direct %s", r.RequestURI) })
 	direct.Start()
-	// Nothing on 127.0.0.1 is ever asked of a proxy.
+	// net/http never uses a proxy for 127.0.0.1.
 	directURL := strings.Replace(direct.URL, "127.0.0.1", "0.0.0.0", 1)
 	ca := writeFile(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}))
 
@@ -429,7 +429,8 @@ func TestHTTPValidator(t *testing.T) {
 	}
 }
 
-// TestHTTPLastModified resumes by date where the ETag is weak.
+// TestHTTPLastModified resumes with the date as the validator, because the ETag
+// is weak.
 func TestHTTPLastModified(t *testing.T) {
 	t.Parallel()
 	content := random(14, 10_000)

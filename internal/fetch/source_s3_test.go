@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// serveS3 is serve as the S3 endpoint of the environment.
+// serveS3 is serve, and makes the environment name it as the endpoint of S3.
 func serveS3(t *testing.T, content []byte, fault func(n int, w http.ResponseWriter, r *http.Request) bool) *faulty {
 	t.Helper()
 	f := serve(t, content, fault)
@@ -19,7 +19,8 @@ func serveS3(t *testing.T, content []byte, fault func(n int, w http.ResponseWrit
 	return f
 }
 
-// awsEnvironment sets up AWS for a test, and keeps off what the machine has.
+// awsEnvironment sets the environment for an endpoint of S3, and hides the AWS
+// configuration of the machine.
 func awsEnvironment(t *testing.T, endpoint string) {
 	t.Helper()
 	for _, e := range os.Environ() {
@@ -37,7 +38,7 @@ func awsEnvironment(t *testing.T, endpoint string) {
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(t.TempDir(), "none"))
 }
 
-// s3Answer is an error as S3 answers it.
+// s3Answer answers with an error in the form of S3.
 func s3Answer(w http.ResponseWriter, status int, code string) {
 	w.Header().Set("Content-Type", "application/xml")
 	w.Header().Set("X-Amz-Request-Id", "REQUEST")
@@ -187,7 +188,8 @@ func TestS3Errors(t *testing.T) {
 	})
 }
 
-// TestS3NoEC2Role has an instance without a role: its 404 is no missing object.
+// TestS3NoEC2Role runs on an EC2 instance without a role: the 404 of its metadata
+// service must not look like that of a missing object.
 func TestS3NoEC2Role(t *testing.T) {
 	f := serveS3(t, nil, func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasPrefix(r.URL.Path, "/latest/") {

@@ -37,7 +37,7 @@ func TestSpoolReader(t *testing.T) {
 		}
 		return string(b)
 	}
-	put("cd", 2, 0) // which nobody may read yet
+	put("cd", 2, 0) // not to be read before "ab"
 	put("ab", 0, 4)
 	if got := read(3); got != "abc" {
 		t.Errorf("got %q", got)
@@ -84,12 +84,12 @@ func TestSpoolReader(t *testing.T) {
 	}
 }
 
-// TestSpoolLead reads a spool by two readers, one of which stays behind the
-// other, through a restart, and also where the other gives up.
+// TestSpoolLead reads a spool through a restart by two readers, of which the
+// follower must stay behind the leader. In the second case, the leader fails.
 func TestSpoolLead(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	for _, gaveUp := range []bool{false, true} {
+	for _, fails := range []bool{false, true} {
 		s := newSpool(&memory{}, 0)
 		content := random(31, 3*chunkSize+5)
 		gate := make(chan struct{})
@@ -108,7 +108,7 @@ func TestSpoolLead(t *testing.T) {
 						return nil
 					case err != nil:
 						return err
-					case gaveUp && asked == 2*chunkSize:
+					case fails && asked == 2*chunkSize:
 						return broken
 					}
 				}
@@ -119,7 +119,7 @@ func TestSpoolLead(t *testing.T) {
 				got := 0
 				for buf := make([]byte, 1000); ; {
 					n, err := r.Read(buf)
-					if !gaveUp && int64(got+n) > most.Load() {
+					if int64(got+n) > most.Load() {
 						t.Errorf("read %d bytes, while the leading reader has asked for %d", got+n, most.Load())
 					}
 					if string(buf[:n]) != string(content[got:got+n]) {
@@ -149,7 +149,7 @@ func TestSpoolLead(t *testing.T) {
 		put()
 		s.end(nil)
 		close(gate)
-		if err := <-led; gaveUp && err != broken || !gaveUp && err != nil {
+		if err := <-led; fails && err != broken || !fails && err != nil {
 			t.Errorf("the leading reader: %v", err)
 		}
 		if err := <-followed; err != nil {
@@ -158,8 +158,8 @@ func TestSpoolLead(t *testing.T) {
 	}
 }
 
-// What a reader makes of bytes does not count where the object is started over
-// afterwards, be it a result or an error.
+// The result of a reader, nil or an error, does not count when the object has
+// been started over since the reader began.
 func TestSpoolReadAgain(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -221,7 +221,7 @@ func TestSpoolReadAgain(t *testing.T) {
 	}
 }
 
-// TestFullDisk downloads what is too large for TMPDIR.
+// TestFullDisk downloads an object that is too large for TMPDIR.
 func TestFullDisk(t *testing.T) {
 	dir := tartest.MountTmpfs(t, "size=1m")
 	t.Setenv("TMPDIR", dir)
@@ -257,7 +257,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestSpaceThatVanishes has another program fill the disk meanwhile.
+// TestSpaceThatVanishes has another program fill the disk during the download.
 func TestSpaceThatVanishes(t *testing.T) {
 	dir := tartest.MountTmpfs(t, "size=1m")
 	t.Setenv("TMPDIR", dir)
