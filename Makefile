@@ -1,26 +1,26 @@
-# make help       what there is
-# make test       everything, against real servers: what has to pass
-# make check      the quick loop while writing: no servers, no race detector
+# make help    lists the targets
+# make test    runs all tests, against real servers; they must pass
+# make check   runs the unit tests only: no servers, no race detector
 
 PREFIX   ?= /usr/local
 FUZZTIME ?= 10s
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
-# Without the tag the GCS client brings all of gRPC, which nothing here uses.
+# Without this tag, the GCS client links in all of gRPC, which is not used here.
 TAGS    := disable_grpc_modules
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
 .PHONY: help build install demo check test deps lint fuzz bench clean
 
 help:
-	@echo 'make build    bin/stretcher ($(or $(VERSION),version unknown))'
-	@echo 'make install  to $$DESTDIR$$PREFIX/bin (PREFIX is $(PREFIX))'
+	@echo 'make build    build bin/stretcher ($(or $(VERSION),version unknown))'
+	@echo 'make install  install to $$DESTDIR$$PREFIX/bin (PREFIX is $(PREFIX))'
 	@echo 'make demo     deploy a sample application on this machine, in a temporary directory'
-	@echo 'make check    vet and unit tests, no servers'
+	@echo 'make check    go vet and unit tests, no servers'
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync'
 	@echo 'make lint     gofmt, go vet, staticcheck'
-	@echo 'make bench    how fast it is, beside curl, tar and rsync'
-	@echo 'make fuzz     every fuzz target for FUZZTIME ($(FUZZTIME))'
+	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
+	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
 
 build:
 	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
@@ -40,8 +40,8 @@ test: deps build
 	cd e2e && go vet ./...
 	cd e2e && go run ./summary .. .
 
-# What the tests need beside Go: programs of the system, and the servers that
-# e2e/tools pins.
+# Besides Go, the tests need system packages and the servers whose versions are
+# pinned in e2e/tools.
 deps:
 	e2e/deps.sh
 	$(MAKE) bin/tools/servers.built
@@ -56,9 +56,10 @@ bin/tools/lint.built: e2e/lint/go.mod e2e/lint/go.sum
 
 lint: bin/tools/lint.built
 	@unformatted=$$(gofmt -l .) || exit 1; \
-	if [ -n "$$unformatted" ]; then echo "gofmt wants to change:"; echo "$$unformatted"; exit 1; fi
+	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	cd e2e && go vet ./...
+	go mod tidy -diff
 	bin/tools/staticcheck ./...
 	cd e2e && ../bin/tools/staticcheck ./...
 

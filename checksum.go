@@ -1,6 +1,7 @@
 package stretcher
 
 import (
+	"context"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -8,10 +9,70 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"io"
+	"log"
 	"strings"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// newDigest returns the hash function that the checksum names by its length.
+// getSrc downloads the archive to a temporary file, and verifies and indexes it
+// as it arrives. What the index says counts only once the checksum of the whole
+// archive has been verified.
+func (d *deployment) getSrc(ctx context.Context) (_ *archive.Archive, err error) {
+	m := d.manifest
+	digest, err := newDigest(m.CheckSum)
+	if err != nil {
+		return nil, err
+	}
+	file, err := unixfs.TempFile()
+	if err != nil {
+		return nil, err
+	}
+	var src *archive.Archive
+	var indexErr error
+	defer func() {
+		if err == nil {
+			src.TakeOver(file)
+			return
+		}
+		if src != nil {
+			src.Close()
+		}
+		file.Close()
+	}()
+
+	log.Println("Downloading src:", redact.URL(m.Src))
+	indexing, stopIndexing := context.WithCancelCause(ctx)
+	defer stopIndexing(nil)
+	index := func(arriving io.Reader) error {
+		src, indexErr = archive.Index(indexing, arriving, file, d.conf.MaxSize)
+		return nil // a wrong checksum is the better explanation
+	}
+	sum := func(arriving io.Reader) error {
+		digest.Reset()
+		_, err := io.CopyBuffer(digest, arriving, make([]byte, 256<<10))
+		return err
+	}
+	err = fetch.Download(ctx, m.Src, file, d.conf.fetchOptions(), index, sum)
+	if err == nil {
+		err = verify(m.CheckSum, digest)
+	}
+	if err != nil {
+		//lint:ignore ST1005 operators match on these words
+		return nil, fmt.Errorf("Get src failed: %w", err)
+	}
+	log.Println("Checksum ok:", m.CheckSum)
+	if indexErr != nil {
+		return nil, fmt.Errorf("%s: %w", redact.URL(m.Src), indexErr)
+	}
+	return src, nil
+}
+
+// newDigest returns the hash function that the length of the checksum implies.
 func newDigest(checksum string) (hash.Hash, error) {
 	sum, err := hex.DecodeString(checksum)
 	if err == nil {
@@ -29,7 +90,7 @@ func newDigest(checksum string) (hash.Hash, error) {
 	return nil, fmt.Errorf("checksum %q is not the hex of an md5, sha1, sha256 or sha512", checksum)
 }
 
-// verify compares what digest has seen with the checksum of the manifest.
+// verify compares the digest of the archive with the manifest's checksum.
 func verify(checksum string, digest hash.Hash) error {
 	got := hex.EncodeToString(digest.Sum(nil))
 	if !strings.EqualFold(got, checksum) {

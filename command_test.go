@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fujiwara/stretcher/internal/proc"
 )
 
 func TestInvoke(t *testing.T) {
@@ -98,10 +100,10 @@ func TestInvokePipe(t *testing.T) {
 }
 
 func TestRunnerTimeout(t *testing.T) {
-	r := &runner{timeout: 50 * time.Millisecond}
+	r := &runner{proc.Options{Timeout: 50 * time.Millisecond}}
 	var err error
 	logOf(func() { err = r.logged(t.Context(), "sleep 600") })
-	if !errors.Is(err, errTimeout) || err.Error() != "failed: sleep 600 timeout after 50ms" {
+	if err == nil || err.Error() != "failed: sleep 600 timeout after 50ms" {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -134,7 +136,7 @@ func TestRunnerCancelled(t *testing.T) {
 func TestRunnerEnvironment(t *testing.T) {
 	t.Setenv("OF_THE_AGENT", "agent")
 	m := &Manifest{Src: "http://user:pw@h/a?sig=pw", Dest: "/d", CheckSum: "c", Commands: Commands{Env: map[string]string{"OWN": "own", "STRETCHER_SRC": "mine"}}}
-	r := &runner{env: m.environment(&event{manifestURL: "s3://b/m.yml", id: "i\x00d"})}
+	r := newRunner(m, Config{}, &event{manifestURL: "s3://b/m.yml", id: "i\x00d"})
 	got := logOf(func() {
 		if err := r.logged(t.Context(), `echo "$OF_THE_AGENT $OWN $STRETCHER_SRC $STRETCHER_DEST $STRETCHER_CHECKSUM $STRETCHER_MANIFEST_URL $STRETCHER_EVENT_ID"`); err != nil {
 			t.Error(err)
@@ -144,58 +146,10 @@ func TestRunnerEnvironment(t *testing.T) {
 		t.Errorf("it has %q", got)
 	}
 	// An error may be longer than what fits in an environment.
-	r.env = append(r.env, "STRETCHER_ERROR="+forEnvironment(strings.Repeat("x", 1<<20)))
+	r.Env = append(r.Env, "STRETCHER_ERROR="+forEnvironment(strings.Repeat("x", 1<<20)))
 	logOf(func() {
 		if err := r.logged(t.Context(), `test ${#STRETCHER_ERROR} -gt 10000`); err != nil {
 			t.Error(err)
 		}
 	})
-}
-
-func TestLineWriter(t *testing.T) {
-	long := strings.Repeat("x", 3*maxOutputLine)
-	for _, test := range []struct {
-		name   string
-		writes []string
-		want   []string
-	}{
-		{"lines", []string{"a\nb\n"}, []string{"a", "b"}},
-		{"in pieces", []string{"a", "", "b", "\n", "\nc"}, []string{"ab", "", "c"}},
-		{"nothing", []string{"", ""}, nil},
-		{"bytes that are no text", []string{"\x00\xff\x1b[0m\n"}, []string{"\x00\xff\x1b[0m"}},
-		{"a long line in one write", []string{long + "\nb\n"}, []string{long, "b"}},
-	} {
-		var got []string
-		logged := logOf(func() {
-			w := newLineWriter()
-			for _, p := range test.writes {
-				if n, err := w.Write([]byte(p)); n != len(p) || err != nil {
-					t.Errorf("%s: wrote %d of %d bytes: %v", test.name, n, len(p), err)
-				}
-			}
-			w.flush()
-			w.flush()
-		})
-		if logged != "" {
-			got = strings.Split(strings.TrimSuffix(logged, "\n"), "\n")
-		}
-		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", test.want) {
-			t.Errorf("%s: logged %.200q, expected %.200q", test.name, got, test.want)
-		}
-	}
-
-	// A line without an end is cut, so that it takes no more memory than that.
-	w := newLineWriter()
-	logged := logOf(func() {
-		for range 100 {
-			w.Write([]byte(long[:4096]))
-			if len(w.pending) > maxOutputLine {
-				t.Fatalf("%d bytes are pending", len(w.pending))
-			}
-		}
-		w.flush()
-	})
-	if got := strings.ReplaceAll(logged, "\n", ""); len(got) != 100*4096 {
-		t.Errorf("logged %d bytes of %d", len(got), 100*4096)
-	}
 }

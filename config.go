@@ -1,12 +1,17 @@
 package stretcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/runlog"
 )
 
 // Config says how a deployment is run. The zero value deploys at once, with
@@ -14,34 +19,33 @@ import (
 type Config struct {
 	// MaxBandWidth limits the download of src, in bytes a second. 0 is no limit.
 	MaxBandWidth uint64
-	// Timeout bounds the download of src, all retries included. 0 is no limit;
-	// a transfer that stalls for a minute ends all the same.
+	// Timeout limits the download of src, including all retries. 0 is no limit,
+	// but an attempt that receives nothing for a minute fails.
 	Timeout time.Duration
-	// InitSleep is waited before the manifest is fetched, so that a fleet does
+	// InitSleep is a pause before the manifest is fetched, so that a fleet does
 	// not download in the same second. See RandomTime.
 	InitSleep time.Duration
-	// Retry is how often a failed download is tried again. 0 is never.
+	// Retry is how many times a failed download is retried. 0 is never.
 	Retry int
-	// RetryWait is the pause before each retry; up to a quarter of it is added
-	// at random.
+	// RetryWait is the pause before each retry. Up to a quarter of it is added at
+	// random, so that a fleet does not retry in the same second.
 	RetryWait time.Duration
 
-	// Connections is over how many connections an archive of more than 16 MiB
-	// is fetched. 0 is the default, 4.
+	// Connections is the number of connections over which an archive of more than
+	// 16 MiB is fetched. 0 is the default, 4.
 	Connections int
-	// MaxSize bounds the unpacked size of the archive, in bytes. 0 is no limit.
+	// MaxSize limits the unpacked size of the archive, in bytes. 0 is no limit.
 	MaxSize int64
-	// CommandTimeout bounds each command of the manifest. 0 is no limit.
+	// CommandTimeout limits the run time of each command of the manifest. 0 is no
+	// limit.
 	CommandTimeout time.Duration
-	// LogLevel is the least level that is logged: DEBUG, INFO, WARN or ERROR.
+	// LogLevel is the lowest level that is logged: DEBUG, INFO, WARN or ERROR.
 	// "" is INFO.
 	LogLevel string
 	// Abort, when closed, ends a cancelled run at once: running commands are
-	// killed and the failure commands are not waited for. nil never does.
+	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}
 }
-
-const defaultConnections = 4
 
 func (c Config) check() error {
 	for _, d := range []struct {
@@ -60,16 +64,43 @@ func (c Config) check() error {
 			return fmt.Errorf("the %s is negative", d.name)
 		}
 	}
-	if c.LogLevel != "" && !slices.Contains(logLevels, c.LogLevel) {
-		return errors.New("the log level is none of " + strings.Join(logLevels, ", "))
+	if c.LogLevel != "" && !slices.Contains(runlog.Levels, c.LogLevel) {
+		return errors.New("the log level is none of " + strings.Join(runlog.Levels, ", "))
 	}
 	return nil
+}
+
+// fetchOptions returns what the configuration says about downloads.
+func (c Config) fetchOptions() fetch.Options {
+	return fetch.Options{
+		Retries:      c.Retry,
+		RetryWait:    c.RetryWait,
+		Timeout:      c.Timeout,
+		Connections:  c.Connections,
+		MaxBandwidth: c.MaxBandWidth,
+		Version:      Version,
+		Debug:        c.LogLevel == "DEBUG",
+	}
+}
+
+// initSleep waits for InitSleep, or until ctx ends: then the error is its cause.
+func (c Config) initSleep(ctx context.Context) error {
+	if c.InitSleep == 0 {
+		return nil
+	}
+	log.Printf("Sleeping %s", c.InitSleep)
+	select {
+	case <-time.After(c.InitSleep):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Nanoseconds is the number of nanoseconds in a second.
 const Nanoseconds = 1000 * 1000 * 1000
 
-// RandomTime returns a random duration in [0, delay) seconds, 0 where delay
+// RandomTime returns a random duration in [0, delay) seconds. It is 0 where delay
 // is not positive.
 func RandomTime(delay float64) time.Duration {
 	if !(delay > 0) {

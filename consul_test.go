@@ -26,12 +26,12 @@ func TestParseConsulEvents(t *testing.T) {
 		t.Errorf("without a payload: got %+v, %v", got, err)
 	}
 	for _, in := range []string{"[]", "null", "[]\n[]"} {
-		if got, err := ParseConsulEvents(strings.NewReader(in)); got != nil || !errors.Is(err, errNoEvents) {
-			t.Errorf("%s: got %v, %v, expected errNoEvents", in, got, err)
+		if got, err := ParseConsulEvents(strings.NewReader(in)); got != nil || !errors.Is(err, ErrNoEvents) {
+			t.Errorf("%s: got %v, %v, expected ErrNoEvents", in, got, err)
 		}
 	}
 	for _, in := range []string{"", "{}", "[{]", "[1]", `[{"LTime":"three"}]`, `[{"Payload":"?"}]`, "s3://b/m.yml"} {
-		if got, err := ParseConsulEvents(strings.NewReader(in)); err == nil || errors.Is(err, errNoEvents) {
+		if got, err := ParseConsulEvents(strings.NewReader(in)); err == nil || errors.Is(err, ErrNoEvents) {
 			t.Errorf("%s: got %v, %v, expected an error", in, got, err)
 		}
 	}

@@ -20,7 +20,7 @@ type event struct {
 	id          string // Consul's ID or Serf's Lamport time, where there is one
 }
 
-// readEvent reads one event from in: Consul's JSON, a Serf payload or a bare
+// readEvent reads one event from in: Consul's JSON, a Serf payload or a manifest
 // URL. It waits for the end of in, or of ctx.
 func readEvent(ctx context.Context, in io.Reader) (*event, error) {
 	type result struct {
@@ -46,7 +46,7 @@ func readEvent(ctx context.Context, in io.Reader) (*event, error) {
 	}
 }
 
-// parseEvent tells the three kinds of input apart.
+// parseEvent parses the JSON of Consul, a Serf payload or a manifest URL.
 func parseEvent(data []byte) (*event, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // a byte order mark
 	text := strings.TrimSpace(string(data))

@@ -69,13 +69,13 @@ func TestParseEventErrors(t *testing.T) {
 		}
 	}
 	for _, in := range []string{"[]", " []\n", "[ ]"} {
-		if _, err := parseEvent([]byte(in)); !errors.Is(err, errNoEvents) {
-			t.Errorf("%q: got error %v, expected errNoEvents", in, err)
+		if _, err := parseEvent([]byte(in)); !errors.Is(err, ErrNoEvents) {
+			t.Errorf("%q: got error %v, expected ErrNoEvents", in, err)
 		}
 	}
 	t.Setenv("CONSUL_INDEX", "1")
-	if _, err := parseEvent([]byte("null\n")); !errors.Is(err, errNoEvents) {
-		t.Errorf("null under Consul: got error %v, expected errNoEvents", err)
+	if _, err := parseEvent([]byte("null\n")); !errors.Is(err, ErrNoEvents) {
+		t.Errorf("null under Consul: got error %v, expected ErrNoEvents", err)
 	}
 }
 

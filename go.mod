@@ -12,10 +12,11 @@ require (
 	github.com/dustin/go-humanize v1.1.0
 	github.com/hashicorp/logutils v1.0.0
 	github.com/klauspost/compress v1.20.3
+	github.com/mikelolasagasti/xz v1.0.1
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/tcnksm/go-httpstat v0.2.0
-	github.com/ulikunitz/xz v0.5.17
 	go.yaml.in/yaml/v2 v2.4.5
+	go.yaml.in/yaml/v3 v3.0.6
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
 	google.golang.org/api v0.307.0

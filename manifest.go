@@ -1,6 +1,7 @@
 package stretcher
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,41 +14,49 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v2"
+
+	"github.com/fujiwara/stretcher/internal/envtemplate"
+	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// DefaultDestMode is the mode of dest where neither the archive nor the
-// manifest says another.
+// DefaultDestMode is the mode of dest where neither the archive nor the manifest
+// specifies one.
 var DefaultDestMode = os.FileMode(0755)
 
 // Manifest describes one deployment. See the README for its keys.
 type Manifest struct {
-	// Src is the URL of the archive. Without it only the commands are run.
+	// Src is the URL of the archive: s3://, gs://, http://, https:// or file://.
+	// Where it is "", only the commands are run.
 	Src string `yaml:"src"`
-	// CheckSum is the hex digest of the archive as it is downloaded: of MD5,
-	// SHA-1, SHA-256 or SHA-512, told apart by its length.
+	// CheckSum is the digest of the archive as it is stored, in hex: an MD5,
+	// SHA-1, SHA-256 or SHA-512, which its length tells apart.
 	CheckSum string `yaml:"checksum"`
 	// Dest is the absolute path of the directory to deploy to.
 	Dest string `yaml:"dest"`
-	// DestMode is the mode of Dest where the archive has no entry for its own
-	// root, as the permission bits of chmod(2). nil is DefaultDestMode.
+	// DestMode is the mode of Dest, as the bits of chmod(2), where the archive
+	// has no entry for its own root directory. nil is DefaultDestMode.
 	DestMode *os.FileMode `yaml:"dest_mode"`
 	// Commands are run around putting the files in place.
 	Commands Commands `yaml:"commands"`
-	// Excludes are patterns as of rsync --exclude.
+	// Excludes are patterns in the syntax of rsync --exclude.
 	Excludes []string `yaml:"excludes"`
-	// ExcludeFrom is a file in the archive with such patterns, a line each.
+	// ExcludeFrom is a file in the archive with such patterns, one a line.
 	ExcludeFrom string `yaml:"exclude_from"`
 	// SyncStrategy is rsync, mv or builtin. "" is rsync, or builtin where
 	// rsync is not installed.
 	SyncStrategy string `yaml:"sync_strategy"`
 }
 
-// ParseManifest reads a manifest in YAML, replaces the references to the
-// environment in it, and checks it. Unknown keys are logged and ignored.
+// ParseManifest parses a manifest in YAML, after replacing the references to
+// environment variables in it, and checks it. Unknown and duplicate keys are
+// logged as warnings; otherwise unknown keys are ignored, and the last value of a
+// duplicate key is used. The error is a single line.
 func ParseManifest(data []byte) (*Manifest, error) {
-	data, err := expandEnv(data)
+	data, err := envtemplate.Expand(data)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	m := &Manifest{}
 	if err := yaml.Unmarshal(data, m); err != nil {
@@ -70,13 +79,13 @@ var (
 	duplicateKeyError = regexp.MustCompile(`^line (\d+): (?:field|key) (.*) already set in .*$`)
 )
 
-// oddKey rewords what the YAML package says of a key that it did not expect.
+// oddKey rewords what the YAML package says about an unknown or duplicate key.
 func oddKey(e string) string {
 	e = unknownKeyError.ReplaceAllString(e, "line $1: unknown key $2 is ignored")
-	return duplicateKeyError.ReplaceAllString(e, "line $1: key $2 stands there twice, the last one counts")
+	return duplicateKeyError.ReplaceAllString(e, "line $1: duplicate key $2: the last value is used")
 }
 
-// oneLine joins the lines of a YAML error, since a log line is one line.
+// oneLine joins the lines of a YAML error, so that it makes one line of log.
 func oneLine(err error) error {
 	var t *yaml.TypeError
 	if errors.As(err, &t) {
@@ -85,53 +94,14 @@ func oneLine(err error) error {
 	return err
 }
 
-var envReference = regexp.MustCompile(`\{\{\s*(env|must_env)((?:\s+(?:"(?:[^"\\\n]|\\.)*"|` + "`[^`\n]*`" + `)){1,2})\s*\}\}`)
-var quotedString = regexp.MustCompile(`"(?:[^"\\\n]|\\.)*"|` + "`[^`\n]*`")
-
-// expandEnv replaces {{ env "NAME" "default" }} and {{ must_env "NAME" }} by
-// the values of environment variables. A variable that is empty counts as
-// missing for env. Anything else in braces is left alone.
-func expandEnv(data []byte) ([]byte, error) {
-	var missing []string
-	data = envReference.ReplaceAllFunc(data, func(ref []byte) []byte {
-		parts := envReference.FindSubmatch(ref)
-		var args []string
-		for _, q := range quotedString.FindAll(parts[2], -1) {
-			arg, err := strconv.Unquote(string(q))
-			if err != nil {
-				return ref
-			}
-			args = append(args, arg)
-		}
-		if string(parts[1]) == "must_env" {
-			if len(args) != 1 {
-				return ref
-			}
-			value, ok := os.LookupEnv(args[0])
-			if !ok && !slices.Contains(missing, args[0]) {
-				missing = append(missing, args[0])
-			}
-			return []byte(value)
-		}
-		if value := os.Getenv(args[0]); value != "" || len(args) == 1 {
-			return []byte(value)
-		}
-		return []byte(args[1])
-	})
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("manifest: must_env: %s not set in the environment of the agent", strings.Join(missing, ", "))
-	}
-	return data, nil
-}
-
-// check finds what would fail later, before anything has been done. A key
-// that is wrong counts as wrong also where src is missing and nobody reads it.
+// check finds what would fail later, before anything has been done. A wrong value
+// is an error even where it would not be used, because src is missing.
 func (m *Manifest) check() error {
 	if m.Src == "" && m.Commands.empty() {
 		return errors.New("manifest: neither src nor commands: nothing to deploy (is it a manifest at all?)")
 	}
 	if m.Src != "" {
-		if _, err := newSource(m.Src); err != nil {
+		if err := fetch.CheckURL(m.Src); err != nil {
 			return fmt.Errorf("manifest: src: %w", err)
 		}
 		if m.CheckSum == "" {
@@ -152,15 +122,13 @@ func (m *Manifest) check() error {
 		}
 	}
 	if m.DestMode != nil && *m.DestMode > 07777 {
-		return fmt.Errorf("manifest: dest_mode %d is no file mode: write it in octal, as 0755", uint32(*m.DestMode))
+		return fmt.Errorf("manifest: dest_mode %d is not a file mode: write it in octal, as 0755", uint32(*m.DestMode))
 	}
 	if m.DestMode != nil && looksOctal(*m.DestMode) {
 		log.Printf("[WARN] manifest: dest_mode %d is a decimal number and means %#o; write 0%[1]d if that was meant", uint32(*m.DestMode), *m.DestMode)
 	}
-	switch m.SyncStrategy {
-	case "", "rsync", "mv", "builtin":
-	default:
-		return fmt.Errorf("manifest: %w", invalidStrategy(m.SyncStrategy))
+	if err := checkStrategy(m.SyncStrategy); err != nil {
+		return fmt.Errorf("manifest: %w", err)
 	}
 	if strings.ContainsRune(m.ExcludeFrom, 0) || slices.ContainsFunc(m.Excludes, func(p string) bool { return strings.ContainsRune(p, 0) }) {
 		return errors.New("manifest: excludes or exclude_from has a NUL byte")
@@ -171,13 +139,14 @@ func (m *Manifest) check() error {
 	return m.Commands.checkEnv()
 }
 
-// looksOctal tells whether a mode was most likely written without the zero that
-// makes it octal: 755 is 01363, which nobody wants.
+// looksOctal reports whether a mode was most likely written without the leading
+// zero that makes it octal: 755 would be 01363.
 func looksOctal(mode os.FileMode) bool {
 	decimal := strconv.Itoa(int(mode))
 	return len(decimal) == 3 && strings.Trim(decimal, "01234567") == "" && decimal[0] >= '6'
 }
 
+// checkDest refuses a dest that is relative, or that is the root directory.
 func checkDest(dest string) error {
 	if !filepath.IsAbs(dest) {
 		return fmt.Errorf("dest %q is not an absolute path", dest)
@@ -185,9 +154,9 @@ func checkDest(dest string) error {
 	if strings.ContainsRune(dest, 0) {
 		return fmt.Errorf("dest %q has a NUL byte", dest)
 	}
-	real, err := realPath(dest)
-	isRoot := plainPath(dest) == "/" || err == nil && real == "/"
-	if info, err := os.Stat(real); err == nil && !isRoot { // a bind mount?
+	real, err := unixfs.RealPath(dest)
+	isRoot := unixfs.CleanPath(dest) == "/" || err == nil && real == "/"
+	if info, err := os.Stat(real); err == nil && !isRoot { // "/" may also be bind-mounted there
 		root, err := os.Stat("/")
 		isRoot = err == nil && os.SameFile(info, root)
 	}
@@ -197,10 +166,21 @@ func checkDest(dest string) error {
 	return nil
 }
 
-// destMode returns the mode of dest for an archive that does not say it.
+// destMode returns the mode of dest for an archive that does not specify it.
 func (m *Manifest) destMode() os.FileMode {
 	if m.DestMode != nil {
 		return *m.DestMode
 	}
 	return DefaultDestMode
+}
+
+// summary describes a manifest in the log. Its commands are logged when they
+// run.
+func (m *Manifest) summary() string {
+	c := &m.Commands
+	s := fmt.Sprintf("commands: %d pre, %d post, %d success, %d failure", len(c.Pre), len(c.Post), len(c.Success), len(c.Failure))
+	if m.Src == "" {
+		return s
+	}
+	return fmt.Sprintf("src: %s, checksum: %s, dest: %s, sync_strategy: %s, %s", redact.URL(m.Src), m.CheckSum, m.Dest, cmp.Or(m.SyncStrategy, "(default)"), s)
 }

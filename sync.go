@@ -9,37 +9,38 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/treesync"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-var (
-	// RsyncDefaultOpts are the first arguments of rsync(1).
-	RsyncDefaultOpts = []string{"-a", "--delete"}
-	// RsyncVerboseOpt is the next one, unless it is "". See SetRsyncVerboseOpt.
-	RsyncVerboseOpt = "-v"
-)
-
-// SetRsyncVerboseOpt sets RsyncVerboseOpt: "", -v, -vv or -vvv.
-func SetRsyncVerboseOpt(opt string) error {
-	switch opt {
-	case "", "-v", "-vv", "-vvv":
-		RsyncVerboseOpt = opt
-		return nil
-	}
-	return fmt.Errorf("invalid rsync verbose option %q: expected -v, -vv, -vvv or nothing", opt)
-}
-
-// SyncStrategy makes the directory to equal to the directory from.
+// SyncStrategy makes the directory to equal to the directory from. See
+// NewSyncStrategy.
 type SyncStrategy interface {
 	Sync(from, to string) error
 }
 
-// NewSyncStrategy returns the strategy that the manifest names. Where it names
-// none and rsync is not installed, that is builtin.
+// strategy is one way in which the files of an archive get to dest.
+type strategy interface {
+	SyncStrategy
+	// prepare checks, before the download, what the strategy needs. dest is
+	// locked by then.
+	prepare(dest string) error
+	// deploy makes dest equal to the archive.
+	deploy(ctx context.Context, d *deployment, src *archive.Archive) error
+}
+
+// NewSyncStrategy returns the strategy that m.SyncStrategy names: rsync, mv or
+// builtin. "" is rsync, or builtin with a warning where PATH has no rsync. Any
+// other name is an error, and so is rsync where PATH has none.
 func NewSyncStrategy(m *Manifest) (SyncStrategy, error) {
+	return newStrategy(m)
+}
+
+func newStrategy(m *Manifest) (strategy, error) {
 	switch m.SyncStrategy {
 	case "", "rsync":
 		if _, err := exec.LookPath("rsync"); err == nil {
@@ -55,102 +56,62 @@ func NewSyncStrategy(m *Manifest) (SyncStrategy, error) {
 	case "builtin":
 		return &builtinStrategy{m}, nil
 	}
-	return nil, invalidStrategy(m.SyncStrategy)
+	return nil, checkStrategy(m.SyncStrategy)
 }
 
-func invalidStrategy(name string) error {
+// checkStrategy reports a name that newStrategy does not know.
+func checkStrategy(name string) error {
+	switch name {
+	case "", "rsync", "mv", "builtin":
+		return nil
+	}
 	return fmt.Errorf("invalid strategy %q: expected rsync, mv or builtin", name)
 }
 
-// RsyncStrategy syncs by rsync(1), with the excludes of the manifest.
-type RsyncStrategy struct {
-	*Manifest
-}
-
-// Sync runs rsync -a --delete from/ to/. It fails where rsync does, or where
-// exclude_from is no file inside of from.
-func (s *RsyncStrategy) Sync(from, to string) error {
-	return s.sync(context.Background(), &runner{}, from, to)
-}
-
-func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {
-	args := slices.Clone(RsyncDefaultOpts)
-	if RsyncVerboseOpt != "" {
-		args = append(args, RsyncVerboseOpt)
+// prepare checks what the strategy needs, and removes what killed runs left in
+// any of the places where a strategy stages: the killed run may have had
+// another strategy than this one. What is in dest itself stays until the files
+// are synced, since an archive may have brought such a name there.
+func prepare(s strategy, dest string) error {
+	if err := s.prepare(dest); err != nil {
+		return err
 	}
-	if s.ExcludeFrom != "" {
-		file, err := excludeFile(from, s.ExcludeFrom)
-		if err != nil {
-			return err
-		}
-		args = append(args, "--exclude-from="+file)
-	}
-	for _, pattern := range s.Excludes {
-		args = append(args, "--exclude="+pattern)
-	}
-	args = append(args, plainPath(from)+"/", plainPath(to)+"/")
-	name := "rsync " + strings.Join(args, " ")
-	log.Println("invoking command:", name)
-	return r.log(ctx, name, exec.Command("rsync", args...))
-}
-
-// excludeFile returns the path of the file that exclude_from names in the
-// extracted archive, after making sure that it is one and does not lead out of
-// there.
-func excludeFile(dir, name string) (string, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	relative := filepath.Clean(strings.TrimLeft(name, "/"))
-	info, err := root.Stat(relative)
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	if err != nil {
-		return "", fmt.Errorf("exclude_from %s: %w", name, err)
-	}
-	return filepath.Join(dir, relative), nil
-}
-
-// MvSyncStrategy syncs by renaming.
-type MvSyncStrategy struct {
-}
-
-// Sync renames from to to. It fails where to exists, even as an empty
-// directory, or is on another filesystem.
-func (s *MvSyncStrategy) Sync(from, to string) error {
-	to = plainPath(to)
-	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return fmt.Errorf("mv to %s: %w", to, &fs.PathError{Op: "lstat", Path: from, Err: err})
-	}
-	mode := st.Mode & 0o7777
-	// An ordinary user cannot move a directory that he may not write to.
-	readOnly := st.Mode&unix.S_IFMT == unix.S_IFDIR && mode&unix.S_IWUSR == 0 && int(st.Uid) == os.Geteuid()
-	if readOnly {
-		if err := chmodOther(unix.AT_FDCWD, from, unix.S_IFDIR, mode|unix.S_IWUSR); err != nil {
-			return fmt.Errorf("mv to %s: %w", to, err)
-		}
-	}
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// The filesystem cannot tell; rename(2) would replace an empty directory.
-		if _, err = os.Lstat(to); err == nil {
-			err = unix.EEXIST
-		} else if errors.Is(err, fs.ErrNotExist) {
-			err = os.Rename(from, to)
-		}
-	}
-	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("mv to %s: dest exists already, and the strategy mv does not replace it", to)
-	}
-	if err == nil && readOnly {
-		err = chmodOther(unix.AT_FDCWD, to, unix.S_IFDIR, mode)
-	}
-	if err != nil {
-		return fmt.Errorf("mv to %s: %w", to, err)
-	}
+	unixfs.SweepTempDirs(os.TempDir(), unixfs.TempPrefix)
+	unixfs.SweepTempDirs(besideDest(dest))
 	return nil
+}
+
+// sync makes dest equal to the archive by the strategy.
+func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive) error {
+	m := d.manifest
+	if _, ok := src.RootMode(); ok && m.DestMode != nil {
+		log.Printf("dest_mode %04o is not applied: the archive brings the mode of its root directory", *m.DestMode)
+	}
+	log.Printf("Syncing to %s", m.Dest)
+	unixfs.SweepTempDirs(m.Dest, unixfs.TempPrefix)
+	return s.deploy(ctx, d, src)
+}
+
+// extractTo extracts the archive to a directory in a new temporary directory,
+// whose name begins with prefix, in parent, and calls then with its path. The
+// temporary directory is removed afterwards.
+func (d *deployment) extractTo(ctx context.Context, parent, prefix string, src *archive.Archive, then func(from string) error) error {
+	staging, err := unixfs.NewTempDir(parent, prefix)
+	if err != nil {
+		return err
+	}
+	defer func() { unixfs.Warn("remove the staging directory", staging.Remove()) }()
+	from := filepath.Join(staging.Path, "root")
+	if err := os.Mkdir(from, 0o700); err != nil {
+		return err
+	}
+	if err := treesync.Extract(ctx, src, from); err != nil {
+		return fmt.Errorf("extract the archive: %w", err)
+	}
+	if _, ok := src.RootMode(); !ok {
+		if err := unix.Chmod(from, uint32(d.manifest.destMode())); err != nil {
+			return &fs.PathError{Op: "chmod", Path: from, Err: err}
+		}
+	}
+	return then(from)
 }

@@ -9,16 +9,16 @@ import (
 	"testing"
 )
 
-// consul is one Consul agent.
+// consul is a Consul agent.
 type consul struct {
 	*server
 	host *host
-	http string // address of its API
-	lan  string // address where other agents join it
+	http string // address of its HTTP API
+	lan  string // address at which other agents join it
 }
 
-// startConsul starts an agent: a server that is a cluster of its own, or a
-// client of the server given.
+// startConsul starts an agent: a server that forms its own cluster, or a client of
+// the given server.
 func startConsul(t *testing.T, join *consul) *consul {
 	t.Helper()
 	c := &consul{host: newHost(t)}
@@ -51,8 +51,8 @@ func (c *consul) ready() error {
 	return err
 }
 
-// fire sends the event deploy, and waits until this agent has it: events that
-// are fired one after another stay in order.
+// fire fires the event "deploy" and waits until this agent has received it, so
+// that events which are fired one after another stay in order.
 func (c *consul) fire(payload string) {
 	c.t.Helper()
 	before := c.events()
@@ -63,13 +63,13 @@ func (c *consul) fire(payload string) {
 	output(c.t, c.host.command(tool(c.t, "consul"), args...))
 	waitFor(c.t, "the event", func() error {
 		if n := c.events(); n <= before {
-			return fmt.Errorf("the agent knows %d events", n)
+			return fmt.Errorf("the agent has %d events", n)
 		}
 		return nil
 	})
 }
 
-// events returns how many events this agent knows.
+// events returns the number of events that this agent has received.
 func (c *consul) events() int {
 	c.t.Helper()
 	list, err := get("http://" + c.http + "/v1/event/list?name=deploy")
@@ -86,19 +86,19 @@ func (c *consul) watch(h *host, args ...string) *server {
 	return launch(c.t, "consul-watch", h.command(tool(c.t, "consul"), "watch", "-http-addr", c.http, "-type", "event", "-name", "deploy", handler))
 }
 
-// wantWatching checks that the watch has survived its handlers.
+// wantWatching checks that the watch is still running.
 func wantWatching(t *testing.T, watch *server) {
 	t.Helper()
 	if !watch.running() {
-		t.Errorf("consul watch has ended:\n%s", watch.output())
+		t.Errorf("consul watch has exited:\n%s", watch.output())
 	}
 	wantNoRace(t, watch.output())
 }
 
 const noEvent = "No event: nothing to deploy."
 
-// publish writes a release's archive and a manifest to the host's disk, and
-// returns the manifest's URL.
+// publish writes a release's archive and its manifest to the host's disk and
+// returns the URL of the manifest.
 func (h *host) publish(name string, r *release, manifest func(src, dest string, more ...string) string, more ...string) string {
 	h.t.Helper()
 	src := h.path("files", name+".tar.gz")
@@ -114,7 +114,7 @@ func TestConsulWatch(t *testing.T) {
 	h := newHost(t)
 	one, two := newRelease(t, "one"), newRelease(t, "two")
 
-	// The handler is run at once, with an empty list.
+	// The watch runs the handler at its start, with an empty list.
 	watch := c.watch(h)
 	watch.waitForOutput(noEvent, 1)
 	wantMissing(t, h.path("dest"))
@@ -123,8 +123,7 @@ func TestConsulWatch(t *testing.T) {
 	watch.waitForOutput("Deploy manifest succeeded.", 1)
 	one.wantDeployed(t, h.path("dest"))
 
-	// A failure does not end the watch, whatever step it is of, and changes
-	// nothing.
+	// A failure in any step changes nothing and does not end the watch.
 	c.fire(h.publish("bad", two, two.badManifest))
 	watch.waitForOutput("Checksum mismatch", 1)
 	watch.waitForOutput("Deploy manifest failed:", 1)
@@ -143,8 +142,8 @@ func TestConsulWatch(t *testing.T) {
 	wantWatching(t, watch)
 }
 
-// A watch that starts when there have been events gets them all again: the
-// last one counts.
+// A watch that starts after events have been fired receives all of them. The last
+// one is deployed.
 func TestConsulWatchStartsWithOldEvents(t *testing.T) {
 	t.Parallel()
 	c := startConsul(t, nil)
@@ -160,7 +159,7 @@ func TestConsulWatchStartsWithOldEvents(t *testing.T) {
 	wantWatching(t, watch)
 }
 
-// Events that arrive while the handler is busy come as one list.
+// Events that arrive while the handler is busy are passed as one list.
 func TestConsulEventsWhileBusy(t *testing.T) {
 	t.Parallel()
 	c := startConsul(t, nil)
@@ -185,7 +184,7 @@ func TestConsulEventsWhileBusy(t *testing.T) {
 	wantWatching(t, watch)
 }
 
-// One event reaches the hosts of all agents of a cluster.
+// An event reaches the hosts of all agents in a cluster.
 func TestConsulCluster(t *testing.T) {
 	t.Parallel()
 	first := startConsul(t, nil)
@@ -193,12 +192,12 @@ func TestConsulCluster(t *testing.T) {
 	waitFor(t, "two members", func() error {
 		members := output(t, first.host.command(tool(t, "consul"), "members", "-http-addr", first.http))
 		if n := strings.Count(members, "alive"); n != 2 {
-			return fmt.Errorf("members:\n%s", members)
+			return fmt.Errorf("the members are:\n%s", members)
 		}
 		return nil
 	})
 
-	shared := newHost(t) // what both hosts can read
+	shared := newHost(t) // both hosts can read its files
 	r := newRelease(t, "one")
 	src, manifest := shared.path("app.tar.gz"), shared.path("app.yml")
 	write(t, src, r.archive)
@@ -220,8 +219,9 @@ func TestConsulCluster(t *testing.T) {
 	}
 }
 
-// A restarted agent has forgotten its events, and consul watch then delivers
-// an empty list again: nothing is deployed twice, and the next event still is.
+// A Consul agent loses its events when it is restarted, and consul watch then
+// passes an empty list again. Nothing is deployed twice, and the next event is
+// deployed.
 func TestConsulAgentRestart(t *testing.T) {
 	t.Parallel()
 	c := startConsul(t, nil)
@@ -238,7 +238,7 @@ func TestConsulAgentRestart(t *testing.T) {
 	waitFor(t, "the agent", c.ready)
 	watch.waitForOutput(noEvent, 2)
 	if n := strings.Count(watch.output(), "Deploy manifest succeeded."); n != 1 {
-		t.Errorf("%d deployments of one event", n)
+		t.Errorf("%d deployments of one event, want 1", n)
 	}
 	two := newRelease(t, "two")
 	c.fire(h.publish("two", two, two.manifest))

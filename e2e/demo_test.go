@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The demo is run as make demo runs it, and on a machine without rsync.
+// TestDemo runs the demo as make demo does, and also without rsync.
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	demo, err := filepath.Abs("../examples/demo.sh")
@@ -36,17 +36,17 @@ func TestDemo(t *testing.T) {
 			}
 			for _, words := range []string{
 				"live/old.txt     only in version 1\n", "live/app.pid     4711\n", "live/new.txt     new in version 2\n",
-				"Checksum mismatch", "the failure command was told why, Get src failed", "\nhello from version 2, the next one\n",
+				"Checksum mismatch", "the failure command received the error Get src failed", "\nhello from version 2, the next one\n",
 			} {
 				if !strings.Contains(out, words) {
-					t.Errorf("no %q", words)
+					t.Errorf("the output lacks %q", words)
 				}
 			}
 			if strings.Contains(out, "\nhello from version 3") {
-				t.Error("what was refused has been run")
+				t.Error("the refused version was run")
 			}
 			if without := strings.Contains(out, "no rsync in PATH"); without != (with == "without rsync") {
-				t.Errorf("%s it says that rsync is missing: %t", with, without)
+				t.Errorf("%s: it says that rsync is missing: %t", with, without)
 			}
 			if t.Failed() {
 				t.Log(out)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the programs that the tests run beside Go, where they are missing.
-# A program that cannot be installed ends it with an error: a test that is
-# left out proves nothing.
+# Installs the programs other than Go that the tests need, if they are missing.
+# It fails if a program cannot be installed, because a skipped test proves
+# nothing.
 set -eu
 
-PATH=$PATH:/usr/sbin:/sbin # where an ordinary user's PATH has no sshd and nginx
+PATH=$PATH:/usr/sbin:/sbin # sshd and nginx are there, but not in an ordinary user's PATH
 
 # missing_packages prints the package of each program that is missing.
 missing_packages() {
@@ -24,7 +24,8 @@ missing_packages() {
 		xz xz-utils
 		bzip2 bzip2
 	LIST
-	# The race detector needs cgo: a C compiler and the C library's headers.
+	# The race detector needs cgo, which needs a C compiler and the headers of
+	# the C library.
 	[ -e /usr/include/stdlib.h ] || echo libc6-dev
 }
 
@@ -32,7 +33,7 @@ packages=$(missing_packages | sort -u | tr '\n' ' ')
 [ -n "$packages" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-	echo "the tests need these Debian packages, or their like: $packages" >&2
+	echo "the tests need these Debian packages or equivalent ones: $packages" >&2
 	exit 1
 fi
 sudo=
@@ -45,13 +46,13 @@ if [ "$(id -u)" != 0 ]; then
 	fi
 fi
 
-echo "installing for the tests: $packages"
+echo "installing packages for the tests: $packages"
 $sudo apt-get update -qq
 # shellcheck disable=SC2086 # a list of words
 $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages
 
 packages=$(missing_packages | sort -u | tr '\n' ' ')
 if [ -n "$packages" ]; then
-	echo "still missing after their installation: $packages" >&2
+	echo "still missing after the installation: $packages" >&2
 	exit 1
 fi

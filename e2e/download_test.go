@@ -19,16 +19,17 @@ import (
 	"time"
 )
 
-// cutter stands between the agent and a server, and cuts answers.
+// cutter is a proxy between the agent and a server that breaks off responses.
 type cutter struct {
 	url     string
 	answers atomic.Int32
-	sent    atomic.Int64 // bytes of them
+	sent    atomic.Int64 // body bytes of the counted responses
 }
 
-// startCutter passes on requests to target, with their Host unless the server
-// wants its own. Of answer n, from 0 on, come so many bytes as cut says, or
-// all where it is negative. Answers of less than a megabyte do not count.
+// startCutter starts a proxy for target, which keeps the Host of the requests
+// unless the server requires its own. Response n, counted from 0, breaks off after
+// cut(n) bytes, or is complete if that is negative. Responses of less than a
+// megabyte are passed unchanged and are not counted.
 func startCutter(t *testing.T, target string, ownHost bool, cut func(n int) int64) *cutter {
 	t.Helper()
 	to, err := url.Parse(target)
@@ -72,7 +73,7 @@ type cutBody struct {
 
 func (b *cutBody) Read(p []byte) (int, error) {
 	if b.left == 0 {
-		return 0, errors.New("cut") // the proxy closes the connection
+		return 0, errors.New("cut") // makes the proxy close the connection
 	}
 	if b.left > 0 {
 		p = p[:min(int64(len(p)), b.left)]
@@ -83,15 +84,15 @@ func (b *cutBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestDownloadThroughCuts cuts the connections to the real servers, and lets
-// the archive change under a download.
+// TestDownloadThroughCuts breaks connections to real servers, and changes the
+// archive during a download.
 func TestDownloadThroughCuts(t *testing.T) {
 	t.Parallel()
 	const (
 		size   = 24 << 20
 		cutAt  = 1 << 20
 		part   = 8 << 20
-		others = 1 << 20 // answers that are not counted, and what is in buffers
+		others = 1 << 20 // responses that are not counted, and buffered bytes
 	)
 	one := incompressible(t, size)
 	two := pack(t, files{"other": string(incompressible(t, size-1<<20).archive)})
@@ -100,8 +101,8 @@ func TestDownloadThroughCuts(t *testing.T) {
 	endpoint, root := startS3(t)
 	g := startGCS(t)
 	g.createBucket("deploys")
-	// put puts the archive into place as if it had been there for long: a
-	// date that is too new is no sign that nothing has changed.
+	// put stores the archive with an old modification time, because a very
+	// recent time does not prove that the file is unchanged.
 	put := func(t *testing.T, path string, archive []byte, age time.Duration) {
 		write(t, path, archive)
 		then := time.Now().Add(-age)
@@ -151,7 +152,7 @@ func TestDownloadThroughCuts(t *testing.T) {
 				write(t, h.path("deploy.yml"), []byte(one.manifest(server.src(c, name), h.path("dest"))))
 				o := h.stretcher("file://"+h.path("deploy.yml"), flags...).wantSuccess().wantLog("unexpected EOF; next in")
 				if strings.Contains(o.log, "starting over") {
-					t.Errorf("it started over:\n%s", o.log)
+					t.Errorf("the download started over:\n%s", o.log)
 				}
 				one.wantDeployed(t, h.path("dest"))
 				again := c.sent.Load() - int64(len(one.archive))
@@ -180,7 +181,8 @@ func TestDownloadThroughCuts(t *testing.T) {
 	}
 }
 
-// archiveOfZeros is a tar with one large file, that takes no memory.
+// archiveOfZeros is a tar with one large file, which is generated while it is read
+// and takes no memory.
 type archiveOfZeros struct {
 	header       []byte
 	size, offset int64
@@ -219,13 +221,14 @@ func (a *archiveOfZeros) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// TestDownloadMemory downloads an archive that is larger than what the agent
-// may take of memory. Its checksum is wrong, so that it goes no further.
+// TestDownloadMemory downloads an archive that is larger than the memory that the
+// agent may use. The checksum is wrong, so that the deployment ends after the
+// download.
 func TestDownloadMemory(t *testing.T) {
 	t.Parallel()
 	const most = 96 << 10 // KiB
 	size := int64(512 << 20)
-	if s := os.Getenv("STRETCHER_TEST_DOWNLOAD"); s != "" { // 2147483648, by hand
+	if s := os.Getenv("STRETCHER_TEST_DOWNLOAD"); s != "" { // set by hand, for example to 2147483648
 		var err error
 		if size, err = strconv.ParseInt(s, 10, 64); err != nil {
 			t.Fatal(err)
@@ -260,7 +263,7 @@ commands:
 				t.Fatalf("peak memory %q: %v", stdout.String(), err)
 			}
 			if kibibytes >= most {
-				t.Errorf("the agent took %d KiB of memory, want less than %d", kibibytes, most)
+				t.Errorf("the agent used %d KiB of memory, want less than %d", kibibytes, most)
 			}
 			t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
 		})

@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// project is a copy of the examples on a host, as somebody may start a project
-// of their own. Every path of it needs quoting.
+// project is a copy of the examples on a host, used as a user would who starts
+// a project from them. All of its paths require quoting.
 type project struct {
 	*host
-	app files // the application as it is in the project, or ought to be in dest
+	app files // the application as it is in the project, and as dest should have it
 }
 
 func newProject(t *testing.T, env ...string) *project {
@@ -59,18 +59,19 @@ func (p *project) script(name string, args ...string) *exec.Cmd {
 	return p.command(p.file(name), args...)
 }
 
-// releaseAndFollow releases the project three times: new, changed and broken.
-// waitForLog waits until text is in the agent's log n times.
+// releaseAndFollow releases the project three times: as it is, changed, and
+// with a failing post command. waitForLog must wait until the agent's log
+// contains text n times.
 func (p *project) releaseAndFollow(with string, waitForLog func(text string, n int)) {
 	p.t.Helper()
-	const ran = "hello release\n" // what the application logs when post runs it
+	const ran = "hello release\n" // the line that the application logs when post runs it
 	output(p.t, p.script("release.sh", with))
 	waitForLog("Done", 1)
 	p.app["log/hello.log"] = ran
 	p.wantDeployed()
 
-	// A file that is gone from the release goes from dest; what the application
-	// wrote there stays.
+	// A file that is removed from the release is deleted from dest; the files
+	// that the application wrote there are kept.
 	p.change("public/greeting.txt", "Hello again.\n")
 	if err := os.Remove(p.file("app", "public", "index.html")); err != nil {
 		p.t.Fatal(err)
@@ -82,7 +83,8 @@ func (p *project) releaseAndFollow(with string, waitForLog func(text string, n i
 	p.app["log/hello.log"] = ran + ran
 	p.wantDeployed()
 
-	// A release whose post command fails says so, in the failure command too.
+	// If the post command of a release fails, the log and the failure command
+	// both report it.
 	p.change("bin/hello", "#!/bin/sh\nexit 3\n")
 	output(p.t, p.script("release.sh", with))
 	waitForLog(`post command: failed: "$STRETCHER_DEST/bin/hello" release exit status 3`, 2)
@@ -93,13 +95,13 @@ func (p *project) releaseAndFollow(with string, waitForLog func(text string, n i
 		p.t.Fatal(err)
 	}
 	if len(store) != 6 {
-		p.t.Errorf("the store of three releases holds %v", store)
+		p.t.Errorf("the store contains %v, want the two files of each of three releases", store)
 	}
 }
 
 func (p *project) change(name, content string) {
 	p.t.Helper()
-	if err := os.WriteFile(p.file("app", name), []byte(content), 0o644); err != nil { // keeps the mode
+	if err := os.WriteFile(p.file("app", name), []byte(content), 0o644); err != nil { // keeps the file's mode
 		p.t.Fatal(err)
 	}
 	p.app[name] = content
@@ -108,7 +110,7 @@ func (p *project) change(name, content string) {
 func (p *project) wantDeployed() {
 	p.t.Helper()
 	if err := p.app.differs(p.dest()); err != nil {
-		p.t.Errorf("not deployed: %v", err)
+		p.t.Errorf("dest is not the release: %v", err)
 	}
 }
 
@@ -143,7 +145,7 @@ func TestExamplesWithSerf(t *testing.T) {
 		waitFor(t, fmt.Sprintf("%q %d times in the log", text, n), func() error {
 			log, err := os.ReadFile(p.log())
 			if err == nil && strings.Count(string(log), text) < n {
-				err = fmt.Errorf("the log:\n%s", log)
+				err = fmt.Errorf("the log is:\n%s", log)
 			}
 			return err
 		})
@@ -155,8 +157,8 @@ func TestExamplesWithSerf(t *testing.T) {
 	wantNoRace(t, string(log))
 }
 
-// Without an agent, the scripts are used by hand: release.sh prints the URL,
-// which any shell can hand to stretcher.
+// TestExamplesByHand uses the scripts without Consul or Serf: release.sh prints
+// the URL, which the test passes to stretcher.
 func TestExamplesByHand(t *testing.T) {
 	t.Parallel()
 	p := newProject(t)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// gcs is a fake-gcs-server.
+// gcs is a running fake-gcs-server.
 type gcs struct {
 	t    *testing.T
 	addr string
@@ -34,7 +34,7 @@ func startGCS(t *testing.T) *gcs {
 	return g
 }
 
-// host returns a host whose agent takes the server for Google's.
+// host returns a host whose agent uses the server instead of Google's.
 func (g *gcs) host(t *testing.T) *host {
 	return newHost(t, "STORAGE_EMULATOR_HOST="+g.addr)
 }
@@ -121,7 +121,7 @@ func TestGCS(t *testing.T) {
 		wantMissing(t, h.path("dest"))
 	})
 
-	// An event may overtake the upload of what it names.
+	// An event may arrive before the upload of the archive that it leads to.
 	t.Run("appears between retries", func(t *testing.T) {
 		h := g.host(t)
 		agent := h.start("gs://deploys/late/deploy.yml", "-retry=1000", "-retry-wait=100ms")
@@ -135,13 +135,13 @@ func TestGCS(t *testing.T) {
 	t.Run("never appears", func(t *testing.T) {
 		o := g.host(t).stretcher("gs://deploys/never.yml", "-retry=2", "-retry-wait=0.5").wantFailure("object doesn't exist")
 		if o.took < time.Second {
-			t.Errorf("two waits of half a second took %s", o.took)
+			t.Errorf("two waits of half a second each took %s", o.took)
 		}
 	})
 }
 
-// Without an emulator the credentials are looked for: a file that is not
-// there is an error that names it.
+// Without an emulator, the agent uses credentials. If their file is missing, the
+// error names it.
 func TestGCSCredentials(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -1,7 +1,7 @@
 // Package e2e runs the stretcher program the way operators do: as the child
-// of consul watch and serf agent, behind ssh, and against servers that nobody
-// here wrote. Each test starts the servers it needs on free loopback ports,
-// with their data in a directory of the test's own, and stops them.
+// of consul watch and serf agent, over ssh, and against third-party servers. Each
+// test starts the servers that it needs on free loopback ports, with their data
+// in a directory of the test, and stops them.
 package e2e
 
 import (
@@ -23,12 +23,12 @@ import (
 	"time"
 )
 
-// patience is how long anything may take before a test gives up on it. It is
-// far beyond what a loaded machine needs: only a failure ever waits for it.
+// patience is the time limit for every condition that a test waits for. It is far
+// longer than necessary even on a loaded machine, so only failing tests reach it.
 const patience = 90 * time.Second
 
-// stretcherPath is the program under test: what STRETCHER_BIN names, else one
-// built from this tree with the race detector.
+// stretcherPath is the program under test: the one that STRETCHER_BIN names, or
+// else one built from this tree with the race detector.
 var stretcherPath string
 
 func TestMain(m *testing.M) {
@@ -45,7 +45,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		// A handler may be started by another user's agent or by sshd.
+		// sshd, or an agent of another user, may start the program.
 		if err := os.Chmod(dir, 0o755); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -61,16 +61,16 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// host is what one machine is to the agent: a home directory, a directory for
-// temporary files, a current directory, and the environment they make up.
+// host simulates one machine for the agent: a home directory, a directory for
+// temporary files, a current directory, and the environment that refers to them.
 type host struct {
 	t   *testing.T
 	dir string
 	env []string
 }
 
-// newHost returns a host whose directory for temporary files must be empty
-// when the test ends.
+// newHost returns a host. The test fails if the host's directory for temporary
+// files is not empty at its end.
 func newHost(t *testing.T, env ...string) *host {
 	t.Helper()
 	h := &host{t: t, dir: t.TempDir()}
@@ -79,19 +79,19 @@ func newHost(t *testing.T, env ...string) *host {
 			t.Fatal(err)
 		}
 	}
-	// Nothing of the environment of whoever runs the tests gets in.
+	// Do not inherit the environment of the user who runs the tests.
 	h.env = append([]string{
 		"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
 		"HOME=" + h.path("home"),
 		"TMPDIR=" + h.path("tmp"),
 		"AWS_EC2_METADATA_DISABLED=true",
-		"GORACE=atexit_sleep_ms=0", // else the race detector keeps each run for a second more
+		"GORACE=atexit_sleep_ms=0", // otherwise the race detector delays each exit by a second
 	}, env...)
 	t.Cleanup(func() { h.wantNoLeftovers() })
 	return h
 }
 
-// path returns a path below the host's directory.
+// path returns a path in the host's directory.
 func (h *host) path(elem ...string) string {
 	return filepath.Join(append([]string{h.dir}, elem...)...)
 }
@@ -108,8 +108,8 @@ func (h *host) wantNoLeftovers() {
 	}
 }
 
-// command returns a command to run on the host, not yet started. It dies with
-// the test process.
+// command returns a command for the host that has not been started yet. It is
+// killed when the test process exits.
 func (h *host) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = h.path("work")
@@ -118,7 +118,7 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// outcome is how a run of the agent ended.
+// outcome is the result of a run of the agent.
 type outcome struct {
 	t      *testing.T
 	code   int
@@ -127,8 +127,8 @@ type outcome struct {
 	took   time.Duration
 }
 
-// stretcher runs the agent with the manifest's URL on stdin, and waits for
-// its end.
+// stretcher runs the agent with the manifest's URL on stdin and waits until it
+// exits.
 func (h *host) stretcher(url string, args ...string) *outcome {
 	h.t.Helper()
 	return h.start(url, args...).wait()
@@ -141,8 +141,8 @@ type running struct {
 	stdout bytes.Buffer
 	log    syncBuffer
 	start  time.Time
-	done   chan struct{} // closed when it has ended
-	err    error         // of waiting for it, once done
+	done   chan struct{} // closed when the agent has exited
+	err    error         // result of Wait, valid once done is closed
 }
 
 // start starts the agent with the manifest's URL on stdin.
@@ -162,7 +162,7 @@ func (h *host) start(url string, args ...string) *running {
 	return r
 }
 
-// waitForLog waits until the agent's log holds text.
+// waitForLog waits until the agent's log contains text.
 func (r *running) waitForLog(text string) {
 	r.h.t.Helper()
 	waitFor(r.h.t, fmt.Sprintf("%q in the log", text), func() error {
@@ -173,13 +173,13 @@ func (r *running) waitForLog(text string) {
 		default:
 		}
 		if log := r.log.String(); !strings.Contains(log, text) {
-			return errors.Join(gone, fmt.Errorf("the log:\n%s", log))
+			return errors.Join(gone, fmt.Errorf("the log is:\n%s", log))
 		}
 		return nil
 	})
 }
 
-// wait waits for the agent's end.
+// wait waits until the agent exits.
 func (r *running) wait() *outcome {
 	r.h.t.Helper()
 	select {
@@ -187,7 +187,7 @@ func (r *running) wait() *outcome {
 	case <-time.After(patience):
 		syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 		<-r.done
-		r.h.t.Fatalf("stretcher still ran after %s; its log:\n%s", patience, r.log.String())
+		r.h.t.Fatalf("stretcher was still running after %s; the log:\n%s", patience, r.log.String())
 	}
 	if exit := (*exec.ExitError)(nil); r.err != nil && !errors.As(r.err, &exit) {
 		r.h.t.Fatal(r.err)
@@ -197,7 +197,7 @@ func (r *running) wait() *outcome {
 	return o
 }
 
-// wantSuccess checks that the run was a deployment that succeeded.
+// wantSuccess checks that the deployment succeeded.
 func (o *outcome) wantSuccess() *outcome {
 	o.t.Helper()
 	if o.code != 0 {
@@ -206,15 +206,15 @@ func (o *outcome) wantSuccess() *outcome {
 	return o.wantLog("Starting up stretcher agent", "Loading manifest:", "Deploy manifest succeeded.", "Done")
 }
 
-// wantFailure checks that the run failed with exit status 1, and that its log
-// says so in all the words.
+// wantFailure checks that the run failed with exit status 1 and that its log
+// contains all the given words.
 func (o *outcome) wantFailure(words ...string) *outcome {
 	o.t.Helper()
 	if o.code != 1 {
 		o.t.Fatalf("exit status %d, want 1; the log:\n%s", o.code, o.log)
 	}
 	if strings.Contains(o.log, "Deploy manifest succeeded.") {
-		o.t.Errorf("a failed run logged a success:\n%s", o.log)
+		o.t.Errorf("the run failed, but logged a success:\n%s", o.log)
 	}
 	return o.wantLog(words...)
 }
@@ -223,13 +223,14 @@ func (o *outcome) wantLog(words ...string) *outcome {
 	o.t.Helper()
 	for _, w := range words {
 		if !strings.Contains(o.log, w) {
-			o.t.Errorf("no %q in the log:\n%s", w, o.log)
+			o.t.Errorf("the log lacks %q:\n%s", w, o.log)
 		}
 	}
 	return o
 }
 
-// wantNotPrinted checks that none of the words is in what the agent printed.
+// wantNotPrinted checks that the agent printed none of the words, which are
+// secrets.
 func (o *outcome) wantNotPrinted(words ...string) *outcome {
 	o.t.Helper()
 	for _, w := range words {
@@ -251,14 +252,14 @@ func wantNoRace(t *testing.T, log string) {
 type server struct {
 	t    *testing.T
 	cmd  *exec.Cmd
-	log  string // the file of its output
+	log  string // path of the file with its output
 	done chan struct{}
 }
 
-// startServer starts a server and waits until it is ready. What start returns
-// listens on ports from freePorts; since another process may have taken one
-// meanwhile, a server that ends before it is ready is started again, with
-// other ports.
+// startServer starts a server and waits until it is ready. The command that start
+// returns must listen on ports from freePorts. Because another process may have
+// taken one of them in the meantime, a server that exits before it is ready is
+// started again, with other ports.
 func startServer(t *testing.T, name string, start func() *exec.Cmd, ready func() error) *server {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
@@ -281,8 +282,8 @@ func startServer(t *testing.T, name string, start func() *exec.Cmd, ready func()
 	}
 }
 
-// launch starts a long-lived process that the test's end stops. Its output is
-// shown where the test fails.
+// launch starts a long-lived process, which is stopped at the end of the test. If
+// the test fails, its output is logged.
 func launch(t *testing.T, name string, cmd *exec.Cmd) *server {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
@@ -308,7 +309,7 @@ func launch(t *testing.T, name string, cmd *exec.Cmd) *server {
 	return s
 }
 
-// stop ends the server and all that it started.
+// stop ends the server and all processes that it has started.
 func (s *server) stop() {
 	s.t.Helper()
 	select {
@@ -344,12 +345,12 @@ func (s *server) output() string {
 	return string(data)
 }
 
-// waitForOutput waits until text is in the server's output n times.
+// waitForOutput waits until the server's output contains text n times.
 func (s *server) waitForOutput(text string, n int) {
 	s.t.Helper()
 	waitFor(s.t, fmt.Sprintf("%q %d times in the output", text, n), func() error {
 		if found := strings.Count(s.output(), text); found < n {
-			return fmt.Errorf("it is there %d times", found)
+			return fmt.Errorf("found %d times", found)
 		}
 		return nil
 	})
@@ -368,12 +369,12 @@ func tool(t *testing.T, name string) string {
 	return path
 }
 
-// program returns the path of a program of the system.
+// program returns the path of a program that is installed on the system.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		path, err = exec.LookPath(filepath.Join("/usr/sbin", name)) // not in an ordinary user's PATH
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name)) // which is not in an ordinary user's PATH
 	}
 	if err != nil {
 		t.Fatalf("%v\nhint: make deps", err)
@@ -381,7 +382,7 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// output runs a command that must succeed, and returns what it printed.
+// output runs a command that must succeed and returns its output.
 func output(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.CombinedOutput()
@@ -398,9 +399,9 @@ var (
 	nextPort = 10000 + os.Getpid()*64%20000
 )
 
-// freePorts returns n ports of 127.0.0.1 on which nothing listens, for TCP and
-// UDP. They are below those that the kernel gives to outgoing connections,
-// and no two calls return the same.
+// freePorts returns n ports of 127.0.0.1 on which nothing listens, neither with
+// TCP nor with UDP. They are below the range that the kernel uses for outgoing
+// connections, and every call returns different ports.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
 	portsMu.Lock()
@@ -442,7 +443,7 @@ func waitFor(t *testing.T, what string, condition func() error) {
 	}
 }
 
-// poll calls condition until it returns nil or errGone, or patience ends.
+// poll calls condition until it returns nil or errGone, or until patience expires.
 func poll(condition func() error) error {
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		err := condition()
@@ -452,8 +453,7 @@ func poll(condition func() error) error {
 	}
 }
 
-// get returns the body of what is at a URL; a status other than 200 is an
-// error.
+// get fetches a URL and returns the body. A status other than 200 is an error.
 func get(url string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -480,7 +480,7 @@ func tail(s string, n int) string {
 	return s
 }
 
-// syncBuffer is a buffer that can be read while it is written.
+// syncBuffer is a buffer that can be read while it is being written to.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

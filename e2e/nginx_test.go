@@ -10,18 +10,19 @@ import (
 	"time"
 )
 
-// nginx is an nginx that serves the directory www of its host.
+// nginx is an nginx server that serves the directory www of its host.
 type nginx struct {
 	*host
 	url string
 }
 
-// startNginx starts nginx with a few directives in its server block. In them,
-// ROOT stands for the host's directory.
+// startNginx starts nginx with additional directives in its server block. In
+// them, ROOT is replaced with the host's directory.
 func startNginx(t *testing.T, directives string) *nginx {
 	t.Helper()
 	n := &nginx{host: newHost(t)}
-	// As root too the files are read by root itself: there are no workers.
+	// Without worker processes, root itself reads the files if root runs the
+	// tests.
 	write(t, n.path("www", "index.html"), nil)
 	daemon := program(t, "nginx")
 	startServer(t, "nginx", func() *exec.Cmd {
@@ -58,8 +59,8 @@ http {
 	return n
 }
 
-// put serves a release with its manifest for a deployment to h, and returns
-// the path of the manifest. The archive's URL begins with base.
+// put publishes a release with a manifest for a deployment to h and returns the
+// path of the manifest. The archive's URL begins with base.
 func (n *nginx) put(h *host, base string, r *release, more ...string) string {
 	n.t.Helper()
 	write(n.t, n.path("www", "app.tar.gz"), r.archive)
@@ -90,7 +91,7 @@ func TestNginx(t *testing.T) {
 		h.stretcher(n.url + "/elsewhere").wantFailure(n.url + "/elsewhere")
 	})
 
-	// The error page of a server is not a manifest, not even if it is one.
+	// An error response is not used as a manifest, even if its body is one.
 	t.Run("error pages", func(t *testing.T) {
 		n := startNginx(t, `
 		error_page 404 /error.yml;
@@ -109,7 +110,7 @@ func TestNginx(t *testing.T) {
 			h.stretcher(n.url+path).wantFailure(n.url+path, words)
 			wantMissing(t, h.path("run"))
 		}
-		// Forbidden is for good: the retries would take an hour.
+		// A 403 is permanent and must not be retried: retries would take an hour.
 		h.stretcher(n.url+"/forbidden", "-retry=3", "-retry-wait=1h").wantFailure("403 Forbidden")
 
 		write(t, n.path("www", "deploy.yml"), []byte(r.manifest(n.url+"/missing.tar.gz", h.path("dest"),
@@ -153,7 +154,7 @@ func TestNginx(t *testing.T) {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(log), "open+sesame") {
-			t.Errorf("a command has been given the password:\n%s", log)
+			t.Errorf("a command received the password:\n%s", log)
 		}
 
 		wrong := strings.Replace(url, "open+sesame", "shut+sesame", 1)
@@ -161,8 +162,8 @@ func TestNginx(t *testing.T) {
 		h.stretcher(n.url+"/deploy.yml", "-retry=3", "-retry-wait=1h").wantFailure(n.url+"/deploy.yml", "401 Unauthorized")
 	})
 
-	// Above 16 MiB the archive is fetched over several connections, if the
-	// server can do that.
+	// An archive of more than 16 MiB is fetched over several connections if the
+	// server supports range requests.
 	big := incompressible(t, 24<<20)
 	t.Run("with ranges", func(t *testing.T) {
 		n, h := startNginx(t, ""), newHost(t)
@@ -179,11 +180,11 @@ func TestNginx(t *testing.T) {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(log), `" 206 `) {
-			t.Errorf("a server without ranges answered with one:\n%s", log)
+			t.Errorf("a server without range requests sent a range:\n%s", log)
 		}
 	})
 
-	// A server that closes the connection: the retry is what gets through.
+	// The server closes the connection, and the retry succeeds.
 	t.Run("gone and back", func(t *testing.T) {
 		n, h := startNginx(t, `
 		location = /app.tar.gz { if (!-f ROOT/archive-ready) { return 444; } }`), newHost(t)
@@ -199,7 +200,7 @@ func TestNginx(t *testing.T) {
 		n, h := startNginx(t, "limit_rate 100k;"), newHost(t)
 		o := h.stretcher(n.url+n.put(h, n.url, big), "-timeout=1").wantFailure("Get src failed:", "timeout")
 		if o.took < time.Second {
-			t.Errorf("a timeout of a second after %s", o.took)
+			t.Errorf("a timeout of one second took %s", o.took)
 		}
 		wantMissing(t, h.path("dest"))
 	})

@@ -22,15 +22,15 @@ import (
 // files maps the paths of a tree's regular files to their content.
 type files map[string]string
 
-// release is a version of an application, packed.
+// release is a packed version of an application.
 type release struct {
 	files    files
 	archive  []byte // tar.gz
 	checksum string // SHA-256, in hex
 }
 
-// newRelease packs a small application. Releases of different names differ in
-// each way that a sync must carry out: a file changed, one added, one gone.
+// newRelease packs a small application. Releases with different names differ in
+// every way that a sync must handle: changed, added and removed files.
 func newRelease(t *testing.T, name string) *release {
 	t.Helper()
 	return pack(t, files{
@@ -43,11 +43,11 @@ func newRelease(t *testing.T, name string) *release {
 	})
 }
 
-// packed counts the releases that were packed.
+// packed counts the packed releases.
 var packed atomic.Int64
 
-// pack makes a release of some files. No two have the same times: what has
-// the same size and time, rsync takes to be the same.
+// pack packs files into a release. Every release has different times, because
+// rsync considers a file unchanged if its size and time are the same.
 func pack(t *testing.T, f files) *release {
 	t.Helper()
 	var b bytes.Buffer
@@ -76,7 +76,7 @@ func pack(t *testing.T, f files) *release {
 	return &release{files: f, archive: b.Bytes(), checksum: hex.EncodeToString(sum[:])}
 }
 
-// manifest returns the release's manifest, with more lines of YAML after it.
+// manifest returns the release's manifest, followed by more lines of YAML.
 func (r *release) manifest(src, dest string, more ...string) string {
 	return fmt.Sprintf("src: %s\nchecksum: %s\ndest: %s\n", quote(src), r.checksum, quote(dest)) + strings.Join(append(more, ""), "\n")
 }
@@ -84,14 +84,14 @@ func (r *release) manifest(src, dest string, more ...string) string {
 // quote returns s as a YAML string.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// badManifest returns a manifest with a checksum that is not the archive's.
+// badManifest returns a manifest with a wrong checksum.
 func (r *release) badManifest(src, dest string, more ...string) string {
 	wrong := hex.EncodeToString(make([]byte, sha256.Size))
 	return strings.Replace(r.manifest(src, dest, more...), r.checksum, wrong, 1)
 }
 
-// write writes data to a file, its directory made where it is missing, in one
-// step: a server never sees half of it.
+// write writes data to a file and creates its directory if necessary. The file
+// appears in one step, so that a server never sees a part of it.
 func write(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -115,8 +115,8 @@ func write(t *testing.T, path string, data []byte) {
 	}
 }
 
-// differs tells how the tree at dir differs from the files, which are all it
-// may hold.
+// differs returns an error if the tree at dir does not contain exactly these
+// files.
 func (f files) differs(dir string) error {
 	found := files{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -135,7 +135,7 @@ func (f files) differs(dir string) error {
 		if content, ok := found[name]; !ok {
 			return fmt.Errorf("%s: %s is missing", dir, name)
 		} else if content != f[name] {
-			return fmt.Errorf("%s: %s holds %.60q, not %.60q", dir, name, content, f[name])
+			return fmt.Errorf("%s: %s contains %.60q, want %.60q", dir, name, content, f[name])
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
@@ -146,15 +146,15 @@ func (f files) differs(dir string) error {
 	return nil
 }
 
-// wantDeployed checks that dest is the release.
+// wantDeployed checks that dest equals the release.
 func (r *release) wantDeployed(t *testing.T, dest string) {
 	t.Helper()
 	if err := r.files.differs(dest); err != nil {
-		t.Errorf("not deployed: %v", err)
+		t.Errorf("dest is not the release: %v", err)
 	}
 }
 
-// wantMissing checks that nothing is at path.
+// wantMissing checks that path does not exist.
 func wantMissing(t *testing.T, path string) {
 	t.Helper()
 	if _, err := os.Lstat(path); err == nil {
@@ -171,11 +171,11 @@ func wantFile(t *testing.T, path, content string) {
 	if err != nil {
 		t.Error(err)
 	} else if string(data) != content {
-		t.Errorf("%s holds %q, want %q", filepath.Base(path), data, content)
+		t.Errorf("%s contains %q, want %q", filepath.Base(path), data, content)
 	}
 }
 
-// wantFileHas checks that a file holds all the words.
+// wantFileHas checks that a file contains all the words.
 func wantFileHas(t *testing.T, path string, words ...string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -185,12 +185,13 @@ func wantFileHas(t *testing.T, path string, words ...string) {
 	}
 	for _, w := range words {
 		if !strings.Contains(string(data), w) {
-			t.Errorf("%s holds no %q:\n%s", filepath.Base(path), w, data)
+			t.Errorf("%s lacks %q:\n%s", filepath.Base(path), w, data)
 		}
 	}
 }
 
-// incompressible makes a release whose archive has about so many bytes.
+// incompressible returns a release whose archive has about the given size in
+// bytes.
 func incompressible(t *testing.T, size int) *release {
 	t.Helper()
 	random := rand.NewChaCha8([32]byte{})

@@ -12,24 +12,24 @@ import (
 	"testing"
 )
 
-// By hand, the deployment that stretcher stands for: tar and rsync, as an
-// operator would type it.
+// This is the deployment by hand that stretcher replaces: tar and rsync, as an
+// operator would type the commands.
 const byHand = `set -e
 mkdir -m 0755 stage
 tar -xf "$ARCHIVE" -C stage
 rsync -a --delete "$@" stage/ dest/
 `
 
-// TestByHand deploys archives of real trees, made by tar, over an older dest,
-// and compares what is there with what tar and rsync make of it.
+// TestByHand deploys archives that tar made of real trees over an older dest, and
+// compares the result with that of tar and rsync.
 func TestByHand(t *testing.T) {
 	t.Parallel()
 	trees := newHost(t)
 	makeTree(t, trees.path("new"), "new")
 	makeTree(t, trees.path("old"), "old")
 	replaceTypes(t, trees.path("new"), trees.path("old"))
-	// Times of long ago, and the versions' own: what has the same size and
-	// time, rsync takes to be the same.
+	// The times are in the past and differ between the versions, because rsync
+	// considers a file unchanged if its size and time are the same.
 	setTimes(t, trees.path("new"), "2020-02-03 04:05:06.789")
 	setTimes(t, trees.path("old"), "2019-02-03 04:05:06.789")
 	sh := func(h *host, script string, args ...string) {
@@ -57,7 +57,7 @@ func TestByHand(t *testing.T) {
 	compare := func(archive, strategy, manifest string, rsyncArgs ...string) {
 		t.Run(strings.TrimSuffix(archive+"/"+strategy, "/"), func(t *testing.T) {
 			h := newHost(t)
-			// The old dest twice, one for each way.
+			// Prepare the old dest twice, once for each way of deploying.
 			sh(h, `cp -a "$1" "$2"; mkdir hand; cp -a "$1" hand/dest`, trees.path("old"), h.path("dest"))
 			hand := &host{t: t, dir: h.dir, env: append(h.env, "ARCHIVE="+trees.path(archive))}
 			sh(hand, "cd hand\n"+byHand, rsyncArgs...)
@@ -70,7 +70,7 @@ func TestByHand(t *testing.T) {
 			url := "file://" + h.path("files", "deploy.yml")
 			h.stretcher(url).wantSuccess()
 			wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
-			// And again, with nothing left to do.
+			// Deploy again: there is nothing to change.
 			h.stretcher(url).wantSuccess()
 			wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
 		})
@@ -94,8 +94,8 @@ func archiveManifest(t *testing.T, archive, dest string) string {
 	return fmt.Sprintf("src: file://%s\nchecksum: %x\ndest: %s\n", archive, sha256.Sum256(data), dest)
 }
 
-// makeTree makes a tree with what trees are made of. Those of two versions
-// differ.
+// makeTree creates a tree that contains files of every type. The trees of two
+// versions differ.
 func makeTree(t *testing.T, dir, version string) {
 	t.Helper()
 	check := func(err error) {
@@ -146,7 +146,7 @@ func makeTree(t *testing.T, dir, version string) {
 			check(err)
 			check(os.Lchown(path, 12345, 54321))
 			if info.Mode()&os.ModeSymlink == 0 {
-				check(os.Chmod(path, info.Mode())) // which lchown takes the setuid bit from
+				check(os.Chmod(path, info.Mode())) // lchown has cleared the setuid bit
 			}
 		}
 	}
@@ -155,8 +155,8 @@ func makeTree(t *testing.T, dir, version string) {
 	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "closed-dir"), 0o755) })
 }
 
-// replaceTypes makes paths that are one thing in the new tree another thing
-// in the old one.
+// replaceTypes changes the types of some files in the old tree, so that they differ
+// from those in the new tree.
 func replaceTypes(t *testing.T, newTree, oldTree string) {
 	t.Helper()
 	kinds := []func(path string) error{
@@ -182,13 +182,14 @@ func replaceTypes(t *testing.T, newTree, oldTree string) {
 	}
 }
 
-// setTimes sets the time of all that is in a tree, symlinks too.
+// setTimes sets the times of all files in a tree, including symlinks.
 func setTimes(t *testing.T, dir, when string) {
 	t.Helper()
 	output(t, exec.Command("find", dir, "-depth", "-exec", "touch", "--no-dereference", "--date", when, "{}", "+"))
 }
 
-// wantSameTree checks that two trees are equal in all that rsync -a keeps.
+// wantSameTree checks that two trees are equal in everything that rsync -a
+// preserves.
 func wantSameTree(t *testing.T, got, want string) {
 	t.Helper()
 	gotTree, wantTree := describe(t, got), describe(t, want)
@@ -206,7 +207,8 @@ func wantSameTree(t *testing.T, got, want string) {
 	}
 }
 
-// describe returns what rsync -a keeps of each file in a tree.
+// describe returns, for each file in a tree, the attributes that rsync -a
+// preserves.
 func describe(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	tree := map[string]string{}
@@ -235,7 +237,7 @@ func describe(t *testing.T, dir string) map[string]string {
 			what += " -> " + target
 		}
 		rel, err := filepath.Rel(dir, path)
-		if rel != "." { // where the archive has no "./", its time is that of the deployment
+		if rel != "." { // if the archive has no "./", the time of dest is that of the deployment
 			what += info.ModTime().UTC().Format(" 2006-01-02 15:04:05.999999999")
 		}
 		tree[rel] = what
@@ -247,7 +249,7 @@ func describe(t *testing.T, dir string) map[string]string {
 	return tree
 }
 
-// sync_strategy mv renames what tar would unpack.
+// The strategy mv produces what tar would unpack.
 func TestByHandMv(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -258,11 +260,11 @@ func TestByHandMv(t *testing.T) {
 	url := "file://" + h.path("files", "deploy.yml")
 	h.stretcher(url).wantSuccess()
 	wantSameTree(t, h.path("dest"), h.path("work", "hand"))
-	// It is for a new dest only.
+	// It fails if dest exists.
 	h.stretcher(url).wantFailure("Deploy manifest failed:", h.path("dest"))
 	wantSameTree(t, h.path("dest"), h.path("work", "hand"))
 	left, err := filepath.Glob(h.path(".dest*"))
 	if err != nil || len(left) > 0 {
-		t.Errorf("left beside dest: %q %v", left, err)
+		t.Errorf("left next to dest: %q %v", left, err)
 	}
 }

@@ -15,11 +15,11 @@ import (
 const (
 	s3AccessKey = "AKIATESTTESTTEST"
 	s3SecretKey = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-	s3Region    = "eu-west-1" // not what a client without one would take
+	s3Region    = "eu-west-1" // differs from the default region of S3 clients
 )
 
-// startS3 starts versitygw, which checks signatures as S3 does. A bucket is a
-// directory in the one it returns, an object a file.
+// startS3 starts versitygw, which checks signatures like S3. In the directory that
+// it returns, each bucket is a directory and each object is a file.
 func startS3(t *testing.T) (endpoint, root string) {
 	t.Helper()
 	root, sidecar := t.TempDir(), t.TempDir()
@@ -36,15 +36,15 @@ func startS3(t *testing.T) (endpoint, root string) {
 	return endpoint, root
 }
 
-// s3Host returns a host whose environment lets the agent in.
+// s3Host returns a host whose environment has valid credentials.
 func s3Host(t *testing.T, endpoint string) *host {
 	return newHost(t, "AWS_ENDPOINT_URL_S3="+endpoint, "AWS_REGION="+s3Region,
 		"AWS_ACCESS_KEY_ID="+s3AccessKey, "AWS_SECRET_ACCESS_KEY="+s3SecretKey)
 }
 
-// instanceMetadata serves what an EC2 instance learns of its role, to who
-// comes with a session token as the service's second version wants, and
-// returns its URL.
+// instanceMetadata serves the metadata that gives an EC2 instance the credentials
+// of its role, and returns its URL. Requests need a session token, as in version 2
+// of the service.
 func instanceMetadata(t *testing.T) string {
 	const role = "/latest/meta-data/iam/security-credentials/"
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -71,8 +71,8 @@ func TestS3(t *testing.T) {
 	t.Parallel()
 	endpoint, root := startS3(t)
 	r := newRelease(t, "one")
-	// put writes a manifest and its archive for a deployment to h, under
-	// these keys, and returns the manifest's URL.
+	// put stores a manifest for a deployment to h and its archive under these
+	// keys, and returns the URL of the manifest.
 	put := func(t *testing.T, h *host, manifest, archive string) string {
 		t.Helper()
 		write(t, filepath.Join(root, "deploys", archive), r.archive)
@@ -87,8 +87,8 @@ func TestS3(t *testing.T) {
 		r.wantDeployed(t, h.path("dest"))
 	})
 
-	// A source's name is the user's: no letter of it may be lost or read as
-	// something else.
+	// Users may choose any key: no character of it may be lost or interpreted
+	// differently.
 	for _, key := range []string{"with space", "ü/日本語", "a+b", "a+b c&d=e;f,g@h!i'(j)$k*l", "trailing space ", "~.-_", "two  spaces"} {
 		t.Run("key "+key, func(t *testing.T) {
 			h := s3Host(t, endpoint)
@@ -125,7 +125,7 @@ func TestS3(t *testing.T) {
 		h.stretcher(url).wantSuccess().wantNotPrinted(s3SecretKey)
 		r.wantDeployed(t, h.path("dest"))
 
-		h.env = append(h.env, "AWS_PROFILE=default") // the later one counts
+		h.env = append(h.env, "AWS_PROFILE=default") // the last value is used
 		h.stretcher(url).wantFailure("access key")
 	})
 	t.Run("shared credentials and config files elsewhere", func(t *testing.T) {
@@ -144,15 +144,16 @@ func TestS3(t *testing.T) {
 		r.wantDeployed(t, h.path("dest"))
 	})
 
-	// An endpoint with a name has no bucket.name, as S3 itself has: MinIO and
-	// its like are addressed by path.
+	// MinIO and similar services do not provide a host name for each bucket, as
+	// S3 does, so path-style URLs are required.
 	t.Run("endpoint with a name", func(t *testing.T) {
 		h := s3Host(t, strings.Replace(endpoint, "127.0.0.1", "localhost", 1))
 		h.stretcher(put(t, h, "name/deploy.yml", "name/app.tar.gz")).wantSuccess()
 		r.wantDeployed(t, h.path("dest"))
 	})
 
-	// With AWS_CA_BUNDLE the AWS library insists on a client of its own make.
+	// With AWS_CA_BUNDLE, the AWS library only accepts an HTTP client of its own
+	// type.
 	t.Run("AWS_CA_BUNDLE", func(t *testing.T) {
 		tls := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
 		defer tls.Close()
@@ -164,8 +165,7 @@ func TestS3(t *testing.T) {
 		r.wantDeployed(t, h.path("dest"))
 	})
 
-	// What cannot get better is not tried again: the retries would take an
-	// hour.
+	// Permanent errors are not retried: retries would take an hour.
 	const forever = "-retry-wait=1h"
 	for _, wrong := range []struct{ name, env, code string }{
 		{"wrong secret", "AWS_SECRET_ACCESS_KEY=a-wrong-secret-key", "SignatureDoesNotMatch"},
@@ -209,7 +209,7 @@ func TestS3(t *testing.T) {
 		wantMissing(t, h.path("dest"))
 	})
 
-	// An event may overtake the upload of what it names.
+	// An event may arrive before the upload of the archive that it leads to.
 	t.Run("appears between retries", func(t *testing.T) {
 		h := s3Host(t, endpoint)
 		agent := h.start("s3://deploys/late/deploy.yml", "-retry=1000", "-retry-wait=100ms")
@@ -225,13 +225,13 @@ func TestS3(t *testing.T) {
 		h := s3Host(t, endpoint)
 		o := h.stretcher("s3://deploys/never.yml", "-retry=2", "-retry-wait=0.5").wantFailure("NoSuchKey")
 		if o.took < time.Second {
-			t.Errorf("two waits of half a second took %s", o.took)
+			t.Errorf("two waits of half a second each took %s", o.took)
 		}
 	})
 }
 
-// In the agent's first moments nothing of S3 is touched, unless a URL needs
-// it: a broken configuration of it does not keep others from deploying.
+// The agent initializes S3 only if a URL needs it, so a broken S3 configuration
+// does not prevent deployments from other sources.
 func TestS3NotNeeded(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "AWS_PROFILE=does-not-exist", "AWS_CA_BUNDLE=/does/not/exist", "GOOGLE_APPLICATION_CREDENTIALS=/does/not/exist")

@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// serfNode is one Serf agent, with stretcher as its event handler.
+// serfNode is a Serf agent with stretcher as its event handler.
 type serfNode struct {
 	*server
 	host *host
-	bind string // address where other nodes join it
+	bind string // address at which other nodes join it
 	rpc  string
 }
 
@@ -45,7 +45,7 @@ func startSerf(t *testing.T, n int) []*serfNode {
 		waitFor(t, "the cluster", func() error {
 			members, err := node.command("members").Output()
 			if alive := strings.Count(string(members), "alive"); err == nil && alive != n {
-				err = fmt.Errorf("members:\n%s", members)
+				err = fmt.Errorf("the members are:\n%s", members)
 			}
 			return err
 		})
@@ -53,7 +53,7 @@ func startSerf(t *testing.T, n int) []*serfNode {
 	return nodes
 }
 
-// command returns a serf command that speaks to the node.
+// command returns a serf command that connects to the node.
 func (n *serfNode) command(name string, args ...string) *exec.Cmd {
 	return n.host.command(tool(n.host.t, "serf"), append([]string{name, "-rpc-addr", n.rpc}, args...)...)
 }
@@ -65,14 +65,14 @@ func (n *serfNode) fire(args ...string) {
 
 func (n *serfNode) logFile() string { return n.host.path("home", "serf.log") }
 
-// waitForLog waits until text is in the log of the node's handlers count
+// waitForLog waits until the log of the node's handlers contains text count
 // times.
 func (n *serfNode) waitForLog(text string, count int) {
 	n.t.Helper()
 	waitFor(n.t, fmt.Sprintf("%q %d times in the log of %s", text, count, n.host.dir), func() error {
 		log, err := os.ReadFile(n.logFile())
 		if err == nil && strings.Count(string(log), text) < count {
-			err = fmt.Errorf("the log:\n%s", log)
+			err = fmt.Errorf("the log is:\n%s", log)
 		}
 		return err
 	})
@@ -97,8 +97,8 @@ func serve(t *testing.T, dir string) string {
 	return s.URL
 }
 
-// publisher puts releases where every node of a cluster can fetch them. Each
-// node deploys to its own home directory.
+// publisher publishes releases for all nodes of a cluster. Each node deploys to
+// its own home directory.
 type publisher struct {
 	t        *testing.T
 	dir, url string
@@ -130,25 +130,25 @@ func TestSerfCluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The Lamport time differs from run to run.
+		// The ID is a Lamport time, which differs from run to run.
 		if want := fmt.Sprintf("one user deploy node-%d ", i); !strings.HasPrefix(string(deployed), want) || strings.TrimSpace(strings.TrimPrefix(string(deployed), want)) == "" {
-			t.Errorf("node %d deployed %q, want %q and an event's id", i, deployed, want)
+			t.Errorf("node %d deployed %q, want %q and the ID of an event", i, deployed, want)
 		}
 		n.log()
 	}
 
-	// An event of another name is none of ours.
+	// Events with other names are ignored.
 	nodes[1].fire("restart", "no-url")
 	// An event without a payload is an error that says what was expected.
 	nodes[1].fire("deploy")
 	for _, n := range nodes {
 		n.waitForLog("stdin is empty: expected a manifest URL", 1)
 		if log := n.log(); strings.Contains(log, "no-url") {
-			t.Errorf("another event was taken for a deployment:\n%s", log)
+			t.Errorf("an event with another name was deployed:\n%s", log)
 		}
 	}
 
-	// A failure is in the log of every node, and what was deployed stays.
+	// A failure is logged on every node, and dest stays as it was.
 	nodes[2].fire("deploy", p.url+"/files/missing.yml")
 	for _, n := range nodes {
 		n.waitForLog("404 Not Found", 1)
@@ -162,8 +162,8 @@ func TestSerfCluster(t *testing.T) {
 	}
 }
 
-// Events that follow each other quickly are coalesced: the newest is
-// deployed, whichever others are left out.
+// Events in quick succession are coalesced: the newest is deployed, while older
+// ones may be skipped.
 func TestSerfCoalesced(t *testing.T) {
 	t.Parallel()
 	nodes := startSerf(t, 3)
@@ -184,7 +184,7 @@ func TestSerfCoalesced(t *testing.T) {
 				return err
 			}
 			if strings.Count(string(log), "Starting up") > strings.Count(string(log), "Done") {
-				return fmt.Errorf("a handler still runs:\n%s", log)
+				return fmt.Errorf("a handler is still running:\n%s", log)
 			}
 			return last.files.differs(n.host.path("home", "app"))
 		})
@@ -192,7 +192,7 @@ func TestSerfCoalesced(t *testing.T) {
 	}
 }
 
-// Events that are not to be coalesced are all deployed.
+// Events that are sent with -coalesce=false are all deployed.
 func TestSerfNotCoalesced(t *testing.T) {
 	t.Parallel()
 	nodes := startSerf(t, 3)
@@ -205,8 +205,8 @@ func TestSerfNotCoalesced(t *testing.T) {
 			r.wantDeployed(t, n.host.path("home", "app"))
 		}
 	}
-	// Fired together, they may overtake each other on their way through the
-	// cluster, but none is lost, and what is deployed is one of them, whole.
+	// Events that are fired together may arrive in any order, but none is lost,
+	// and dest finally equals one of the releases.
 	four, five := newRelease(t, "four"), newRelease(t, "five")
 	nodes[0].fire("-coalesce=false", "deploy", p.publish("four", four))
 	nodes[0].fire("-coalesce=false", "deploy", p.publish("five", five))
@@ -214,7 +214,7 @@ func TestSerfNotCoalesced(t *testing.T) {
 		n.waitForLog("Done", 5)
 		app := n.host.path("home", "app")
 		if errFour, errFive := four.files.differs(app), five.files.differs(app); errFour != nil && errFive != nil {
-			t.Errorf("neither of two releases: %v; %v", errFour, errFive)
+			t.Errorf("dest is neither of the two releases: %v; %v", errFour, errFive)
 		}
 		n.log()
 	}

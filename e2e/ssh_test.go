@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// sshd is an SSH server that lets the user who runs the tests in.
+// sshd is an SSH server on which the user who runs the tests can log in.
 type sshd struct {
 	*host
 	user string
@@ -27,8 +27,8 @@ func startSSHD(t *testing.T) *sshd {
 	}
 	s := &sshd{host: newHost(t), user: me.Username}
 	if os.Geteuid() == 0 {
-		// Where sshd as root confines the part of itself that speaks to
-		// strangers. Debian's service makes it when it starts.
+		// As root, sshd confines its unauthenticated part to this directory,
+		// which Debian's service creates at its start.
 		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestSSH(t *testing.T) {
 	t.Parallel()
 	s := startSSHD(t)
 	if code, out := s.run("", "exit 42"); code != 42 {
-		t.Fatalf("ssh does not work at all: exit status %d, want 42:\n%s", code, out)
+		t.Fatalf("ssh does not pass the exit status of a command: %d, want 42:\n%s", code, out)
 	}
 	r := newRelease(t, "one")
 	stretcher := "TMPDIR=" + s.path("tmp") + " " + stretcherPath

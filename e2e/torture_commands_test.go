@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// stopDaemon ends the process whose pid a command has left in a file, after
-// checking that it still runs.
+// stopDaemon ends the process whose pid a command has written to a file, after
+// checking that it is still running.
 func (s *site) stopDaemon(file string) {
 	s.t.Helper()
 	data, err := os.ReadFile(file)
@@ -23,13 +23,12 @@ func (s *site) stopDaemon(file string) {
 		s.t.Fatal(err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		s.t.Errorf("the daemon, pid %d, does not run: %v", pid, err)
+		s.t.Errorf("the daemon, pid %d, is not running: %v", pid, err)
 	}
 }
 
-// Commands that leave a daemon behind do not hang the agent, even where the
-// daemon holds what the agent reads or writes, and the daemon does not hold
-// the lock.
+// Commands that leave a daemon behind do not block the agent, even if the daemon
+// keeps the pipes to the agent open, and the daemon does not keep the lock.
 func TestTortureDaemonisingCommands(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -53,8 +52,8 @@ func TestTortureDaemonisingCommands(t *testing.T) {
 	s.wantDeployed(tr)
 }
 
-// Commands that hang are ended with all that they started, by the time limit
-// or by a signal.
+// Commands that hang are ended by the time limit or a signal, together with all
+// processes that they have started.
 func TestTortureHangingCommands(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -86,7 +85,7 @@ func TestTortureHangingCommands(t *testing.T) {
 	s.wantFailureCommands(1)
 	s.wantClean()
 
-	// interrupt sends a signal to a run when it has started a command.
+	// interrupt sends a signal to a run after it has started a command.
 	interrupt := func(r *running, command string) {
 		t.Helper()
 		r.waitForLog("invoking command: " + command)
@@ -101,8 +100,8 @@ func TestTortureHangingCommands(t *testing.T) {
 		s.wantFailureCommands(1)
 		s.wantClean()
 	}
-	// A second signal ends the failure command, which has a minute otherwise.
-	// It has to come a while after the first one: see onSignals.
+	// A second signal ends the failure command, which may otherwise run for a
+	// minute. It must not follow the first one too closely: see onSignals.
 	r := s.start(s.publish("both", archive, fmt.Sprintf("commands: {pre: [%q], failure: [%q]}", hang, deaf)))
 	interrupt(r, hang)
 	r.waitForLog("invoking command: " + deaf)
@@ -111,12 +110,12 @@ func TestTortureHangingCommands(t *testing.T) {
 	second := time.Now()
 	r.wait().wantFailure("interrupted by SIGTERM")
 	if took := time.Since(second); took > 45*time.Second {
-		t.Errorf("after the second signal it ran for %s", took)
+		t.Errorf("the agent ran for %s after the second signal", took)
 	}
 	s.wantClean()
 }
 
-// What success commands do with their stdin is their own affair.
+// Success commands may read all, part or none of their stdin.
 func TestTortureStdinIgnoringCommands(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -135,18 +134,18 @@ func TestTortureStdinIgnoringCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(got), "Deploy manifest succeeded.") || len(got) < 1_000_000 {
-		t.Errorf("the last command got %d bytes of log: %s", len(got), tail(string(got), 500))
+		t.Errorf("the last command received %d bytes of the log: %s", len(got), tail(string(got), 500))
 	}
 	s.wantDeployed(tr)
 }
 
-// A command's output takes no memory: stderr gets all of it, and the log that
-// is kept for other commands is bounded.
+// A command's output does not accumulate in memory: all of it goes to stderr, and
+// the log that is kept for other commands is limited.
 func TestTorturePrintingCommands(t *testing.T) {
 	t.Parallel()
 	const (
 		printed = 200_000_000
-		most    = 64 << 10 // KiB of memory
+		most    = 64 << 10 // KiB
 	)
 	for name, hook := range map[string]string{
 		"lines":    fmt.Sprintf("yes %s | head -c %d", strings.Repeat("x", 99), printed),
@@ -169,14 +168,14 @@ func TestTorturePrintingCommands(t *testing.T) {
 				t.Fatal(err)
 			}
 			if stderr.n < printed {
-				t.Errorf("stderr got %d bytes of %d", stderr.n, printed)
+				t.Errorf("stderr received %d of %d bytes", stderr.n, printed)
 			}
 			got, err := os.ReadFile(s.path("got"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if len(got) > 8<<20+1024 || !strings.Contains(string(got), "left out") || !strings.Contains(string(got), "Deploy manifest succeeded.") {
-				t.Errorf("the success command got %d bytes of log: %s", len(got), tail(string(got), 500))
+				t.Errorf("the success command received %d bytes of the log: %s", len(got), tail(string(got), 500))
 			}
 			peak, err := os.ReadFile(s.path("peak"))
 			if err != nil {
@@ -187,7 +186,7 @@ func TestTorturePrintingCommands(t *testing.T) {
 				t.Fatalf("peak memory %q: %v", peak, err)
 			}
 			if kibibytes >= most {
-				t.Errorf("the agent took %d KiB of memory, want less than %d", kibibytes, most)
+				t.Errorf("the agent used %d KiB of memory, want less than %d", kibibytes, most)
 			}
 			t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
 			s.wantDeployed(tr)
@@ -195,7 +194,7 @@ func TestTorturePrintingCommands(t *testing.T) {
 	}
 }
 
-// counter counts what is written to it.
+// counter counts the bytes that are written to it.
 type counter struct{ n int64 }
 
 func (c *counter) Write(p []byte) (int, error) {

@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// inTurn returns commands that tell in the file order when the agent begins
-// and ends to work on dest, and hold it there until the file gate exists.
+// inTurn returns commands that record in the file "order" when the agent begins
+// and ends its work on dest, and that block it in between until the file "gate"
+// exists.
 func (s *site) inTurn() string {
 	return fmt.Sprintf(`commands:
   pre: ["echo begin $PPID >> %[1]s; while [ ! -e %[2]s ]; do sleep 0.02; done"]
@@ -37,8 +38,8 @@ func (s *site) shutGate() {
 	}
 }
 
-// order returns the pids of the agents that have worked on dest, after
-// checking that none began before the one before it had ended.
+// order returns the pids of the agents that have worked on dest, in order. It
+// fails the test if an agent began before the previous one had ended.
 func (s *site) order() []int {
 	s.t.Helper()
 	data, err := os.ReadFile(s.path("order"))
@@ -62,14 +63,15 @@ func (s *site) order() []int {
 
 var waitingLine = regexp.MustCompile(`waiting for another deployment to \S+: pid (\S*), since (\S*)\n`)
 
-// waitedFor returns the pids that a run said it waits for, each once.
+// waitedFor returns the pids for which a run logged that it was waiting, without
+// duplicates.
 func waitedFor(t *testing.T, log string) []int {
 	t.Helper()
 	var pids []int
 	for _, m := range waitingLine.FindAllStringSubmatch(log, -1) {
 		pid, err := strconv.Atoi(m[1])
 		if err != nil || m[2] == "" {
-			t.Errorf("it does not say for whom it waits, since when: %q", m[0])
+			t.Errorf("the log does not say for which pid it waits and since when: %q", m[0])
 		}
 		if !slices.Contains(pids, pid) {
 			pids = append(pids, pid)
@@ -78,14 +80,14 @@ func waitedFor(t *testing.T, log string) []int {
 	return pids
 }
 
-// Two deployments of different archives to one dest, one of them through a
-// symlink, are started at once: the second waits for the first, and dest is
-// that of the second in the end.
+// Two deployments of different archives to the same dest, one of them through a
+// symlink, are started at the same time. One waits for the other, and dest finally
+// equals the archive of the one that ran last.
 func TestTortureConcurrentDeployments(t *testing.T) {
 	t.Parallel()
 	const rounds = 50
 	s := newSite(t)
-	// The other site has the same dest by another name.
+	// The other site has the same dest under another name.
 	alias := *s
 	alias.dest = s.path("alias", "dest")
 	if err := os.Symlink(filepath.Dir(s.dest), filepath.Dir(alias.dest)); err != nil {
@@ -103,7 +105,7 @@ func TestTortureConcurrentDeployments(t *testing.T) {
 	for round := range rounds {
 		s.shutGate()
 		strategy := []string{"rsync", "builtin"}[round%2]
-		// In every second pair of rounds the two go as fast as they can.
+		// In every second pair of rounds, the gate is already open.
 		gated := round%4 < 2
 		if !gated {
 			s.openGate()
@@ -131,7 +133,7 @@ func TestTortureConcurrentDeployments(t *testing.T) {
 		}
 		order := s.order()
 		if len(order) != 2 {
-			t.Fatalf("agents that ran commands: %v", order)
+			t.Fatalf("these agents ran commands: %v", order)
 		}
 		if pids := waitedFor(t, logs[order[0]]); len(pids) != 0 {
 			t.Errorf("the first one waited for %v", pids)
@@ -143,13 +145,14 @@ func TestTortureConcurrentDeployments(t *testing.T) {
 		waited += len(pids)
 		s.wantDeployed(tree[order[1]])
 		if t.Failed() {
-			t.Fatalf("failed in round %d, by %s", round, strategy)
+			t.Fatalf("failed in round %d, with strategy %s", round, strategy)
 		}
 	}
-	t.Logf("%d rounds; in %d of them one was seen waiting for the other", rounds, waited)
+	t.Logf("%d rounds; in %d of them, one deployment logged that it waited for the other", rounds, waited)
 }
 
-// Of two deployments by mv one wins, and the other one finds dest there.
+// Of two deployments with mv, one succeeds and the other fails because dest
+// exists.
 func TestTortureConcurrentMv(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -179,7 +182,7 @@ func TestTortureConcurrentMv(t *testing.T) {
 	}
 }
 
-// A holder that is killed does not block the one that waits for it.
+// When the holder of the lock is killed, the waiting deployment continues.
 func TestTortureLockOfKilledHolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -193,18 +196,18 @@ func TestTortureLockOfKilledHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	holder.wait()
-	waiter.waitForLog("invoking command: echo begin") // the gate is still shut
+	waiter.waitForLog("invoking command: echo begin") // the gate is still closed
 	s.openGate()
 	log := waiter.wait().wantSuccess().log
 	if pids := waitedFor(t, log); !slices.Equal(pids, []int{holder.cmd.Process.Pid}) {
-		t.Errorf("it waited for %v, not for %d", pids, holder.cmd.Process.Pid)
+		t.Errorf("it waited for %v, want %d", pids, holder.cmd.Process.Pid)
 	}
 	s.waitForNoSurvivor()
 	s.wantDeployed(tr)
 }
 
-// What a killed holder left of its lock goes also where dest is another
-// directory by then.
+// The lock file of a killed holder is removed even if dest has become a different
+// directory in the meantime.
 func TestTortureLockOfReplacedDest(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -220,7 +223,7 @@ func TestTortureLockOfReplacedDest(t *testing.T) {
 	}
 	holder.wait()
 	s.waitForNoSurvivor()
-	if err := os.Rename(s.dest, s.path("old-dest")); err != nil { // its inode is not used again
+	if err := os.Rename(s.dest, s.path("old-dest")); err != nil { // keeps its inode in use, so that the new dest has another one
 		t.Fatal(err)
 	}
 	s.openGate()
@@ -228,15 +231,15 @@ func TestTortureLockOfReplacedDest(t *testing.T) {
 	s.wantDeployed(tr)
 }
 
-// Deployments in hooks: to another dest they go on, to the same one they could
-// only wait for ever, and say so.
+// A hook may deploy to another dest. A deployment to the same dest would wait
+// forever, so it fails with an error that says so.
 func TestTortureNestedDeployments(t *testing.T) {
 	t.Parallel()
 	outer, inner := newSite(t), newSite(t)
 	tr := tortured(100, false)[0]
 	archive := tr.pack(t)
-	// nest returns a hook that deploys what is at a URL, with the
-	// surroundings of a site.
+	// nest returns a hook that deploys the manifest at a URL, with the
+	// environment of a site.
 	nest := func(s *site, list, url string) string {
 		return fmt.Sprintf("commands: {%s: [%q]}", list, fmt.Sprintf("echo %s | env TMPDIR=%s %s %s", url, s.path("tmp"), s.mark, stretcherPath))
 	}
@@ -260,7 +263,8 @@ func TestTortureNestedDeployments(t *testing.T) {
 	through := inner.publish("through", archive, nest(outer, "post", self))
 	outer.start(outer.publish("back", archive, nest(inner, "pre", through))).wait().wantFailure(refused)
 	outer.wantClean()
-	// After the deployment its success commands may deploy anew.
+	// The success commands run after the deployment and may deploy to the same
+	// dest again.
 	outer.deploy(outer.publish("again", archive, nest(outer, "success", self)))
 	outer.wantDeployed(tr)
 }

@@ -9,19 +9,19 @@ import (
 	"testing"
 )
 
-// A watch is stopped while its handler deploys.
+// A watch is stopped while its handler is deploying.
 //
-// systemd signals all processes of a unit. A signal to the watch alone reaches
-// its child where the watch forwards it before it exits, which is up to chance,
-// and the agent only where it is that child and no shell is between them. The
-// deployment then goes on without the watch.
+// systemd signals all processes of a unit. If only the watch is signalled, it may
+// or may not forward the signal to its child before it exits, and the child is the
+// agent only if there is no shell in between. If the signal does not reach the
+// agent, the deployment continues without the watch.
 func TestTortureConsulWatchStopped(t *testing.T) {
 	t.Parallel()
 	for _, stop := range []struct {
 		name   string
-		shell  bool // between the watch and the agent
+		shell  bool // the watch runs the agent through a shell
 		signal syscall.Signal
-		all    bool // are signalled, not the watch alone
+		all    bool // signal all processes, not only the watch
 	}{
 		{"SIGTERM to all", true, syscall.SIGTERM, true},
 		{"SIGTERM to all without a shell", false, syscall.SIGTERM, true},
@@ -32,8 +32,8 @@ func TestTortureConsulWatchStopped(t *testing.T) {
 	} {
 		t.Run(stop.name, func(t *testing.T) {
 			defer heed(stop.signal)()
-			// A second signal that comes late, as it may on a busy machine,
-			// ends the failure commands: see sameStop.
+			// On a busy machine, the second signal may arrive so late that it
+			// ends the failure commands (see sameStop). Try again then.
 			for attempt := 1; !stopWatch(t, stop.shell, stop.signal, stop.all); attempt++ {
 				if attempt == 3 {
 					t.Fatal("the failure commands were aborted three times")
@@ -43,8 +43,8 @@ func TestTortureConsulWatchStopped(t *testing.T) {
 	}
 }
 
-// stopWatch stops a watch and checks what becomes of the deployment. It
-// reports false where its failure commands were aborted.
+// stopWatch stops a watch and checks the outcome of the deployment. It returns
+// false if the failure commands were aborted.
 func stopWatch(t *testing.T, shell bool, signal syscall.Signal, all bool) bool {
 	t.Helper()
 	c := startConsul(t, nil)
@@ -65,7 +65,7 @@ func stopWatch(t *testing.T, shell bool, signal syscall.Signal, all bool) bool {
 	}
 	waitFor(t, "the end of the watch", func() error {
 		if watch.running() {
-			return fmt.Errorf("it runs")
+			return fmt.Errorf("it is still running")
 		}
 		return nil
 	})
@@ -89,8 +89,8 @@ func stopWatch(t *testing.T, shell bool, signal syscall.Signal, all bool) bool {
 	return true
 }
 
-// heed undoes that this process, and so its children, ignore a signal, as
-// nohup and shells make it for what they start in the background.
+// heed makes this process, and therefore its children, stop ignoring a signal,
+// which they would if it was started by nohup or in the background of a shell.
 func heed(s os.Signal) (undo func()) {
 	c := make(chan os.Signal, 1)
 	if signal.Ignored(s) {

@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// mountSmall mounts a tmpfs of so many MiB and inodes at dir.
+// mountSmall mounts a tmpfs with the given size and number of inodes at dir.
 func mountSmall(t *testing.T, dir string, mebibytes, inodes int) {
 	t.Helper()
 	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,nr_inodes=%d,mode=755", mebibytes, inodes))
 	if errors.Is(err, syscall.EPERM) {
-		t.Skipf("a full disk needs a mount, which this user may not make: %v", err)
+		t.Skipf("this user may not mount a small file system: %v", err)
 	}
 	if err != nil {
 		t.Fatalf("mount a tmpfs at %s: %v", dir, err)
@@ -27,7 +27,7 @@ func mountSmall(t *testing.T, dir string, mebibytes, inodes int) {
 	})
 }
 
-// random returns content that does not compress.
+// random returns incompressible content of the given size.
 func random(size int) string {
 	b := make([]byte, size)
 	source := rand.NewChaCha8([32]byte{})
@@ -35,8 +35,9 @@ func random(size int) string {
 	return string(b)
 }
 
-// A full disk fails the deployment, with the directory and the reason. Nothing
-// is left, dest is as it was, and when there is room the next run succeeds.
+// If the disk is full, the deployment fails with an error that names the directory
+// and the reason. No temporary files are left, dest is unchanged, and the next run
+// succeeds once there is enough space.
 func TestTortureFullDisk(t *testing.T) {
 	t.Parallel()
 	old := tree{
@@ -44,7 +45,8 @@ func TestTortureFullDisk(t *testing.T) {
 		"version": {kind: tar.TypeReg, mode: 0o644, mtime: 1_700_000_000, content: "old\n"},
 		"gone":    {kind: tar.TypeReg, mode: 0o644, mtime: 1_700_000_000, content: strings.Repeat("old", 100_000)},
 	}
-	// grown returns the next version, with files of that content and number.
+	// grown returns the next version, with the given number of files, each with
+	// the given content.
 	grown := func(content string, number int) tree {
 		tr := tree{
 			".":       {kind: tar.TypeDir, mode: 0o755, mtime: 1_700_000_001},
@@ -60,12 +62,12 @@ func TestTortureFullDisk(t *testing.T) {
 	incompressible := random(mebi)
 	for _, full := range []struct {
 		name      string
-		dir       string // what is on the small disk: "tmp" or "site"
+		dir       string // the directory on the small disk: "tmp" or "site"
 		mebibytes int
 		inodes    int
 		next      tree
 		log       string
-		only      string // of the strategies, where the others succeed
+		only      string // the only strategy that fails
 	}{
 		{"TMPDIR cannot hold the download", "tmp", 2, 1000, grown(incompressible, 6), "the download needs", ""},
 		{"TMPDIR cannot hold what is unpacked", "tmp", 4, 1000, grown(strings.Repeat("0", mebi), 16), "unpack the archive: what it unpacks to needs at least", ""},
@@ -90,13 +92,13 @@ func TestTortureFullDisk(t *testing.T) {
 
 				o := s.start(next).wait().wantFailure("Deploy manifest failed:", "o space left on device", full.log)
 				if failed := failureLine(o.log); !strings.Contains(failed, dir) {
-					t.Errorf("the directory that is full is not in the error: %s", failed)
+					t.Errorf("the error does not name the full directory: %s", failed)
 				}
 				s.wantFailureCommands(1)
 				s.wantClean()
 				if strategy != "rsync" || full.dir == "tmp" {
 					for _, d := range before.differences(readTree(t, s.dest)) {
-						t.Errorf("dest has changed: %s", d)
+						t.Errorf("dest was changed: %s", d)
 					}
 				}
 
@@ -110,8 +112,8 @@ func TestTortureFullDisk(t *testing.T) {
 	}
 }
 
-// failureLine returns the lines of a log that say why the deployment failed,
-// and what rsync(1) said of it.
+// failureLine returns the lines of a log that contain the error of the deployment
+// or the errors of rsync(1).
 func failureLine(log string) string {
 	var lines []string
 	for line := range strings.Lines(log) {

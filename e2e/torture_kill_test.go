@@ -18,32 +18,31 @@ import (
 )
 
 var (
-	tortureSeed  = flag.Uint64("torture.seed", 0, "seed of the torture tests; 0 is a random one")
-	tortureKills = flag.Int("torture.kills", 34, "how many times the kill test kills each strategy by each signal")
+	tortureSeed  = flag.Uint64("torture.seed", 0, "seed of the torture tests; 0 means a random one")
+	tortureKills = flag.Int("torture.kills", 34, "number of times that the kill test kills each strategy with each signal")
 )
 
 // victim is a site whose deployments are killed.
 type victim struct {
 	*site
-	program  string // that is killed
+	program  string // the program that is killed
 	strategy string
 	signal   syscall.Signal
 	random   *rand.Rand
 	trees    [2]tree
 	urls     [2]string
 
-	whole   time.Duration // that the last undisturbed run took
-	syncing time.Duration // that it took from the beginning of the sync
+	whole   time.Duration // duration of the last undisturbed run
+	syncing time.Duration // its duration from the beginning of the sync
 
 	kills  int
-	phases map[string]int // kills in each
-	mixed  int            // kills that left dest between two versions
+	phases map[string]int // number of kills in each phase
+	mixed  int            // number of kills that left dest between two versions
 }
 
-// Deployments of each strategy are killed at random points of the time that
-// they take. Each time dest has to be what the strategy promises, and the next
-// run that is left alone has to make it equal to the archive, with no trace of
-// the killed ones.
+// Deployments with each strategy are killed at random times. After each kill, dest
+// must be in a state that the strategy promises. The next undisturbed run must make
+// it equal to the archive, and must leave no trace of the killed runs.
 func TestTortureKill(t *testing.T) {
 	t.Parallel()
 	seed := *tortureSeed
@@ -63,7 +62,7 @@ func TestTortureKill(t *testing.T) {
 					for v.kills < *tortureKills && !t.Failed() {
 						v.torture()
 					}
-					t.Logf("seed %d: %d kills, dest mixed after %d; a run took %s, its sync %s; in the phases: %v",
+					t.Logf("seed %d: %d kills, dest mixed after %d of them; a run took %s, its sync %s; kills by phase: %v",
 						seed, v.kills, v.mixed, v.whole.Round(time.Millisecond), v.syncing.Round(time.Millisecond), v.phases)
 					mu.Lock()
 					defer mu.Unlock()
@@ -75,11 +74,11 @@ func TestTortureKill(t *testing.T) {
 			}
 		}
 	})
-	t.Logf("seed %d: %d kills in %s; in the phases: %v", seed, kills, time.Since(start).Round(time.Second), phases)
+	t.Logf("seed %d: %d kills in %s; kills by phase: %v", seed, kills, time.Since(start).Round(time.Second), phases)
 }
 
-// What killed runs left in TMPDIR goes with the next run, and what a living
-// one has there stays.
+// The next run removes what killed runs have left in TMPDIR, but keeps the files of
+// a run that is still alive.
 func TestTortureLeftoversBesideTheLiving(t *testing.T) {
 	t.Parallel()
 	living, others := newSite(t), newSite(t)
@@ -115,7 +114,7 @@ func TestTortureLeftoversBesideTheLiving(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(left) != 1 {
-		t.Errorf("in TMPDIR, where one run lives: %v", left)
+		t.Errorf("TMPDIR contains %v, want only the directory of the running deployment", left)
 	}
 	living.openGate()
 	r.wait().wantSuccess()
@@ -129,21 +128,21 @@ func signalName(s syscall.Signal) string {
 func newVictim(t *testing.T, strategy string, signal syscall.Signal, random *rand.Rand) *victim {
 	v := &victim{site: newSite(t), program: stretcherPath, strategy: strategy, signal: signal, random: random, trees: tortured(300, strategy == "builtin"), phases: map[string]int{}}
 	if signal == syscall.SIGKILL {
-		v.program = plainPath(t) // what is killed on the spot reports no race
+		v.program = plainPath(t) // SIGKILL leaves it no time to report a race
 	}
 	for i, tr := range v.trees {
 		v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, v.hooks())
 	}
-	v.repair() // the first deployment, which there is nothing to repair for
+	v.repair() // the first deployment, with nothing to repair yet
 	return v
 }
 
-// torture kills some runs, one upon the other, and repairs what they left.
+// torture kills several runs in a row and then repairs dest.
 func (v *victim) torture() {
 	v.t.Helper()
 	for range 1 + v.random.IntN(5) {
 		killed := v.kill()
-		// Some are repaired at once, while the last of their children go.
+		// Sometimes repair immediately, while children are still exiting.
 		atOnce := killed && v.signal == syscall.SIGKILL && v.random.IntN(3) == 0
 		if v.signal == syscall.SIGKILL && !atOnce {
 			v.waitForNoSurvivor()
@@ -159,7 +158,7 @@ func (v *victim) torture() {
 	v.repair()
 }
 
-// repair runs a deployment and leaves it alone.
+// repair runs an undisturbed deployment and checks its result.
 func (v *victim) repair() {
 	v.t.Helper()
 	i := v.random.IntN(2)
@@ -186,7 +185,7 @@ func (v *victim) repair() {
 	}
 }
 
-// removeDest removes a dest that a run of mv has completed.
+// removeDest removes a dest that a run with mv has completed.
 func (v *victim) removeDest() {
 	v.t.Helper()
 	if err := openTree(v.dest); err != nil {
@@ -208,13 +207,13 @@ func wantSameFile(t *testing.T, a, b string) {
 		t.Fatal(err)
 	}
 	if !os.SameFile(ia, ib) {
-		t.Errorf("%s and %s are not one file", a, b)
+		t.Errorf("%s and %s are not the same file", a, b)
 	}
 }
 
-// kill runs a deployment and kills it: at any time, or after the sync has
-// begun, or when dest begins to change. It tells whether the signal came
-// before the end.
+// kill runs a deployment and kills it: at any time, after the sync has begun, or
+// when dest begins to change. It reports whether the signal arrived before the run
+// had ended.
 func (v *victim) kill() bool {
 	v.t.Helper()
 	if v.strategy == "mv" {
@@ -259,12 +258,12 @@ func (v *victim) kill() bool {
 	return killed
 }
 
-// glance returns what a change of dest shows in: the times of some files that
-// differ between the versions.
+// glance returns the times of some files that differ between the versions, which
+// reveals whether dest has changed.
 func (v *victim) glance() []time.Time {
 	var times []time.Time
 	for _, name := range []string{"zero", "hard/a", "d1/file-25", "d2/file-14", "d4/file-4", "d5/file-5", "d7/file-55", "d8/file-44", "d9/sub/file-105", "d10/file-34", "d11/file-35"} {
-		var mtime time.Time // none where there is no file
+		var mtime time.Time // zero if there is no file
 		if info, err := os.Lstat(filepath.Join(v.dest, name)); err == nil {
 			mtime = info.ModTime()
 		}
@@ -273,7 +272,7 @@ func (v *victim) glance() []time.Time {
 	return times
 }
 
-// phase tells by its log in what phase a run was ended.
+// phase returns the phase in which a run was ended, according to its log.
 func phase(log string) string {
 	phase := "start"
 	for _, p := range []struct{ name, text string }{
@@ -293,21 +292,22 @@ func phase(log string) string {
 	return phase
 }
 
-// wantTerminated checks what a run has to do on SIGTERM: clean up, run the
-// failure commands once if it knows them and has not succeeded, and exit 1.
+// wantTerminated checks that a run has reacted to SIGTERM correctly: it must clean
+// up, run the failure commands once if it knows them and has not succeeded yet, and
+// exit with status 1.
 func (v *victim) wantTerminated(o *outcome, status syscall.WaitStatus) {
 	v.t.Helper()
 	v.wantClean()
 	failed := 0
 	switch {
 	case status.Signaled() && o.log == "":
-		// before there was a handler
+		// The signal arrived before its handler was installed.
 	case o.code == 0:
 		if !strings.Contains(o.log, "Deploy manifest succeeded.") {
 			v.t.Errorf("exit status 0 without a success; the log:\n%s", o.log)
 		}
 	case o.code != 1 || !strings.Contains(o.log, "interrupted by SIGTERM"):
-		v.t.Errorf("exit status %d, want 1 and interrupted by SIGTERM; the log:\n%s", o.code, o.log)
+		v.t.Errorf("exit status %d, want 1 and a log with \"interrupted by SIGTERM\"; the log:\n%s", o.code, o.log)
 	case strings.Contains(o.log, "Manifest:"):
 		o.wantLog("Deploy manifest failed:")
 		failed = 1
@@ -318,11 +318,12 @@ func (v *victim) wantTerminated(o *outcome, status syscall.WaitStatus) {
 	}
 }
 
-// wantPromise checks what the strategy promises of dest after a kill.
+// wantPromise checks that dest is in a state that the strategy promises after a
+// kill.
 func (v *victim) wantPromise() {
 	v.t.Helper()
 	if v.strategy == "rsync" {
-		return // that the next run repairs it
+		return // it only promises that the next run repairs dest
 	}
 	found := readTree(v.t, v.dest)
 	if v.strategy == "builtin" {
@@ -337,8 +338,8 @@ func (v *victim) wantPromise() {
 	}
 }
 
-// wantWhole checks that each file is whole, of one version or the other, and
-// that nothing else is in dest.
+// wantWhole checks that each file is a complete file of one of the versions, and
+// that dest contains nothing else.
 func (v *victim) wantWhole(found tree) {
 	v.t.Helper()
 	a, b := v.trees[0].extracted(), v.trees[1].extracted()
@@ -354,10 +355,10 @@ func (v *victim) wantWhole(found tree) {
 			continue
 		}
 		if !n.isWhole(a[path], b[path]) {
-			v.t.Errorf("%s is %s: neither %s nor %s", path, n, a[path], b[path])
+			v.t.Errorf("%s is %s, want %s or %s", path, n, a[path], b[path])
 		}
 	}
-	// What both versions have, in whatever state, is never missing.
+	// Files that are in both versions must never be missing.
 	for path, n := range a {
 		if other, ok := b[path]; ok && n.kind == other.kind {
 			if _, ok := found[path]; !ok {
@@ -367,9 +368,10 @@ func (v *victim) wantWhole(found tree) {
 	}
 }
 
-// isWhole tells whether n, found on disk, is one of a and b. The attributes of
-// directories are set in the end, and those of a file with the same content in
-// both one by one.
+// isWhole reports whether n, which was found on disk, is complete: it must equal a
+// or b. The attributes of directories are not compared, because they are set at the
+// end. If a and b are files with the same content, their attributes are changed one
+// by one, so any combination is accepted.
 func (n node) isWhole(a, b node) bool {
 	switch {
 	case n.kind == tar.TypeDir:
@@ -380,7 +382,7 @@ func (n node) isWhole(a, b node) bool {
 	return n == a || n == b
 }
 
-// startWatched starts a run whose log seen watches.
+// startWatched starts a run and makes seen watch its log.
 func (v *victim) startWatched(program, url string, seen *sighting) *running {
 	v.t.Helper()
 	seen.seen = make(chan struct{})
@@ -389,11 +391,11 @@ func (v *victim) startWatched(program, url string, seen *sighting) *running {
 	return v.startCommand(cmd, url)
 }
 
-// sighting is a writer that waits for a text to be written to it.
+// sighting is a writer that detects when a text is written to it.
 type sighting struct {
 	text string
 	seen chan struct{}
-	at   time.Time // when it was, in a run that has ended
+	at   time.Time // when it was written; read it only after the run has ended
 	last []byte
 }
 
@@ -409,7 +411,7 @@ func (s *sighting) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// wait waits for the text, or for the end of the run.
+// wait waits until the text has been written or the run has ended.
 func (s *sighting) wait(r *running) {
 	select {
 	case <-s.seen:

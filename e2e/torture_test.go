@@ -23,11 +23,11 @@ import (
 	"time"
 )
 
-// The torture tests treat deployments as machines and operators do: they kill
-// them, run two at once, fill disks, and give them commands that misbehave.
+// The torture tests treat deployments the way machines and operators do: they kill
+// them, run two at the same time, fill disks, and use commands that misbehave.
 
-// plainPath returns the path of the program without the race detector, which
-// takes memory and time of its own.
+// plainPath returns the path of a program without the race detector, which adds to
+// the memory and the time that the program takes.
 func plainPath(t *testing.T) string {
 	t.Helper()
 	if os.Getenv("STRETCHER_BIN") != "" {
@@ -40,7 +40,8 @@ func plainPath(t *testing.T) string {
 	return path
 }
 
-// The directory of the other one goes with the end of all tests.
+// buildPlain builds it next to stretcherPath, in the directory that is removed at
+// the end of all tests.
 var buildPlain = sync.OnceValues(func() (string, error) {
 	path := stretcherPath + "-plain"
 	build := exec.Command("go", "build", "-tags", "disable_grpc_modules", "-o", path, "./cmd/stretcher")
@@ -51,19 +52,19 @@ var buildPlain = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// site is a host with a dest that has its surroundings for itself, so that
-// whatever is left beside it is seen.
+// site is a host with a dest that is alone in its parent directory, so that the
+// tests see anything that is left next to it.
 type site struct {
 	*host
 	dest string
-	mark string // in the environment of all that runs here
-	pids []int  // of the agents that have run here
+	mark string // environment variable of all processes of this site
+	pids []int  // pids of the agents that were run here
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
 	mark := fmt.Sprintf("TORTURED_SITE=%d-%x", os.Getpid(), rand.Uint64())
-	// Without the option, the race detector keeps each run for a second more.
+	// Without GORACE, the race detector delays each exit by a second.
 	s := &site{host: newHost(t, mark, "GORACE=atexit_sleep_ms=0"), mark: mark}
 	s.dest = s.path("site", "dest")
 	if err := os.Mkdir(filepath.Dir(s.dest), 0o755); err != nil {
@@ -81,7 +82,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// publish writes a manifest for the tree's archive, and returns its URL.
+// publish writes an archive and its manifest, and returns the manifest's URL.
 func (s *site) publish(name string, archive []byte, more ...string) string {
 	s.t.Helper()
 	src := s.path("files", name+".tar.gz")
@@ -92,14 +93,14 @@ func (s *site) publish(name string, archive []byte, more ...string) string {
 	return "file://" + s.path("files", name+".yml")
 }
 
-// tell returns a command that notes that it ran, and for which result.
+// tell returns a command that records that it ran and for which result.
 func (s *site) tell(list string) string {
 	return fmt.Sprintf("cat >/dev/null; sleep 0.02; echo %s:$STRETCHER_RESULT >> %s", list, s.path("ran"))
 }
 
-// hooks returns the lines of a manifest for commands that note that they ran.
-// The one for failures also notes what it finds in TMPDIR and beside dest,
-// where nothing may be left by then.
+// hooks returns the lines of a manifest with commands that record that they ran.
+// The failure command also records any files in TMPDIR and next to dest, where
+// none may be left by then.
 func (s *site) hooks() string {
 	look := fmt.Sprintf("for f in %[1]s/.[!.]* %[1]s/* %[2]s/.[!.]*; do [ ! -e \"$f\" ] || echo leftover:$f >> %[3]s; done", s.path("tmp"), filepath.Dir(s.dest), s.path("ran"))
 	return fmt.Sprintf(`commands:
@@ -109,7 +110,7 @@ func (s *site) hooks() string {
   failure: [%q]`, s.tell("pre"), s.tell("post"), s.tell("success"), s.tell("failure")+"; "+look)
 }
 
-// ran returns what the commands of hooks have told, and forgets it.
+// ran returns the records of the commands of hooks and removes them.
 func (s *site) ran() []string {
 	s.t.Helper()
 	data, err := os.ReadFile(s.path("ran"))
@@ -122,8 +123,8 @@ func (s *site) ran() []string {
 	return strings.Fields(string(data))
 }
 
-// wantFailureCommands checks how often the failure command of hooks has run,
-// and that it found nothing of the run left.
+// wantFailureCommands checks how often the failure command of hooks has run, and
+// that it found no leftovers of the run.
 func (s *site) wantFailureCommands(times int) {
 	s.t.Helper()
 	ran := s.ran()
@@ -141,8 +142,8 @@ func (s *site) wantFailureCommands(times int) {
 	}
 }
 
-// wantClean checks that a run left no process, and nothing in TMPDIR and
-// beside dest.
+// wantClean checks that a run left no process and no files in TMPDIR or next to
+// dest.
 func (s *site) wantClean() {
 	s.t.Helper()
 	for _, p := range s.survivors() {
@@ -150,11 +151,11 @@ func (s *site) wantClean() {
 	}
 	s.wantNoLeftovers()
 	for _, name := range s.neighbours() {
-		s.t.Errorf("left beside dest: %s", name)
+		s.t.Errorf("left next to dest: %s", name)
 	}
 }
 
-// neighbours returns the names beside dest.
+// neighbours returns the names of the files next to dest.
 func (s *site) neighbours() []string {
 	s.t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(s.dest))
@@ -170,12 +171,12 @@ func (s *site) neighbours() []string {
 	return names
 }
 
-// wantDeployed checks that dest equals the tree, and that nothing else is left
-// of the runs so far, the killed ones included.
+// wantDeployed checks that dest equals the tree, and that all runs so far,
+// including killed ones, have left nothing else.
 func (s *site) wantDeployed(want tree) {
 	s.t.Helper()
 	for _, d := range want.differences(readTree(s.t, s.dest)) {
-		s.t.Errorf("dest is not the archive: %s", d)
+		s.t.Errorf("dest differs from the archive: %s", d)
 	}
 	s.wantClean()
 	for _, name := range s.lockFiles() {
@@ -183,8 +184,8 @@ func (s *site) wantDeployed(want tree) {
 	}
 }
 
-// lockFiles returns the lock files that the dead agents of this site left in
-// the directories where the agent has them.
+// lockFiles returns the lock files that dead agents of this site have left in the
+// agent's lock directories.
 func (s *site) lockFiles() []string {
 	s.t.Helper()
 	var left []string
@@ -197,7 +198,7 @@ func (s *site) lockFiles() []string {
 		for _, name := range names {
 			data, err := os.ReadFile(name)
 			if err != nil {
-				continue // another user's, or gone
+				continue // it belongs to another user, or is gone
 			}
 			pid, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
 			if n, err := strconv.Atoi(pid); err == nil && slices.Contains(s.pids, n) && !locked(name) {
@@ -208,18 +209,18 @@ func (s *site) lockFiles() []string {
 	return left
 }
 
-// locked tells whether a process holds the lock on a file: then its pid is
-// that of a living process, which got the number of a dead one.
+// locked reports whether a process holds the lock on a file. Then the pid in it is
+// that of a running process, which has reused the pid of a dead agent.
 func locked(name string) bool {
 	f, err := os.Open(name)
 	if err != nil {
-		return true // gone: somebody's
+		return true // it is gone, so its holder was alive
 	}
 	defer f.Close()
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }
 
-// process is one that was found in /proc.
+// process is a process that was found in /proc.
 type process struct {
 	pid     int
 	command string
@@ -227,8 +228,8 @@ type process struct {
 
 func (p process) String() string { return fmt.Sprintf("pid %d: %s", p.pid, p.command) }
 
-// survivors returns the processes whose environment has the site's mark. A
-// process that has ended and only waits for its parent has none.
+// survivors returns the processes whose environment contains the site's mark. This
+// excludes zombies, which have no environment.
 func (s *site) survivors() []process {
 	s.t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -239,7 +240,7 @@ func (s *site) survivors() []process {
 	for _, path := range found {
 		env, err := os.ReadFile(path)
 		if err != nil || !slices.Contains(strings.Split(string(env), "\x00"), s.mark) {
-			continue // it has ended, or is another user's
+			continue // it has exited, or belongs to another user
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
@@ -247,14 +248,14 @@ func (s *site) survivors() []process {
 		}
 		command, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 		if err != nil {
-			continue // it has ended meanwhile
+			continue // it has exited in the meantime
 		}
 		list = append(list, process{pid, strings.ReplaceAll(strings.Trim(string(command), "\x00"), "\x00", " ")})
 	}
 	return list
 }
 
-// waitForNoSurvivor waits until what a killed agent had started has ended.
+// waitForNoSurvivor waits until all processes of a killed agent have exited.
 func (s *site) waitForNoSurvivor() {
 	s.t.Helper()
 	waitFor(s.t, "the end of all processes", func() error {
@@ -271,12 +272,12 @@ func (s *site) start(url string, args ...string) *running {
 	return s.startCommand(s.command(stretcherPath, args...), url)
 }
 
-// startCommand is start for a command that may have a stdin of its own, and a
-// second writer for its log.
+// startCommand is like start, but for a command that may have its own stdin, and
+// may already have a stderr, which receives a copy of the log.
 func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
 	s.t.Helper()
 	r := &running{h: s.host, cmd: cmd, start: time.Now(), done: make(chan struct{})}
-	cmd.WaitDelay = patience // for what it left behind and holds its output
+	cmd.WaitDelay = patience // processes that it left behind may hold its output
 	if cmd.Stdin == nil {
 		cmd.Stdin = strings.NewReader(url + "\n")
 	}
@@ -303,21 +304,22 @@ func (s *site) deploy(url string, args ...string) *outcome {
 	return s.start(url, args...).wait().wantSuccess()
 }
 
-// tree is what a directory holds: paths relative to it, "." for itself.
+// tree maps the paths in a directory, relative to it, to their contents and
+// attributes. The directory itself is ".".
 type tree map[string]node
 
 type node struct {
 	kind    byte // tar.TypeDir, TypeReg, TypeSymlink or TypeLink
 	mode    fs.FileMode
-	mtime   int64  // seconds; 0 of a directory that an archive has no entry for
-	content string // of a file; the target of a link
+	mtime   int64  // in seconds; 0 for a directory without an entry in the archive
+	content string // content of a file, or target of a link
 }
 
 func (n node) String() string {
 	return fmt.Sprintf("%c %v %d bytes %.40q, mtime %d", n.kind, n.mode, len(n.content), n.content, n.mtime)
 }
 
-// pack makes a tar.gz of the tree.
+// pack returns a tar.gz of the tree.
 func (tr tree) pack(t *testing.T) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -358,7 +360,7 @@ func (tr tree) pack(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// readTree returns what is at dir: nothing, where dir is not there.
+// readTree returns the tree at dir. It is empty if dir does not exist.
 func readTree(t *testing.T, dir string) tree {
 	t.Helper()
 	tr := tree{}
@@ -401,8 +403,8 @@ func readTree(t *testing.T, dir string) tree {
 	return tr
 }
 
-// extracted returns the tree as it is found after its extraction: a hard link
-// is a file like the one that it names, and links have no mode.
+// extracted returns the tree as it is on disk after its extraction: hard links are
+// files, and symlinks have mode 0777.
 func (tr tree) extracted() tree {
 	tr = maps.Clone(tr)
 	for path, n := range tr {
@@ -417,7 +419,7 @@ func (tr tree) extracted() tree {
 	return tr
 }
 
-// differences tells what is different in found, which was read from a disk.
+// differences describes how found, which was read from disk, differs from tr.
 func (tr tree) differences(found tree) []string {
 	var list []string
 	want := tr.extracted()
@@ -430,18 +432,19 @@ func (tr tree) differences(found tree) []string {
 		if !ok {
 			list = append(list, fmt.Sprintf("%s is missing", path))
 		} else if f != w {
-			list = append(list, fmt.Sprintf("%s is %s, not %s", path, f, w))
+			list = append(list, fmt.Sprintf("%s is %s, want %s", path, f, w))
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(found)) {
 		if _, ok := want[path]; !ok {
-			list = append(list, fmt.Sprintf("%s should not be there", path))
+			list = append(list, fmt.Sprintf("%s should not exist", path))
 		}
 	}
 	return list
 }
 
-// openTree lets an ordinary user remove a tree with read-only directories.
+// openTree makes all directories of a tree writable, so that an ordinary user can
+// remove it.
 func openTree(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if os.IsNotExist(err) {
@@ -454,10 +457,10 @@ func openTree(dir string) error {
 	})
 }
 
-// tortured returns two versions of an application of so many files that differ
-// in every way that a deployment must carry out. With clamped, as archives
-// with clamped times have them, there are files whose content alone differs,
-// at the same size and time: rsync(1) takes those for equal.
+// tortured returns two versions of an application with size files, which differ in
+// every way that a deployment must handle. If clamped is true, some files differ
+// only in content, while their size and time are the same, as in archives with
+// clamped times. rsync(1) considers such files unchanged.
 func tortured(size int, clamped bool) [2]tree {
 	var versions [2]tree
 	for v := range versions {
@@ -492,17 +495,17 @@ func tortured(size int, clamped bool) [2]tree {
 				size = 400_000
 			}
 			switch i % 10 {
-			case 0, 1, 2, 3: // the same in both
+			case 0, 1, 2, 3: // the same in both versions
 				file(path, 0o644, 0, size, 0)
-			case 4, 5: // other content
+			case 4, 5: // different content
 				file(path, 0o644, int64(v), size, v)
-			case 6: // another size and mode
+			case 6: // different size and mode
 				file(path, []fs.FileMode{0o600, 0o755}[v], int64(v), size+v, v)
-			case 7, 8: // in one of them only
+			case 7, 8: // only in one of the versions
 				if i%10 == 7+v {
 					file(path, 0o640, 0, size, v)
 				}
-			case 9: // other attributes only
+			case 9: // only different attributes
 				file(path, []fs.FileMode{0o644, 0o444}[v], 100+int64(v), size, 0)
 			}
 		}
@@ -515,7 +518,7 @@ func tortured(size int, clamped bool) [2]tree {
 		tr["hard/b"] = node{kind: tar.TypeLink, content: "hard/a"}
 		link("link", fmt.Sprintf("d%d", v))
 		link("link-out", "/nonexistent/../etc")
-		// One name, another kind of thing in each version.
+		// These names have different types in the two versions.
 		if v == 0 {
 			file("file-or-dir", 0o644, 0, 3000, v)
 			link("link-or-file", "zero")

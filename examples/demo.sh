@@ -1,5 +1,5 @@
 #!/bin/sh
-# Deploys a small application for real, twice, and then shows that a damaged
+# Deploys two versions of a small application, and then shows that a damaged
 # archive is refused. Everything happens in a temporary directory.
 #
 #	examples/demo.sh [STRETCHER]
@@ -12,9 +12,9 @@ cd "$work"
 
 say() { printf '\n== %s\n' "$*"; }
 
-# package VERSION: what happens on a build machine. The application's tree
-# becomes an archive, and a manifest says where it is, what its checksum is
-# and where it goes.
+# package VERSION does what a build machine does: it packs the application into
+# an archive and writes a manifest with the archive's URL, its checksum and the
+# directory to deploy to.
 package() {
 	tar -C app -czf "app-$1.tar.gz" .
 	checksum=$(sha256sum "app-$1.tar.gz" | cut -d' ' -f1)
@@ -28,24 +28,24 @@ package() {
 		  post:
 		    - sh $work/live/hello.sh
 		  success:
-		    - echo "the success command was given a log of \$(wc -l) lines"
+		    - echo "the success command received a log of \$(wc -l) lines"
 		  failure:
-		    - echo "the failure command was told why, \$STRETCHER_ERROR"
+		    - echo "the failure command received the error \$STRETCHER_ERROR"
 		excludes:
 		  - '*.pid'
 	MANIFEST
 }
 
-# show: what is live, file by file.
+# show prints every file that is live, with its content.
 show() {
 	find live -type f | sort | while read -r file; do
 		printf '%-16s %s\n' "$file" "$(cat "$file")"
 	done
 }
 
-command -v rsync >/dev/null || say "rsync is not installed: stretcher does its work itself, and says so"
+command -v rsync >/dev/null || say "rsync is not installed: stretcher syncs in-process, and logs a warning"
 
-say "Version 1 is packed, and deployed by: echo file://.../app-1.yml | stretcher"
+say "Version 1 is packed, and deployed with: echo file://.../app-1.yml | stretcher"
 mkdir app
 echo 'echo "hello from version 1"' >app/hello.sh
 echo 'only in version 1' >app/old.txt
@@ -54,21 +54,22 @@ package 1
 cat app-1.yml
 echo
 echo "file://$work/app-1.yml" | "$stretcher"
-say "What is live now"
+say "The live files"
 show
 
-say "The running application writes its pid file; version 2 changes a file, adds one and drops one"
+say "The running application writes its pid file. Version 2 changes one file, adds one and removes one"
 echo 4711 >live/app.pid
 rm app/old.txt
-# Of another size: rsync takes files of one size and second for equal.
+# The new size differs, because rsync considers a file unchanged if its size and
+# its time in seconds are the same.
 echo 'echo "hello from version 2, the next one"' >app/hello.sh
 echo 'new in version 2' >app/new.txt
 package 2
 echo "file://$work/app-2.yml" | "$stretcher"
-say "What is live now: old.txt is gone, app.pid is excluded and has stayed"
+say "The live files: old.txt is gone, app.pid is excluded and was kept"
 show
 
-say "Version 3 is damaged on its way: its checksum is not that of the manifest"
+say "Version 3 is damaged in transit: its checksum does not match the manifest"
 echo 'echo "hello from version 3"' >app/hello.sh
 package 3
 printf 'damage' | dd of=app-3.tar.gz bs=1 seek=20 conv=notrunc status=none
@@ -76,6 +77,6 @@ if echo "file://$work/app-3.yml" | "$stretcher"; then
 	echo 'a damaged archive was deployed' >&2
 	exit 1
 fi
-say "It was refused with exit status 1, and what is live is still version 2"
+say "It was refused with exit status 1, and version 2 is still live"
 show
 sh live/hello.sh

@@ -1,26 +1,26 @@
 #!/bin/sh
-# Receives what release.sh sends, on every host that is to deploy.
+# Receives the events of release.sh. Run it on every host to deploy to.
 #
 #   receive.sh consul [OPTION...]   watches the Consul agent of this host
-#   receive.sh serf [OPTION...]     prints the command of a Serf agent that
-#                                   deploys; add what else your agent needs
+#   receive.sh serf [OPTION...]     prints a command that starts a Serf agent
+#                                   which deploys; add the options it needs
 #
-# The options are stretcher's, as in: receive.sh consul -retry 3
+# OPTION is an option of stretcher, as in: receive.sh consul -retry 3
 #
-# From the environment:
+# Environment variables:
 #
 #   EVENT      the name of the event (default: deploy)
 #   STRETCHER  the program (default: stretcher, as found in PATH)
-#   LOG        with serf, the file of the log (default: /var/log/stretcher.log)
+#   LOG        the log file, with serf (default: /var/log/stretcher.log)
 set -eu
 
-# quote makes any text a word for sh.
+# quote quotes any text as a single word for sh.
 quote() {
 	printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
 }
 
 usage() {
-	echo "usage: receive.sh consul|serf [option of stretcher...]" >&2
+	echo "usage: receive.sh consul|serf [OPTION...]" >&2
 	exit 2
 }
 
@@ -29,13 +29,13 @@ with=$1
 shift
 event=${EVENT:-deploy}
 stretcher=$(command -v "${STRETCHER:-stretcher}") || {
-	echo "receive.sh: no ${STRETCHER:-stretcher} here" >&2
+	echo "receive.sh: ${STRETCHER:-stretcher}: command not found" >&2
 	exit 1
 }
 
 case $with in
 consul)
-	# Without -shell=false, a path with a space in it would fall apart.
+	# Without -shell=false, a shell would split a path that contains spaces.
 	exec consul watch -type event -name "$event" -shell=false "$stretcher" "$@"
 	;;
 serf)
@@ -43,7 +43,7 @@ serf)
 	for option; do
 		handler="$handler $(quote "$option")"
 	done
-	# A Serf agent shows what its handlers print at its debug level only.
+	# A Serf agent shows the output of its handlers only at its debug log level.
 	handler="$handler >> $(quote "${LOG:-/var/log/stretcher.log}") 2>&1"
 	echo "serf agent -event-handler=$(quote "user:$event=$handler")"
 	;;

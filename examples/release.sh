@@ -1,30 +1,30 @@
 #!/bin/sh
 # Releases the application in the directory app: packs it, publishes the archive
-# and a manifest, and tells the agents.
+# and a manifest, and notifies the agents.
 #
-#   release.sh consul   by a Consul event
-#   release.sh serf     by a Serf user event
-#   release.sh print    not at all: what to do with the URL is up to you
+#   release.sh consul   fires a Consul event
+#   release.sh serf     fires a Serf user event
+#   release.sh print    only prints the URL, and tells no agent
 #
-# It prints the URL of the manifest; all else goes to stderr.
+# It prints the URL of the manifest to stdout, and everything else to stderr.
 #
-# From the environment:
+# Environment variables:
 #
-#   STORE      where to publish: a directory that a web server serves or that
-#              the hosts mount (default: ./store)
-#   STORE_URL  the URL that the hosts find it at (default: file://STORE)
+#   STORE      the directory to publish to, which a web server serves or the
+#              hosts mount (default: ./store)
+#   STORE_URL  the URL of that directory for the hosts (default: file://STORE)
 #   DEST       the directory on the hosts to deploy to (default: /opt/hello)
 #   EVENT      the name of the event (default: deploy)
 #
-# consul and serf find their agent as ever: CONSUL_HTTP_ADDR, SERF_RPC_ADDR.
+# consul and serf also read their own: CONSUL_HTTP_ADDR and SERF_RPC_ADDR.
 set -eu
 
-# escape makes a path fit for a URL.
+# escape encodes a path for use in a URL.
 escape() {
 	printf '%s' "$1" | sed 's/%/%25/g; s/ /%20/g; s/#/%23/g; s/?/%3F/g'
 }
 
-# quote makes any text a YAML string.
+# quote encodes any text as a YAML string.
 quote() {
 	printf "'%s'" "$(printf '%s' "$1" | sed "s/'/''/g")"
 }
@@ -42,13 +42,13 @@ mkdir -p "$store"
 store=$(cd "$store" && pwd)
 url=${STORE_URL:-file://$(escape "$store")}
 
-# Both files get a name that no release had before: agents may still be
-# fetching the last one, and going back to it takes just its event.
+# Both files get names that no earlier release has, because agents may still be
+# fetching the previous one. It can be restored by firing its event again.
 new=$(mktemp -d "$store/.release-XXXXXX")
 trap 'rm -rf "$new"' EXIT
 trap 'exit 1' HUP INT TERM
-# As root's files: an agent that runs as root restores owners, and the hosts
-# need not know who packed.
+# The files in the archive belong to root: an agent that runs as root restores
+# owners, and the user who packed them may not exist on the hosts.
 tar -czf "$new/archive" --owner=root --group=root -C "$here/app" .
 checksum=$(sha256sum < "$new/archive")
 checksum=${checksum%% *}
@@ -64,15 +64,15 @@ commands:
   post:
     - '"\$STRETCHER_DEST/bin/hello" release'
   success:
-    - echo "\$STRETCHER_DEST is deployed, after \$STRETCHER_DURATION seconds"
+    - echo "\$STRETCHER_DEST is deployed after \$STRETCHER_DURATION seconds"
   failure:
     - 'echo "\$STRETCHER_ERROR" >&2'
 excludes:
-  - /log/  # what the application writes stays
+  - /log/  # keep the files that the application writes
 MANIFEST
 
-# The archive first: the manifest must not name what is not there yet. To a
-# bucket, these would be two calls of aws s3 cp or gcloud storage cp.
+# Publish the archive first, so that it exists when the manifest names it. For
+# a bucket, replace these lines with two calls of aws s3 cp or gcloud storage cp.
 chmod 644 "$new/archive" "$new/manifest"
 mv "$new/archive" "$store/$release.tar.gz"
 mv "$new/manifest" "$store/$release.yml"

@@ -10,8 +10,9 @@ import (
 	"testing"
 )
 
-// The command as it is shipped, not as a test binary: its version comes from
-// the link flags, and 200 MB that a command prints do not make it grow.
+// TestBuilt runs the program as it is shipped, not as a test binary: its version
+// comes from the link flags, and its memory does not grow when a command prints
+// 200 MB.
 func TestBuilt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -52,7 +53,7 @@ func TestBuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if logged < size {
-		t.Errorf("%d bytes came on stderr, the command printed %d", logged, size)
+		t.Errorf("stderr received %d bytes, but the command printed %d", logged, size)
 	}
 	fields := strings.Fields(w.read("memory")) // VmHWM: 12345 kB
 	peak, err := strconv.Atoi(fields[1])
@@ -61,12 +62,12 @@ func TestBuilt(t *testing.T) {
 	}
 	t.Logf("peak memory: %d KiB", peak)
 	if peak >= 64<<10 {
-		t.Errorf("peak memory is %d KiB", peak)
+		t.Errorf("peak memory is %d KiB, want less than 64 MiB", peak)
 	}
 
 	log := w.read("seen.log")
 	if len(log) > 8<<20+1000 || len(log) < 8<<20 {
-		t.Errorf("the log that hooks get has %d bytes", len(log))
+		t.Errorf("the log that hooks receive has %d bytes, want 8 MiB", len(log))
 	}
 	for _, want := range []string{
 		`^.* Starting up stretcher agent 1\.2\.3-test\n`,
@@ -74,7 +75,7 @@ func TestBuilt(t *testing.T) {
 		` the end of it\n.* Deploy manifest succeeded\.\n$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(log) {
-			t.Errorf("the log that hooks get has no %s", want)
+			t.Errorf("the log that hooks receive has no match of %s", want)
 		}
 	}
 }

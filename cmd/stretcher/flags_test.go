@@ -82,7 +82,7 @@ func TestParseFlagsErrors(t *testing.T) {
 		"-max-bandwidth 10XB":         bytes,
 		"-max-bandwidth nan":          bytes,
 		"-max-bandwidth 99EB":         bytes,
-		"-max-bandwidth 0.5":          bytes, // would be 0, that is no limit
+		"-max-bandwidth 0.5":          bytes, // would be rounded to 0, which means no limit
 		"-max-size -1":                bytes,
 		"-max-size big":               bytes,
 		"-max-size 16EiB":             bytes,
@@ -104,7 +104,7 @@ func TestParseFlagsErrors(t *testing.T) {
 		"-timeout Inf":                seconds,
 		"-timeout NaN":                seconds,
 		"-timeout 1e300":              seconds,
-		"-timeout 9223372037":         seconds, // beyond what a time.Duration holds
+		"-timeout 9223372037":         seconds, // exceeds the range of time.Duration
 		"-timeout 5parsecs":           seconds,
 		"-command-timeout -1":         seconds,
 		"-rsync-verbose -vvvv":        verbose,
@@ -123,7 +123,7 @@ func TestParseFlagsErrors(t *testing.T) {
 		}
 	}
 	if stretcher.RsyncVerboseOpt != "-v" {
-		t.Errorf("a wrong -rsync-verbose set the option to %q", stretcher.RsyncVerboseOpt)
+		t.Errorf("an invalid -rsync-verbose set the option to %q", stretcher.RsyncVerboseOpt)
 	}
 }
 
@@ -148,11 +148,11 @@ func TestRandomDelay(t *testing.T) {
 			t.Fatal(err)
 		}
 		if conf.InitSleep < 0 || conf.InitSleep >= 10*time.Second {
-			t.Fatalf("a sleep of %s is not in [0s, 10s)", conf.InitSleep)
+			t.Fatalf("the delay %s is not in [0s, 10s)", conf.InitSleep)
 		}
 		distinct[conf.InitSleep] = true
 	}
 	if len(distinct) < 2 {
-		t.Errorf("always the same sleep: %v", distinct)
+		t.Errorf("the delay is always the same: %v", distinct)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// hold starts a deployment to dest that stays in its pre command until the
-// file go is there, or some minutes have passed.
+// hold starts a deployment to dest that blocks in its pre command until the file
+// "go" exists, or a few minutes have passed.
 func hold(w *world, dest string) *agent {
 	w.write("holder.yml", w.archive(dest)+"commands: {pre: [echo begin >> order; n=0; until test -e go || test $((n += 1)) -gt 10000; do sleep 0.02; done; echo end >> order]}\n")
 	a := w.start("holder.yml", nil)
@@ -21,7 +21,8 @@ func hold(w *world, dest string) *agent {
 	return a
 }
 
-// Deployments to one dest are run one after another, whatever path leads there.
+// Deployments to the same dest run one after another, no matter which path they
+// use to name it.
 func TestLockSerialises(t *testing.T) {
 	for name, dests := range map[string][2]string{
 		"the same path":             {"srv/app", "srv/app"},
@@ -44,14 +45,15 @@ func TestLockSerialises(t *testing.T) {
 			first.exits(0)
 			second.exits(0)
 			if order := w.read("order"); order != "begin\nend\nsecond\n" {
-				t.Errorf("they were run in this order:\n%s", order)
+				t.Errorf("the commands ran in this order:\n%s", order)
 			}
 			w.clean()
 		})
 	}
 }
 
-// Another dest does not wait, not even one that lies within.
+// A deployment to a different dest does not wait, even if its dest is inside the
+// first one.
 func TestLockOfAnotherDest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -65,7 +67,8 @@ func TestLockOfAnotherDest(t *testing.T) {
 	first.exits(0)
 }
 
-// A holder that is killed blocks nobody, be they waiting already or not.
+// A killed holder does not block deployments, whether they were already waiting or
+// start later.
 func TestLockOfKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -89,8 +92,8 @@ func TestLockOfKilledHolder(t *testing.T) {
 	w.clean()
 }
 
-// A command may set a dest that is a symlink to another directory. Who names
-// the dest by that symlink, waits all the same.
+// A command may change the dest, if it is a symlink, to point to another directory.
+// A deployment that names the dest by this symlink must still wait.
 func TestLockOfSymlink(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -109,7 +112,7 @@ func TestLockOfSymlink(t *testing.T) {
 	first.exits(0)
 	second.exits(0)
 	if order := w.read("order"); order != "first\nsecond\n" {
-		t.Errorf("they were run in this order:\n%s", order)
+		t.Errorf("the commands ran in this order:\n%s", order)
 	}
 	if got := w.read("r2/file"); got != "content\n" {
 		t.Errorf("r2/file has %q", got)
@@ -117,7 +120,7 @@ func TestLockOfSymlink(t *testing.T) {
 	w.clean()
 }
 
-// Several that wait all have their turn, one at a time.
+// If several deployments are waiting, all of them run, one at a time.
 func TestLockOfMany(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -135,13 +138,13 @@ func TestLockOfMany(t *testing.T) {
 		a.exits(0)
 	}
 	if order := w.read("order"); order != "begin\nend\n"+strings.Repeat("next\n", 4) {
-		t.Errorf("they were run in this order:\n%s", order)
+		t.Errorf("the commands ran in this order:\n%s", order)
 	}
 }
 
-// Another user may have put something in the place of the directory for locks.
-// It is neither used nor followed, and keeps nobody from deploying: there is
-// another place.
+// Another user may have created something in place of the lock directory. It is
+// neither used nor followed, and does not prevent deployments, because the lock is
+// taken in the next directory instead.
 func TestLockDirectoryOfAnother(t *testing.T) {
 	w := newWorld(t)
 	uid, start := w.asUser()
@@ -178,7 +181,7 @@ func TestLockDirectoryOfAnother(t *testing.T) {
 			}
 			if hostile.name == "directory" {
 				if list, err := os.ReadDir(place); err != nil || len(list) > 0 {
-					t.Errorf("the other's directory was used: %v %v", list, err)
+					t.Errorf("the other user's directory was used: %v %v", list, err)
 				}
 			}
 		})

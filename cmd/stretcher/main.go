@@ -1,4 +1,5 @@
-// Command stretcher deploys what an event on its stdin names.
+// Command stretcher reads an event from stdin and deploys the manifest that it
+// names.
 package main
 
 import (
@@ -23,33 +24,35 @@ import (
 
 const usage = `Usage: stretcher [options]
 
-Reads a manifest URL from stdin, as consul watch, a Serf agent or a pipe hands
-it over, and deploys that manifest.
+Reads a manifest URL from stdin, as sent by consul watch, a Serf agent or a
+pipe, and deploys that manifest.
 
-  -max-bandwidth SIZE    limit the download of src, in bytes a second: 1048576,
-                         10MB, 1MiB (default no limit)
+  -max-bandwidth SIZE    limit for the download of src, in bytes per second:
+                         1048576, 10MB or 1MiB (default no limit)
   -connections N         connections for a download of more than 16 MiB
                          (default 4)
-  -timeout TIME          time for the download of src (default no limit)
-  -retry N               tries after a failed download (default 0)
-  -retry-wait TIME       wait before each of them (default 3)
-  -random-delay TIME     sleep [0,TIME) on start (default 0)
-  -command-timeout TIME  time for each command (default no limit)
+  -timeout TIME          time limit for the download of src (default no limit)
+  -retry N               retries after a failed download (default 0)
+  -retry-wait TIME       wait before each retry (default 3s)
+  -random-delay TIME     sleep a random time in [0,TIME) on start (default 0)
+  -command-timeout TIME  time limit for each command (default no limit)
   -max-size SIZE         refuse archives that unpack to more (default no limit)
-  -rsync-verbose OPT     verbose option of rsync: -v, -vv, -vvv or "" (default -v)
+  -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
+                         (default -v)
   -log-level LEVEL       DEBUG, INFO, WARN or ERROR (default INFO)
   -v, -version           show the version
-  -h, -help              show this
+  -h, -help              show this help
 
-A TIME is a number of seconds, as 1.5, or has a unit, as 500ms, 30s, 2m.
+A TIME is a number of seconds, such as 1.5, or a number with a unit, such as
+500ms, 30s or 2m.
 
-The exit status is 0 after success, 1 after a failure, 2 for a wrong option.
-Under consul watch (CONSUL_INDEX is set) a failure too exits 0, since the watch
-would end otherwise.
+The exit status is 0 after a success, 1 after a failure, and 2 for an invalid
+option. Under consul watch (CONSUL_INDEX is set) it is 0 after a failure too,
+because the watch would exit otherwise.
 
 Examples:
   consul watch -type event -name deploy stretcher -retry 3 -random-delay 10
-  serf agent -event-handler='user:deploy=stretcher -timeout 5m >> deploy.log 2>&1'
+  serf agent -event-handler='user:deploy=stretcher -retry 3 >> deploy.log 2>&1'
   echo s3://example.com/deploy.yml | ssh host stretcher -max-bandwidth 10MB
 `
 
@@ -70,11 +73,12 @@ func main() {
 	ctx, abort := onSignals()
 	conf.Abort = abort
 	if err := stretcher.RunContext(ctx, conf); err != nil {
-		exitFailed() // why, is in the log
+		exitFailed() // the error is in the log
 	}
 }
 
-// exitFailed ends the program after a failure, so that consul watch goes on.
+// exitFailed exits after a failure. Under Consul the exit status is 0, because
+// consul watch would exit after any other status of its handler.
 func exitFailed() {
 	if _, consul := os.LookupEnv("CONSUL_INDEX"); consul {
 		os.Exit(0)
@@ -82,8 +86,11 @@ func exitFailed() {
 	os.Exit(1)
 }
 
+// errShowVersion is returned by parseFlags if the version was requested.
 var errShowVersion = errors.New("show the version")
 
+// parseFlags returns the configuration that the command line requests,
+// flag.ErrHelp, errShowVersion, or an error that describes invalid usage.
 func parseFlags(args []string) (stretcher.Config, error) {
 	conf := stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}
 	var delay time.Duration
@@ -124,7 +131,8 @@ func parseFlags(args []string) (stretcher.Config, error) {
 	return conf, nil
 }
 
-// size parses a number of bytes, with or without a unit. "" is 0.
+// size returns a parser of a number of bytes, with or without a unit, which is
+// stored in *to. "" means 0.
 func size(to *uint64) func(string) error {
 	return func(s string) error {
 		if s == "" {
@@ -132,7 +140,7 @@ func size(to *uint64) func(string) error {
 			return nil
 		}
 		n, err := humanize.ParseBytes(s)
-		rounded := n == 0 && strings.ContainsAny(s, "123456789") // to no limit at all
+		rounded := n == 0 && strings.ContainsAny(s, "123456789") // 0 would mean no limit
 		if err != nil || n > math.MaxInt64 || rounded {
 			return errors.New("expected a number of bytes, as 1048576, 10MB or 1MiB")
 		}
@@ -141,6 +149,8 @@ func size(to *uint64) func(string) error {
 	}
 }
 
+// count returns a parser of an integer of at least the given value, which is
+// stored in *to.
 func count(to *int, least int) func(string) error {
 	return func(s string) error {
 		n, err := strconv.Atoi(s)
@@ -152,13 +162,14 @@ func count(to *int, least int) func(string) error {
 	}
 }
 
-// seconds parses a time: a number of seconds, or with a unit.
+// seconds returns a parser of a duration, which is stored in *to. The duration is a
+// number of seconds, or a number with a unit as in time.ParseDuration.
 func seconds(to *time.Duration) func(string) error {
 	return func(s string) error {
 		d, err := time.ParseDuration(s)
 		if n, notNumber := strconv.ParseFloat(s, 64); notNumber == nil {
 			d, err = time.Duration(n*float64(time.Second)), nil
-			if !(n <= math.MaxInt64/float64(time.Second)) { // NaN too
+			if !(n <= math.MaxInt64/float64(time.Second)) { // rejects NaN too
 				err = strconv.ErrRange
 			}
 		}
@@ -170,23 +181,24 @@ func seconds(to *time.Duration) func(string) error {
 	}
 }
 
-// sameStop is within what time of the first signal others belong to the same
-// stop. systemd signals every process of a unit, and consul watch hands its
-// own signal on to its child, which thus gets two.
+// sameStop is the time after the first signal during which further signals are
+// considered part of the same stop. systemd signals every process of a unit, and
+// consul watch also forwards its signal to its child, which thus receives two.
 const sameStop = 300 * time.Millisecond
 
-// onSignals returns a context that the first signal cancels, and a channel
-// that the second closes. A third ends the process on the spot.
+// onSignals returns a context that is cancelled by the first signal and a channel
+// that is closed by the second. A third signal exits the process immediately.
 func onSignals() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	abort := make(chan struct{})
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup makes it
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes it ignored
 		signal.Notify(signals, syscall.SIGHUP)
 	}
-	// Without a handler, a write to a closed stderr would kill the process in
-	// the middle of a deployment. (With it ignored, so would the commands.)
+	// Without a handler, a write to a closed stderr would kill the process in the
+	// middle of a deployment. SIGPIPE must not be ignored instead, because the
+	// commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		s := <-signals

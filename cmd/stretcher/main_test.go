@@ -20,15 +20,15 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"stretcher": main})
 }
 
-// TestScripts runs what a user would type. The command's own main runs as the
-// command stretcher.
+// TestScripts runs the scripts in testdata, which contain what a user would type.
+// In them, the command stretcher runs main of this package.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("GORACE", "atexit_sleep_ms=0") // else it sleeps a second
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise each exit is delayed by a second
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
@@ -46,9 +46,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// deploy MANIFEST [flag...] is echo MANIFEST | stretcher [flag...], where
-// MANIFEST is a URL or a file. The exit status has to be 0, or 1 after a !.
-// However it ends, it must leave no temporary file behind.
+// deploy MANIFEST [flag...] runs echo MANIFEST | stretcher [flag...], where
+// MANIFEST is a URL or a file. The exit status must be 0, or 1 after a !. In both
+// cases it must not leave a temporary file behind.
 func deploy(ts *testscript.TestScript, neg bool, args []string) {
 	url := args[0]
 	if !strings.Contains(url, "://") {
@@ -71,8 +71,8 @@ func deploy(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 }
 
-// archive DIR packs what is in DIR, without an entry for DIR itself, to
-// DIR.tar, and sets SHA256 to its checksum.
+// archive DIR packs the contents of DIR into DIR.tar, without an entry for DIR
+// itself, and sets the variable SHA256 to the checksum of DIR.tar.
 func archive(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	list, err := os.ReadDir(dir)
@@ -85,15 +85,15 @@ func archive(ts *testscript.TestScript, neg bool, args []string) {
 	checksum(ts, neg, []string{"sha256", dir + ".tar"})
 }
 
-// checksum KIND FILE sets the variable of the name of KIND, in capitals, to
-// the checksum of FILE.
+// checksum KIND FILE sets the variable KIND, in upper case, to the checksum of
+// FILE.
 func checksum(ts *testscript.TestScript, _ bool, args []string) {
 	digest := map[string]func() hash.Hash{"md5": md5.New, "sha1": sha1.New, "sha256": sha256.New, "sha512": sha512.New}[args[0]]()
 	digest.Write([]byte(ts.ReadFile(args[1])))
 	ts.Setenv(strings.ToUpper(args[0]), fmt.Sprintf("%x", digest.Sum(nil)))
 }
 
-// mode OCTAL FILE demands that FILE has exactly that mode.
+// mode OCTAL FILE fails unless FILE has exactly this mode.
 func mode(ts *testscript.TestScript, _ bool, args []string) {
 	info, err := os.Lstat(ts.MkAbs(args[1]))
 	ts.Check(err)

@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// newTree makes the directory that gets packed: types, modes, times and names
-// of every kind that an ordinary user can make, and for root also owners,
-// devices and setuid files.
+// newTree creates the directory that is packed. It contains all types, modes, times
+// and names that an ordinary user can create, and for root also owners, devices and
+// setuid files.
 const newTree = `
 set -e
 mkdir -p new/dir/sub new/empty new/sticky "new/a dir" new/was-file new/was-link
@@ -68,14 +68,14 @@ chmod 555 dir
 touch -d '2010-10-10 10:10:10' dir empty
 `
 
-// oldTree makes what dest has before: other types under the same names, files
-// that are equal, of other content or modes, and some that have to go.
+// oldTree creates the previous contents of dest: files with the same names but
+// other types, contents or modes, equal files, and files that must be deleted.
 const oldTree = `
 set -e
 mkdir -p old/dir old/was-dir/deep old/stale/deep old/cache old/log old/target
 cd old
 echo same > dir/same; touch -d '2011-11-11 11:11:11' dir/same
-# Of another size: rsync takes two files of one size and second for equal.
+# The size differs, because rsync considers files with the same size and time equal.
 echo 'of the old release' > dir/changed
 echo script > dir/run; chmod 600 dir/run
 echo x > was-dir/deep/file
@@ -95,15 +95,16 @@ echo x > "$(printf 'gone\nline')"
 chmod 700 .
 `
 
-// What lands in dest is what tar(1) and rsync(1) make of the same archive.
+// TestOracle checks that the contents of dest are the same as those that tar(1) and
+// rsync(1) produce from the same archive.
 func TestOracle(t *testing.T) {
 	const excludes = "excludes: ['*.log', drop.tmp, /cache/]\nexclude_from: .hidden\n"
 	options := []string{"--exclude-from=expected/.hidden", "--exclude=*.log", "--exclude=drop.tmp", "--exclude=/cache/"}
 	for name, test := range map[string]struct {
 		strategy string
-		root     bool     // the archive has an entry for its root
-		pack     string   // more options of tar
-		excludes []string // the oracle's options
+		root     bool     // the archive has an entry for its root directory
+		pack     string   // additional options for tar
+		excludes []string // additional options for the oracle's rsync
 	}{
 		"rsync":             {"rsync", false, "", nil},
 		"rsync, root":       {"rsync", true, "--gzip", nil},
@@ -117,7 +118,7 @@ func TestOracle(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			t.Cleanup(func() { w.run("chmod", "-R", "u+rwX", ".") }) // for it to be removed
+			t.Cleanup(func() { w.run("chmod", "-R", "u+rwX", ".") }) // so that it can be removed
 			w.run("sh", "-c", newTree)
 			w.run("sh", "-c", "umask 022; echo 'old.*' > new/.hidden; chmod 751 new")
 			pack := "cd new && find . -mindepth 1 -maxdepth 1 -print0 | tar -cf ../app.tar --null -T - " + test.pack
@@ -143,7 +144,7 @@ func TestOracle(t *testing.T) {
 			}
 			w.start("manifest.yml", nil, "-log-level", "WARN").exits(0)
 			timed := func(name string) bool {
-				// What is not in the archive has the time of the last change.
+				// Files that are not in the archive have the time of their last change.
 				_, err := os.Lstat(w.path("new/" + name))
 				return err == nil && (name != "." || test.root)
 			}
@@ -153,8 +154,8 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// listTree describes dir and every file below it, by its name; with its time
-// where timed says so.
+// listTree returns a description of dir and every file below it, by name. It
+// includes the time of a file if timed returns true for its name.
 func listTree(t *testing.T, dir string, timed func(name string) bool) map[string]string {
 	list := map[string]string{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -207,6 +208,6 @@ func compare(t *testing.T, got, want map[string]string) {
 		delete(got, name)
 	}
 	for name, text := range got {
-		t.Errorf("%q is left: %s", name, text)
+		t.Errorf("%q should not exist: %s", name, text)
 	}
 }

@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a test waits for what is bound to happen.
+// patience is the time limit for every condition that a test waits for.
 const patience = 2 * time.Minute
 
-// world is a directory for a test's files, with a TMPDIR of its own.
+// world is a directory for the files of a test, with its own TMPDIR.
 type world struct {
 	t   *testing.T
 	dir string
@@ -39,7 +39,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
-// write writes a file; for %s in the text stands the directory.
+// write writes a file. Each %s in the text is replaced with the directory.
 func (w *world) write(name, text string) {
 	w.t.Helper()
 	if err := os.MkdirAll(filepath.Dir(w.path(name)), 0o777); err != nil {
@@ -59,7 +59,7 @@ func (w *world) read(name string) string {
 	return string(data)
 }
 
-// run runs a command of the system in the directory.
+// run runs a system command in the directory. The command must succeed.
 func (w *world) run(name string, args ...string) string {
 	w.t.Helper()
 	cmd := exec.Command(name, args...)
@@ -71,7 +71,7 @@ func (w *world) run(name string, args ...string) string {
 	return string(out)
 }
 
-// archive makes app.tar with a file, and returns the beginning of a manifest
+// archive creates app.tar with one file and returns the beginning of a manifest
 // that deploys it to the path dest.
 func (w *world) archive(dest string) string {
 	w.t.Helper()
@@ -89,8 +89,8 @@ type agent struct {
 	ended chan struct{}
 }
 
-// start starts stretcher with what event names on its stdin: a URL, or a
-// manifest's file. The variables are of the form NAME=value.
+// start starts stretcher with event on its stdin, which is a URL or the name of a
+// manifest file. The environment variables have the form NAME=value.
 func (w *world) start(event string, variables []string, flags ...string) *agent {
 	w.t.Helper()
 	if !strings.Contains(event, "://") {
@@ -101,32 +101,33 @@ func (w *world) start(event string, variables []string, flags ...string) *agent 
 	return w.startCommand(cmd, variables)
 }
 
-// users counts those that asUser has made up.
+// users counts the users that asUser has invented.
 var users atomic.Int32
 
-// asUser lets another user into the directory, who has no files yet but for a
-// directory srv, and returns how to start stretcher as that user. Only root can.
+// asUser gives another user access to the directory and returns a function that
+// starts stretcher as that user. The user owns only the TMPDIR and a new directory
+// srv. The test is skipped unless it runs as root.
 func (w *world) asUser() (uid int, start func(manifest string, flags ...string) *agent) {
 	t := w.t
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run the agent as another user")
 	}
-	uid = 1_000_000 + os.Getpid()*100 + int(users.Add(1)) // nobody's
+	uid = 1_000_000 + os.Getpid()*100 + int(users.Add(1)) // not used by anybody
 	t.Cleanup(func() {
-		for _, parent := range []string{"/dev/shm", "/tmp"} { // of directories for locks
+		for _, parent := range []string{"/dev/shm", "/tmp"} { // of the lock directories
 			os.RemoveAll(fmt.Sprintf("%s/stretcher-%d", parent, uid))
 		}
 	})
-	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // of t.TempDir
+	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil { // the parent that t.TempDir created
 		t.Fatal(err)
 	}
 	for dir := w.dir; dir != "/"; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&0o001 == 0 {
-			t.Skipf("another user cannot get to %s", dir)
+			t.Skipf("other users cannot access %s", dir)
 		}
 	}
-	// The test binary may lie where only root can read it.
+	// The test binary may be in a directory that only root can read.
 	binary, err := exec.LookPath("stretcher")
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +155,7 @@ func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
 		w.t.Fatal(err)
 	}
 	go func() {
-		cmd.Wait() // what it says is in cmd.ProcessState, too
+		cmd.Wait() // its result is also in cmd.ProcessState
 		close(a.ended)
 	}()
 	w.t.Cleanup(func() {
@@ -168,11 +169,11 @@ func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
 
 func (a *agent) pid() int { return a.cmd.Process.Pid }
 
-// logged waits until the log has a match of pattern.
+// logged waits until the log contains a match of pattern.
 func (a *agent) logged(pattern string) {
 	a.world.t.Helper()
 	re := regexp.MustCompile("(?m)" + pattern)
-	a.world.until("the log has "+pattern, func() bool { return re.MatchString(a.log.String()) })
+	a.world.until("the log matches "+pattern, func() bool { return re.MatchString(a.log.String()) })
 }
 
 func (a *agent) signal(s syscall.Signal) {
@@ -182,7 +183,7 @@ func (a *agent) signal(s syscall.Signal) {
 	}
 }
 
-// endsWithin tells whether it has ended after that time.
+// endsWithin reports whether the agent exits within this time.
 func (a *agent) endsWithin(d time.Duration) bool {
 	select {
 	case <-a.ended:
@@ -192,28 +193,28 @@ func (a *agent) endsWithin(d time.Duration) bool {
 	}
 }
 
-// exits waits for the end, and demands this exit status.
+// exits waits until the agent exits and checks its exit status.
 func (a *agent) exits(status int) {
 	a.world.t.Helper()
 	if !a.endsWithin(patience) {
-		a.world.t.Fatalf("does not end")
+		a.world.t.Fatalf("the agent is still running after %s", patience)
 	}
 	if got := a.cmd.ProcessState.ExitCode(); got != status {
 		a.world.t.Fatalf("exit status %d, expected %d", got, status)
 	}
 }
 
-// until waits until something is the case.
+// until waits until the condition is true. The test fails after a time limit.
 func (w *world) until(what string, is func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("it never came that %s", what)
+			w.t.Fatalf("gave up waiting until %s", what)
 		}
 	}
 }
 
-// pid waits for a file with a line that is a process ID.
+// pid waits until a file contains a line with a process ID and returns the ID.
 func (w *world) pid(name string) int {
 	w.t.Helper()
 	var pid int
@@ -228,7 +229,7 @@ func (w *world) pid(name string) int {
 	return pid
 }
 
-// dead demands that a process has ended. (Nobody may have waited for it.)
+// dead checks that a process has exited. It may still be a zombie.
 func (w *world) dead(pid int) {
 	w.t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -237,12 +238,12 @@ func (w *world) dead(pid int) {
 	}
 	state := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
 	if state != "Z" && state != "X" {
-		w.t.Errorf("process %d is still there: %s", pid, stat)
+		w.t.Errorf("process %d is still running: %s", pid, stat)
 		unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
-// clean demands that no temporary file is left.
+// clean checks that no temporary file is left.
 func (w *world) clean() {
 	w.t.Helper()
 	err := filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
@@ -256,7 +257,7 @@ func (w *world) clean() {
 	}
 }
 
-// output is what a process has written so far.
+// output collects what a process writes, and can be read at any time.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer

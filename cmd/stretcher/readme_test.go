@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// The README lists the options in the words of stretcher -h.
+// TestReadmeOptions checks that the README lists the options exactly as
+// stretcher -h prints them.
 func TestReadmeOptions(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
@@ -16,9 +17,9 @@ func TestReadmeOptions(t *testing.T) {
 	}
 	options := regexp.MustCompile(`(?ms)^  -max-bandwidth.*?\n\n`).FindString(usage)
 	if !strings.Contains(options, "-help") {
-		t.Fatalf("the options in the usage are %q", options)
+		t.Fatalf("the list of options in the usage is %q", options)
 	}
 	if !strings.Contains(string(readme), "```\n"+strings.TrimSuffix(options, "\n")+"```\n") {
-		t.Errorf("the README does not have the options as stretcher -h prints them:\n%s", options)
+		t.Errorf("the README does not contain the options as stretcher -h prints them:\n%s", options)
 	}
 }

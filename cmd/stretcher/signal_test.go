@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// forever starts a process in the background and waits for it: both
-	// write their process IDs first.
+	// forever is a command that starts a process in the background and waits
+	// for it. The process IDs of the shell and of the child are written to files.
 	forever = "echo $$ > parent.pid; sleep 600 & echo $! > child.pid; wait"
 
-	// failed keeps what the failure commands get to know.
+	// failed records the stdin and the environment of the failure commands.
 	failed = "  failure: ['cat > failure.log; echo \"$STRETCHER_RESULT $STRETCHER_ERROR\" > failure.env']\n"
 )
 
-// stalled serves files that never come to their end. It tells when they are
-// asked for.
+// stalled serves files that never end. The channel receives a value for each
+// request.
 func stalled(t *testing.T) (url string, asked chan struct{}) {
 	asked = make(chan struct{}, 10)
 	done := make(chan struct{})
@@ -44,9 +44,10 @@ func stalled(t *testing.T) (url string, asked chan struct{}) {
 	return s.URL, asked
 }
 
-// waits are the places where a signal may find the agent. Each start returns
-// when the agent waits for what it will not get; hooks tells whether it knows
-// the manifest by then, and runs whether processes of forever are running.
+// waits are the situations in which a signal may reach the agent. Each start
+// function returns when the agent is waiting for something that does not happen;
+// hooks tells whether the agent has read the manifest by then, and runs whether
+// the processes of forever are running.
 var waits = map[string]struct {
 	start       func(w *world, variables ...string) *agent
 	hooks, runs bool
@@ -107,12 +108,13 @@ var waits = map[string]struct {
 	}},
 }
 
-// A signal ends every wait at once, cleans up, and runs the failure commands.
+// A signal ends every wait at once. The agent cleans up and runs the failure
+// commands.
 func TestSignals(t *testing.T) {
-	// Where these tests are run under nohup, the agent is not.
+	// Do not pass on an ignored SIGHUP to the agent if the tests run under nohup.
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	t.Cleanup(func() { signal.Stop(hangup) }) // after the parallel tests, too
+	t.Cleanup(func() { signal.Stop(hangup) }) // runs after the parallel subtests
 	for name := range waits {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -149,10 +151,10 @@ func testSignal(t *testing.T, wait string, s syscall.Signal, status int, variabl
 	}
 	if waits[wait].hooks {
 		if log := w.read("failure.log"); !strings.Contains(log, because) {
-			t.Errorf("the log that failure got on stdin does not tell why:\n%s", log)
+			t.Errorf("the log on the stdin of failure does not contain the reason:\n%s", log)
 		}
 		if env := w.read("failure.env"); !strings.HasPrefix(env, "failure ") || !strings.Contains(env, because) {
-			t.Errorf("failure found in its environment: %s", env)
+			t.Errorf("the failure command has this environment: %s", env)
 		}
 	}
 	if _, err := os.Stat(w.path("never")); err == nil {
@@ -161,7 +163,7 @@ func testSignal(t *testing.T, wait string, s syscall.Signal, status int, variabl
 	w.clean()
 }
 
-// A command that ignores SIGTERM, as do its children, is killed after 5 s.
+// A command that ignores SIGTERM, like its children, is killed after 5 seconds.
 func TestSignalIgnored(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -172,17 +174,17 @@ func TestSignalIgnored(t *testing.T) {
 	a.signal(syscall.SIGTERM)
 	a.exits(1)
 	if took := time.Since(begin); took < 5*time.Second {
-		t.Errorf("killed after %s already", took)
+		t.Errorf("the command was killed after %s, want at least 5s", took)
 	}
 	w.dead(parent)
 	w.dead(child)
 	if env := w.read("failure.env"); !strings.Contains(env, "interrupted by SIGTERM") {
-		t.Errorf("failure found in its environment: %s", env)
+		t.Errorf("the failure command has this environment: %s", env)
 	}
 }
 
-// A second signal does not wait for what the first has started: neither for a
-// command that ignores SIGTERM, nor for the failure commands.
+// After a second signal, the agent waits neither for a command that ignores
+// SIGTERM nor for the failure commands.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -195,11 +197,11 @@ func TestSecondSignal(t *testing.T) {
 	time.Sleep(2 * sameStop)
 	a.signal(syscall.SIGTERM)
 	if !a.endsWithin(20 * time.Second) {
-		a.signal(syscall.SIGTERM) // the one before was taken for the same stop
+		a.signal(syscall.SIGTERM) // the previous signal was considered part of the same stop
 	}
 	a.exits(1)
 	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("it took %s", took) // failure commands have a minute
+		t.Errorf("the agent took %s to exit", took) // the time limit of the failure commands
 	}
 	w.dead(parent)
 	w.dead(child)
@@ -209,8 +211,9 @@ func TestSecondSignal(t *testing.T) {
 	w.clean()
 }
 
-// A command whose shell has ended in time has not run into its time limit, nor
-// is what it left behind ended, while its output is still waited for.
+// If the shell of a command exits in time, the time limit of the command no longer
+// applies while the agent waits for the end of its output. A process that the
+// command left behind is not ended.
 func TestTimeoutWhileOutputIsHeld(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -223,7 +226,7 @@ func TestTimeoutWhileOutputIsHeld(t *testing.T) {
 	}
 }
 
-// Whatever the signal came upon, one of success and failure is run.
+// Whenever the signal arrives, exactly one of success and failure is run.
 func TestSignalAtTheEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -238,7 +241,7 @@ func TestSignalAtTheEnd(t *testing.T) {
 	w.clean()
 }
 
-// Under nohup(1), SIGHUP stays ignored.
+// SIGHUP stays ignored under nohup(1).
 func TestSignalUnderNohup(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -253,8 +256,8 @@ func TestSignalUnderNohup(t *testing.T) {
 	a.logged("interrupted by SIGTERM")
 }
 
-// When the agent is killed, its command goes with it, and cannot meddle with
-// the next deployment.
+// When the agent is killed, its command is killed too, so that it cannot interfere
+// with the next deployment.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

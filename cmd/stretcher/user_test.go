@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An ordinary user owns what he has deployed, and so can deploy again over
-// what he has made unreadable or read-only to himself.
+// An ordinary user owns the files that he has deployed, and so can deploy again over
+// files that are unreadable or read-only for him.
 func TestUserReadOnlyDest(t *testing.T) {
 	for _, strategy := range []string{"builtin", "mv"} {
 		t.Run(strategy, func(t *testing.T) {
@@ -47,8 +47,8 @@ func TestUserReadOnlyDest(t *testing.T) {
 					return
 				}
 			}
-			// A failure changes no mode either: this directory is another
-			// user's now, who alone could open it.
+			// A failed deployment does not change modes either. It fails because
+			// this directory now belongs to another user, so it cannot be opened.
 			w.run("chown", "0", "srv/dest/sub")
 			deploy("newer").exits(1)
 			if info, err := os.Stat(dest); err != nil || info.Mode().Perm() != 0o555 {
@@ -62,8 +62,8 @@ func TestUserReadOnlyDest(t *testing.T) {
 	}
 }
 
-// A command that has become another user's, as by sudo, cannot be signalled;
-// the agent ends without it.
+// A command that runs as another user, for example through sudo, cannot be
+// signalled. The agent exits without it.
 func TestUserCommandOfAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -81,7 +81,7 @@ func TestUserCommandOfAnother(t *testing.T) {
 	a.exits(1)
 	a.logged("timeout after 1s")
 	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("it took %s", took)
+		t.Errorf("the agent took %s to exit", took)
 	}
 	if err := syscall.Kill(w.pid("tmp/pid"), syscall.SIGKILL); err != nil {
 		t.Error(err)

@@ -19,13 +19,14 @@ import (
 	"time"
 )
 
-// tree is what dest has to hold after a deployment, by path, "." included.
+// tree maps the paths that dest must contain after a deployment to their
+// attributes. It includes ".".
 type tree map[string]entry
 
 type entry struct {
 	mode  fs.FileMode
 	mtime time.Time
-	size  int64 // of a file
+	size  int64 // files only
 	sum   uint32
 }
 
@@ -33,7 +34,7 @@ func (e entry) String() string {
 	return fmt.Sprintf("%s of %s, %d bytes, CRC %08x", e.mode, e.mtime.UTC().Format(time.RFC3339Nano), e.size, e.sum)
 }
 
-// files returns the number of files and their size.
+// files returns the number of files and their total size.
 func (t tree) files() (n int, size int64) {
 	for _, e := range t {
 		if e.mode.IsRegular() {
@@ -49,7 +50,8 @@ func (t tree) String() string {
 	return fmt.Sprintf("%d files, %d directories, %s", n, len(t)-n, megabytes(size))
 }
 
-// verify compares the directory with the tree: names, modes, times, content.
+// verify returns an error if the names, modes, times or contents in the
+// directory differ from the tree.
 func (t tree) verify(dir string) error {
 	found := 0
 	buffer := make([]byte, 1<<20)
@@ -109,13 +111,13 @@ func checksum(path string, buffer []byte) (size int64, sum uint32, err error) {
 	}
 }
 
-// packer writes a tar and notes what is in it.
+// packer writes a tar and records its entries.
 type packer struct {
 	w    *tar.Writer
 	tree tree
 }
 
-// pack makes the tar at path of the entries that fill adds.
+// pack creates a tar at path from the entries that fill adds.
 func pack(ctx context.Context, path string, fill func(*packer) error) (tree, error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -133,7 +135,7 @@ func pack(ctx context.Context, path string, fill func(*packer) error) (tree, err
 	return p.tree, errors.Join(p.w.Close(), buffered.Flush(), f.Close())
 }
 
-// interruptible is a writer that ctx ends.
+// interruptible is a writer whose writes fail after ctx is done.
 type interruptible struct {
 	ctx context.Context
 	io.Writer
@@ -146,7 +148,7 @@ func (w interruptible) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// someTime is the time of generated files.
+// someTime is the modification time of generated files.
 var someTime = time.Date(2024, 2, 29, 12, 0, 0, 0, time.UTC)
 
 func (p *packer) dir(name string, mtime time.Time) error {
@@ -177,9 +179,9 @@ func (p *packer) file(name string, mode fs.FileMode, mtime time.Time, size int64
 	return nil
 }
 
-// goTree packs the tree of the Go toolchain in use, up to the size that the
-// targets are for should it be larger. Modes and owners are made such that any
-// user can deploy it.
+// goTree packs the tree of the Go toolchain in use. It stops at the size for
+// which the targets were set. Modes and owners are adjusted so that any user can
+// deploy the tree.
 func goTree(ctx context.Context) (func(*packer) error, error) {
 	const (
 		mostFiles = 17_000
@@ -226,7 +228,7 @@ func goTree(ctx context.Context) (func(*packer) error, error) {
 	}, nil
 }
 
-// smallFiles packs n files of about 1 KB, a hundred in a directory.
+// smallFiles packs n files of about 1 KB, a hundred per directory.
 func smallFiles(n int) func(*packer) error {
 	return func(p *packer) error {
 		content := text(uint64(n))
@@ -246,12 +248,13 @@ func smallFiles(n int) func(*packer) error {
 	}
 }
 
-// random returns endless bytes that nothing can compress, the same in each run.
+// random returns an endless stream of incompressible bytes, the same in each run.
 func random(seed uint64) io.Reader {
 	return rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
 }
 
-// text returns endless bytes that compress to about half, the same in each run.
+// text returns an endless stream of bytes that compress to about half their
+// size, the same in each run.
 func text(seed uint64) io.Reader { return digits{random(seed)} }
 
 type digits struct{ random io.Reader }
@@ -264,7 +267,7 @@ func (d digits) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// archive is a packed and maybe compressed tree that is ready to be deployed.
+// archive is a packed, possibly compressed tree that can be deployed.
 type archive struct {
 	url  string
 	path string
@@ -272,7 +275,8 @@ type archive struct {
 	size int64
 }
 
-// compress makes an archive of the file at path by running the program on it.
+// compress creates an archive by running the compression program on the file at
+// path.
 func compress(ctx context.Context, path, suffix, program string, args ...string) (archive, error) {
 	out, err := os.Create(path + suffix)
 	if err != nil {
@@ -301,8 +305,8 @@ func newArchive(path string) (archive, error) {
 	return archive{url: fileURL(path), path: path, sum: hex.EncodeToString(sum.Sum(nil)), size: size}, nil
 }
 
-// spoil changes the last byte of every nth file in dir, in place. So each has
-// the size that it had, and only a look at its content tells the difference.
+// spoil changes the last byte of every nth file in dir in place. The size of the
+// files does not change, so only comparing contents reveals the difference.
 func spoil(dir string, nth int) error {
 	i := 0
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

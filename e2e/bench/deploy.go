@@ -26,11 +26,11 @@ func (b *bench) deploy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the tree of Go: %s; gzip %s, zstd %s\n\n", tree, megabytes(gzip.size), megabytes(zstd.size))
+	fmt.Printf("the tree of the Go toolchain: %s; gzip %s, zstd %s\n\n", tree, megabytes(gzip.size), megabytes(zstd.size))
 
 	cases := []struct {
 		name    string
-		prepare func() error // from a dest that equals the archive
+		prepare func() error // changes a dest that equals the archive
 	}{
 		{"fresh", func() error { return os.RemoveAll(b.dest()) }},
 		{"unchanged", func() error { return nil }},
@@ -99,18 +99,19 @@ func (b *bench) deploy(ctx context.Context) error {
 	for i, f := range floors {
 		t.row("floor", "", f.name, floorTimes[i].String(), fmt.Sprintf("%.2f", floorTimes[i].to(hand)))
 	}
-	fmt.Println("The ratios of the floors are to fresh, gzip, by hand.")
+	fmt.Println("The ratios of the floors are relative to fresh, gzip, by hand.")
 	return t.print()
 }
 
-// floor is a piece of the work alone, in one thread of a program made for it.
+// floor is a lower bound: a specialized, single-threaded program does one part
+// of the work.
 type floor struct {
 	name   string
 	script string
 	args   []string
 }
 
-// scratch is a directory for what floors write.
+// scratch is a directory for the files that floors write.
 func (b *bench) scratch() string { return filepath.Join(b.dir, "scratch") }
 
 func (b *bench) floors(plain string, gzip, zstd archive) []floor {

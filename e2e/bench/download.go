@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// fetchByHand downloads and verifies; it does not unpack. Its arguments are
-// the URL, the SHA-256, a directory for temporary files.
+// fetchByHand downloads and verifies an archive, but does not unpack it. Its
+// arguments are the URL, the SHA-256 and a directory for temporary files.
 const fetchByHand = `
 curl -sSf -o "$3/archive" "$1"
 echo "$2  $3/archive" | sha256sum --check --status
 rm "$3/archive"
 `
 
-// unpackByHand does about what the agent does.
+// unpackByHand does approximately what the agent does.
 const unpackByHand = `
 curl -sSf -o "$3/archive" "$1"
 echo "$2  $3/archive" | sha256sum --check --status
@@ -28,15 +28,15 @@ tar xf "$3/archive" -C "$4"
 rm "$3/archive"
 `
 
-// download measures how an archive is fetched from a server that gives each
-// connection a part of what the network has, and from one that does not.
+// download measures downloads from a server that limits the rate of each
+// connection and from a server that does not.
 //
-// The agent cannot be told to download and nothing else: its time includes
-// that of writing the file in the archive, once more as many bytes.
+// The agent cannot be told to only download, so its time includes extracting the
+// file in the archive, which means writing the same number of bytes again.
 func (b *bench) download(ctx context.Context) error {
 	const (
 		size = 200e6
-		rate = 20e6 // bytes a second
+		rate = 20e6 // bytes per second
 	)
 	path := filepath.Join(b.dir, "object.tar")
 	tree, err := pack(ctx, path, func(p *packer) error {
@@ -49,7 +49,7 @@ func (b *bench) download(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("a tar of %s that cannot be compressed\n\n", tree)
+	fmt.Printf("a tar of %s of incompressible data\n\n", tree)
 
 	t := newTable("", "", "time", "ratio", "target", "")
 	if err := b.downloadFrom(ctx, t, rate, 0.35, object, tree); err != nil {
@@ -61,12 +61,12 @@ func (b *bench) download(ctx context.Context) error {
 	return t.print()
 }
 
-// downloadFrom measures with a server that is limited to rate bytes a second
-// on each connection, 0 being no limit.
+// downloadFrom measures downloads from a server that sends at most rate bytes
+// per second on each connection. A rate of 0 means no limit.
 func (b *bench) downloadFrom(ctx context.Context, t table, rate int, target float64, object archive, tree tree) (err error) {
 	server := "not limited"
 	if rate > 0 {
-		server = fmt.Sprintf("%s/s a connection", megabytes(int64(rate)))
+		server = fmt.Sprintf("%s/s per connection", megabytes(int64(rate)))
 	}
 	url, stop, err := serve(object.path, rate)
 	if err != nil {
@@ -123,8 +123,8 @@ func (b *bench) downloadFrom(ctx context.Context, t table, rate int, target floa
 	return nil
 }
 
-// serve serves the file over HTTP, with as many bytes a second on each
-// connection as rate says; 0 is no limit.
+// serve serves the file over HTTP with at most rate bytes per second on each
+// connection. A rate of 0 means no limit.
 func serve(path string, rate int) (url string, stop func() error, err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -162,18 +162,18 @@ func (l cappedListener) Accept() (net.Conn, error) {
 	return &cappedConn{Conn: c, rate: l.rate}, nil
 }
 
-// cappedConn is a connection that sends at most rate bytes a second.
+// cappedConn is a connection that sends at most rate bytes per second.
 type cappedConn struct {
 	net.Conn
 	rate int
-	next time.Time // when it may send on
+	next time.Time // when the next bytes may be sent
 }
 
 func (c *cappedConn) Write(p []byte) (int, error) {
 	const (
 		chunk = 32 << 10
-		// A sleep that is too long is made up for, but a connection that
-		// was idle has saved nothing.
+		// Compensate for a sleep that took too long, but give no credit to a
+		// connection that was idle.
 		late = 10 * time.Millisecond
 	)
 	sent := 0

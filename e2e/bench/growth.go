@@ -8,16 +8,17 @@ import (
 )
 
 // growth measures how the cost of a deployment grows with the number of small
-// files. What a deployment of a single file takes, starting the programs for
-// the most part, is subtracted: otherwise it would hide a growth.
+// files. The time of deploying a single file, most of which is spent on starting
+// programs, is subtracted, because it would hide growth.
 //
-// The deployment by hand has no target. It shows what the machine does: the
-// files of the large trees no longer fit the processor's caches.
+// The deployment by hand has no target. It shows the influence of the machine:
+// the files of the large trees no longer fit into the processor's caches.
 func (b *bench) growth(ctx context.Context) error {
-	targets := map[string]float64{"default": 1.2, "builtin": 1.2} // of the time per file, from one number of files to any larger one
+	targets := map[string]float64{"default": 1.2, "builtin": 1.2} // largest allowed growth of the time per file, from one number of files to any larger one
 	counts := []int{1, 1_000, 10_000, 100_000}
 	cases := []string{"fresh", "unchanged"}
-	// What takes tens of milliseconds varies more and is measured more often.
+	// Short deployments, of tens of milliseconds, vary more and are therefore
+	// measured more often.
 	inTurn := append(counts, 1, 1_000, 1, 1_000)
 
 	archives := map[int]archive{}
@@ -62,7 +63,7 @@ func (b *bench) growth(ctx context.Context) error {
 		}
 	}
 
-	fmt.Print("Time per file, without that of a single file; growth is the largest from one to a larger column.\n\n")
+	fmt.Print("Time per file, after subtracting that of a single file; growth is the largest from one column to a later one.\n\n")
 	t := newTable("", "", "1 file", "1,000", "10,000", "100,000", "growth", "target", "")
 	for _, change := range cases {
 		for _, s := range b.sides() {

@@ -1,11 +1,10 @@
-// Bench measures the agent against the same work done by hand with curl,
-// sha256sum, tar and rsync: on the same data, in the same run, by turns. Each
-// part prints a table of medians and, where there is a target, how far it is
-// met. Run it in e2e/:
+// Bench compares the agent with the same work done by hand with curl, sha256sum,
+// tar and rsync: on the same data, in the same run, and in turn. Each part prints
+// a table of medians and, if there is a target, whether it is met. Run it in e2e/:
 //
 //	go run ./bench [-runs N] [-only PART,...] [-dir DIR] [-strict]
 //
-// It builds the agent, or takes the one that STRETCHER_BIN names.
+// It builds the agent, or uses the one that STRETCHER_BIN names.
 package main
 
 import (
@@ -25,8 +24,8 @@ import (
 	"time"
 )
 
-// room is what the largest part, memory, needs: the archive twice, and its
-// content twice.
+// room is the space that the largest part, memory, needs for two copies of the
+// archive and two copies of its contents.
 const room = 6 << 30
 
 type part struct {
@@ -42,16 +41,16 @@ var parts = []part{
 	{"window", (*bench).window},
 }
 
-// bench is what the parts share.
+// bench holds the state that the parts share.
 type bench struct {
-	agent  string // path of the program that is measured
+	agent  string // path of the measured program
 	runs   int
-	dir    string // for the data of one part, and for tmp and dest below it
-	missed int    // how many targets
+	dir    string // contains the data of one part, tmp and dest
+	missed int    // number of missed targets
 }
 
 func main() {
-	// The first signal ends what runs and cleans up.
+	// The first signal ends the running part and cleans up.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := run(ctx); err != nil {
@@ -68,10 +67,10 @@ func run(ctx context.Context) (err error) {
 	for _, p := range parts {
 		names = append(names, p.name)
 	}
-	runs := flag.Int("runs", 5, "how often each command is measured")
+	runs := flag.Int("runs", 5, "number of measurements of each command")
 	only := flag.String("only", strings.Join(names, ","), "the parts to measure")
-	parent := flag.String("dir", defaultDir(), "where to make the data, best on tmpfs")
-	strict := flag.Bool("strict", false, "fail when a target is missed")
+	parent := flag.String("dir", defaultDir(), "directory for the data, preferably on tmpfs")
+	strict := flag.Bool("strict", false, "fail if a target is missed")
 	flag.Parse()
 	if flag.NArg() > 0 || *runs < 1 {
 		return errors.New("usage: bench [-runs N] [-only PART,...] [-dir DIR] [-strict], with N of at least 1")
@@ -79,7 +78,7 @@ func run(ctx context.Context) (err error) {
 	wanted := strings.Split(*only, ",")
 	for _, name := range wanted {
 		if !slices.Contains(names, name) {
-			return fmt.Errorf("no part %q: there are %s", name, strings.Join(names, ", "))
+			return fmt.Errorf("unknown part %q: expected %s", name, strings.Join(names, ", "))
 		}
 	}
 	for _, program := range []string{"curl", "gzip", "rsync", "sha256sum", "tar", "zstd"} {
@@ -101,7 +100,7 @@ func run(ctx context.Context) (err error) {
 		}
 	}
 	fmt.Printf("%d cores, %s %s/%s, in %s (%s)\n", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, dir, filesystem(dir))
-	fmt.Printf("medians of %d runs by turns (least-most)\n", b.runs)
+	fmt.Printf("medians of %d alternating runs (minimum-maximum)\n", b.runs)
 	for _, p := range parts {
 		if !slices.Contains(wanted, p.name) {
 			continue
@@ -120,8 +119,7 @@ func run(ctx context.Context) (err error) {
 	return nil
 }
 
-// inOwnDir measures a part, and removes its data before the next one makes its
-// own.
+// inOwnDir measures a part and removes its data before the next part starts.
 func (b *bench) inOwnDir(ctx context.Context, parent string, p part) (err error) {
 	b.dir = filepath.Join(parent, p.name)
 	if err := os.MkdirAll(b.tmp(), 0o755); err != nil {
@@ -131,7 +129,7 @@ func (b *bench) inOwnDir(ctx context.Context, parent string, p part) (err error)
 	return p.measure(b, ctx)
 }
 
-// build makes the agent as make build does.
+// build builds the agent like make build.
 func build(ctx context.Context, to string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-C", "..", "-trimpath", "-tags", "disable_grpc_modules", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -141,7 +139,8 @@ func build(ctx context.Context, to string) error {
 	return nil
 }
 
-// defaultDir returns tmpfs where it has room, so that no disk is measured.
+// defaultDir returns a tmpfs if it has enough room, so that the speed of the disk
+// does not matter.
 func defaultDir() string {
 	const shm = "/dev/shm"
 	var st syscall.Statfs_t
@@ -160,7 +159,7 @@ func filesystem(dir string) string {
 	return "not tmpfs: the targets are for tmpfs"
 }
 
-// loadAverage tells how busy the machine is, of the last 1, 5 and 15 minutes.
+// loadAverage returns the load averages of the last 1, 5 and 15 minutes.
 func loadAverage() string {
 	data, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// memory measures the most memory that the agent itself has at a time, without
-// the rsync that it starts, in one deployment of each kind.
+// memory measures the peak memory of the agent itself, without the rsync that it
+// starts, in one deployment of each kind.
 func (b *bench) memory(ctx context.Context) error {
 	t := newTable("", "", "", "", "peak", "target", "")
 	for _, d := range []struct {
@@ -68,7 +68,7 @@ func (b *bench) memory(ctx context.Context) error {
 	return t.print()
 }
 
-// largeFiles packs one file of 512 MiB and a thousand of 1 MiB, 1.6 GB.
+// largeFiles packs one file of 512 MiB and a thousand of 1 MiB, 1.6 GB in total.
 func largeFiles(p *packer) error {
 	content := text(0)
 	if err := p.file("large", 0o644, someTime, 512<<20, content); err != nil {
@@ -84,10 +84,10 @@ func largeFiles(p *packer) error {
 
 // peak deploys the archive and returns the agent's peak resident set in MiB.
 //
-// That is what the kernel counts as VmHWM, read again and again since it is
-// gone with the process: a peak in the last millisecond would be missed. What
-// wait4(2) tells afterwards would be exact, but includes the memory of this
-// program, in which the agent's process began, and that of rsync.
+// The kernel reports it as VmHWM, which disappears with the process. Therefore it
+// is read repeatedly, and a peak in the last millisecond would be missed. The
+// value that wait4(2) returns afterwards would be exact, but it includes the
+// memory of rsync and of this program, from which the agent was forked.
 func (b *bench) peak(ctx context.Context, a archive, strategy string) (mib float64, err error) {
 	cmd, err := b.deployment(ctx, a, strategy)
 	if err != nil {
@@ -113,8 +113,8 @@ func (b *bench) peak(ctx context.Context, a archive, strategy string) (mib float
 	return mib, err
 }
 
-// highWater reads VmHWM of proc_pid_status(5). A process that has ended but
-// was not waited for has none.
+// highWater reads VmHWM (see proc_pid_status(5)). A process that has exited, but
+// has not been waited for, has none.
 func highWater(pid int) (kib int, ok bool) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

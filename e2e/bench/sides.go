@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// byHand is the deployment that the agent is compared with. Its arguments are
-// the URL of the archive, its SHA-256, a directory for temporary files, dest.
+// byHand is the deployment with which the agent is compared. Its arguments are
+// the URL of the archive, its SHA-256, a directory for temporary files, and dest.
 const byHand = `
 curl -sSf -o "$3/archive" "$1"
 echo "$2  $3/archive" | sha256sum --check --status
@@ -30,7 +30,7 @@ func (b *bench) dest() string { return filepath.Join(b.dir, "dest") }
 // tmp is the directory that both sides use for temporary files.
 func (b *bench) tmp() string { return filepath.Join(b.dir, "tmp") }
 
-// side is one way of deploying an archive, timed.
+// side is one way of deploying an archive. It returns how long that took.
 type side struct {
 	name string
 	run  func(context.Context, archive) (time.Duration, error)
@@ -49,13 +49,13 @@ func (b *bench) byHand(ctx context.Context, a archive) (time.Duration, error) {
 	return b.shell(ctx, byHand, a.url, a.sum, b.tmp(), b.dest())
 }
 
-// shell runs a script and tells how long that took.
+// shell runs a script and returns how long that took.
 func (b *bench) shell(ctx context.Context, script string, args ...string) (time.Duration, error) {
 	return b.timed(command(ctx, "sh", append([]string{"-ec", script, "sh"}, args...)...), nil)
 }
 
-// deployment returns the agent about to deploy the archive. The strategy "" is
-// the default.
+// deployment returns a command that runs the agent to deploy the archive. The
+// strategy "" is the default.
 func (b *bench) deployment(ctx context.Context, a archive, strategy string, args ...string) (*exec.Cmd, error) {
 	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n", a.url, a.sum, b.dest())
 	if strategy != "" {
@@ -71,7 +71,7 @@ func (b *bench) deployment(ctx context.Context, a archive, strategy string, args
 	return cmd, nil
 }
 
-// byAgent deploys the archive by the agent.
+// byAgent deploys the archive with the agent.
 func (b *bench) byAgent(ctx context.Context, a archive, strategy string) (time.Duration, error) {
 	cmd, err := b.deployment(ctx, a, strategy)
 	if err != nil {
@@ -80,7 +80,8 @@ func (b *bench) byAgent(ctx context.Context, a archive, strategy string) (time.D
 	return b.timed(cmd, nil)
 }
 
-// command returns a command that ctx ends together with its children.
+// command returns a command that is killed together with its children when ctx
+// is done.
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -89,11 +90,12 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// timed runs the command and tells how long that took. Meanwhile, if it is not
-// nil, watch is called with the process id and runs until the channel closes.
+// timed runs the command and returns how long that took. If watch is not nil, it
+// is called with the process ID while the command runs, until the channel is
+// closed.
 //
-// The output goes through a pipe on both sides: so no child of an ended
-// command, which holds the pipe too, is still at work after timed.
+// For both sides, the output goes through a pipe. The children of the command
+// hold the pipe too, so none of them is still running when timed returns.
 func (b *bench) timed(cmd *exec.Cmd, watch func(pid int, done <-chan struct{})) (time.Duration, error) {
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// samples are the times that one command took.
+// samples are the measured times of one command.
 type samples []time.Duration
 
 func (s samples) median() time.Duration {
@@ -21,7 +21,7 @@ func (s samples) median() time.Duration {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// to returns the ratio of the medians.
+// to returns the ratio of the median of s to that of the other samples.
 func (s samples) to(base samples) float64 {
 	return float64(s.median()) / float64(base.median())
 }
@@ -30,7 +30,7 @@ func (s samples) String() string {
 	return fmt.Sprintf("%.3f s (%.3f-%.3f)", s.median().Seconds(), slices.Min(s).Seconds(), slices.Max(s).Seconds())
 }
 
-// table prints rows of cells in columns, the first row being the titles.
+// table prints rows of cells in columns. The first row contains the titles.
 type table struct{ w *tabwriter.Writer }
 
 func newTable(titles ...string) table {
@@ -45,8 +45,8 @@ func (t table) row(cells ...string) {
 
 func (t table) print() error { return t.w.Flush() }
 
-// verdict returns the cells for a ratio, the most that it may be, and whether
-// it is met. The target 0 is none.
+// verdict returns three cells: the ratio, the target, which is its maximum, and
+// whether the target is met. A target of 0 means that there is none.
 func (b *bench) verdict(ratio, target float64) []string {
 	cells := []string{fmt.Sprintf("%.2f", ratio), "", ""}
 	if target == 0 {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// window measures for how long dest is neither the old version nor the new one
-// while every file of it is replaced.
+// window measures for how long dest is neither the old nor the new version while
+// every file in it is replaced.
 func (b *bench) window(ctx context.Context) error {
 	fill, err := goTree(ctx)
 	if err != nil {
@@ -25,7 +25,7 @@ func (b *bench) window(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the tree of Go: %s\n\n", tree)
+	fmt.Printf("the tree of the Go toolchain: %s\n\n", tree)
 
 	const tidy = ", with dest's own time"
 	strategies := []string{"rsync", "builtin"}
@@ -62,16 +62,17 @@ func (b *bench) window(ctx context.Context) error {
 	return t.print()
 }
 
-// changeWindow returns the time between the first change of a file in dir and
-// the last change of anything below dir, when each file was changed; and then
-// that to the last change of dir itself. builtin sets dir's time in the end,
-// when all that a reader can see has long been new, and just the staging
-// directory with the old files had still to be removed.
+// changeWindow returns two durations since the first change of a file in dir: to
+// the last change of anything below dir, and to the last change of dir itself.
+// They only make sense if every file was changed. builtin sets the time of dir at
+// the very end, when readers have long seen only new files, but the staging
+// directory with the old files still had to be removed.
 //
-// The change times tell it, which the kernel sets and no program can: both
-// strategies rename new files to the place of the old ones, which sets it, and
-// touch none afterwards. They cost the program nothing, as a watcher would. The
-// kernel's clock for them ticks every 1 to 10 ms.
+// The durations are computed from change times (ctime), which the kernel sets and
+// programs cannot. Both strategies rename new files over the old ones, which sets
+// the change time, and do not touch them afterwards. Unlike a watcher, this does
+// not slow the program down. The resolution of the kernel's clock for change
+// times is 1 to 10 ms.
 func changeWindow(dir string) (below, all time.Duration, err error) {
 	var first, last, own time.Time
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -1,5 +1,5 @@
-// The linter of make lint, pinned, in a module of its own so that neither the
-// program's dependencies nor the test servers' choose its versions.
+// This module pins the linter of make lint. It is separate, so that neither the
+// dependencies of the program nor those of the test servers affect the versions.
 module github.com/fujiwara/stretcher/e2e/lint
 
 go 1.26

@@ -1,9 +1,9 @@
-// Summary runs go test in the modules at the directories given, and ends with
-// one line that counts the tests of all of them:
+// Summary runs go test in the modules at the given directories:
 //
 //	summary DIR...
 //
-// It prints a line for each package, and what the tests that failed printed.
+// It prints a line for each package, the output of the tests that failed, and
+// finally one line with the numbers of passed, failed and skipped tests.
 package main
 
 import (
@@ -39,15 +39,16 @@ func main() {
 			ok = false
 		}
 	}
-	fmt.Printf("all of it in %s\n", time.Since(start).Round(time.Second))
+	fmt.Printf("total time %s\n", time.Since(start).Round(time.Second))
 	fmt.Printf("%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
 	if !ok || total.failed > 0 || total.passed == 0 {
 		os.Exit(1)
 	}
 }
 
-// runModule tests the packages of one module. Results are not taken from the
-// cache: it does not know of the programs and servers that the tests run.
+// runModule tests the packages of one module and adds their results to total.
+// Cached results are not used, because the cache does not track the programs and
+// servers that the tests run.
 func runModule(dir string, total *counts) error {
 	cmd := exec.Command("go", "test", "-json", "-race", "-count=1", "-timeout=45m", "./...")
 	cmd.Dir = dir
@@ -66,10 +67,11 @@ func runModule(dir string, total *counts) error {
 	return read
 }
 
-// report prints what is worth knowing of the events in r, and counts them.
+// report reads the events from r, prints the results of the packages and the
+// output of failed and skipped tests to w, and counts the tests in total.
 func report(r io.Reader, w io.Writer, total *counts) error {
 	type test struct{ pkg, name string }
-	output := map[test]*strings.Builder{} // of tests that have not ended yet
+	output := map[test]*strings.Builder{} // of the tests that are still running
 	lines := bufio.NewReader(r)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -81,7 +83,7 @@ func report(r io.Reader, w io.Writer, total *counts) error {
 		}
 		var e event
 		if err := json.Unmarshal(line, &e); err != nil {
-			fmt.Fprintf(w, "%s", line) // not from a test
+			fmt.Fprintf(w, "%s", line) // a line that is not from a test
 			continue
 		}
 		t := test{e.Package, e.Test}
@@ -95,7 +97,7 @@ func report(r io.Reader, w io.Writer, total *counts) error {
 			output[t].WriteString(e.Output)
 		case "pass", "fail", "skip":
 			if e.Action == "fail" || e.Action == "skip" && e.Test != "" {
-				fmt.Fprint(w, output[t]) // for one that was skipped, why
+				fmt.Fprint(w, output[t]) // for a skipped test, this is the reason
 			}
 			delete(output, t)
 			if e.Test == "" {

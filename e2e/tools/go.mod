@@ -1,7 +1,7 @@
-// The servers that the tests in e2e run stretcher against, pinned as Go tools.
-// They are test tools only: nothing of them is part of stretcher, and none is
+// This module pins, as Go tools, the servers that the tests in e2e run stretcher
+// against. They are test tools only: no part of them is built into stretcher or
 // shipped (Consul's licence is BUSL-1.1). consul/api is required at a newer
-// version than Consul's own go.mod says, which names one from its own tree.
+// version than in Consul's own go.mod, which uses the copy in its own tree.
 module github.com/fujiwara/stretcher/e2e/tools
 
 go 1.26

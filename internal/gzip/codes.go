@@ -2,75 +2,111 @@ package gzip
 
 import "math/bits"
 
-// An entry of a table tells what the code is that the next bits begin with:
+// An entry of a decoding table describes the code that the next bits start
+// with:
 //
-//	literal:  literal | byte<<16 | length of the code
-//	others:   base<<16 | length of the code<<8 | the same and that of the extra bits
-//	subtable: special | subtable | where it begins<<16 | bits of its index<<8
-//	the end:  special | endOfBlock | length of the code
-//	no code:  special
+//	           31..........................16  15 14 13  11....8  5......0
+//	literal    1        the byte                0  0  0   length   length
+//	match      0   base length or distance      0  0  0   length   total
+//	subtable   0   index of its first entry     1  1  0   width
+//	block end  0                                1  0  1   length   length
+//	invalid    0                                1  0  0
+//
+// length is the number of bits of the code, total that of the code and the
+// extra bits that follow it (RFC 1951 section 3.2.5), and width the number of
+// bits that index the subtable. The decoder tests for a literal first and for
+// special next, so the common cases need one test each.
+type entry uint32
+
 const (
-	literal    = 1 << 31
-	special    = 1 << 15
-	subtable   = 1 << 14
-	endOfBlock = 1 << 13
+	literal    entry = 1 << 31
+	special    entry = 1 << 15
+	subtable   entry = 1 << 14
+	endOfBlock entry = 1 << 13
 )
 
-const (
-	litBits  = 11 // of the index of the main table; longer codes have subtables
-	distBits = 8
-	maxBits  = 15 // of a code
+// size is the number of bits to drop after a code: those of the code and its
+// extra bits. The mask tells the compiler that a shift by size needs no check.
+func (e entry) size() uint { return uint(e & 63) }
 
-	// What codes can need at most, as enough.c of zlib computes it.
+// byte is the byte of a literal.
+func (e entry) byte() byte { return byte(e >> 16) }
+
+// value is the length or distance of a match: the base plus the extra bits,
+// which follow the code in bits.
+func (e entry) value(bits uint64) int {
+	return int(e>>16) + int(bits&(1<<e.size()-1)>>(e>>8&15))
+}
+
+// index is where the subtable has the entry for bits, the first mainBits of
+// which led to e.
+func (e entry) index(bits uint64, mainBits uint) uint64 {
+	return uint64(e>>16) + bits>>mainBits&(1<<(e>>8&15)-1)
+}
+
+const (
+	maxBits = 15 // the longest code (RFC 1951 section 3.2.7)
+
+	// The main tables are indexed by this many bits. Longer codes need a
+	// second look-up, in a subtable.
+	litBits  = 11
+	distBits = 8
+	codeBits = 7 // the longest code for a code length, so without subtables
+
+	// A main table and the subtables that any code can need have at most this
+	// many entries, as computed by examples/enough.c of zlib for 288 symbols
+	// and 11 bits, and for 32 symbols and 8 bits.
 	litSize  = 2342
 	distSize = 402
 )
 
 type (
-	litTable  [litSize]uint32
-	distTable [distSize]uint32
+	litTable  [litSize]entry
+	distTable [distSize]entry
 )
 
+// The entries of the symbols, still without the lengths of their codes. The
+// symbols of code lengths are numbers below 19, so litEntries serves them too.
 var (
-	litEntries  [288]uint32 // of the symbols, without the lengths of codes
-	distEntries [32]uint32
-	codeEntries [19]uint32
-	fixedLit    litTable
-	fixedDist   distTable
+	litEntries  = newLitEntries()
+	distEntries = newDistEntries()
 )
 
-func init() {
-	for i := range litEntries {
-		switch {
-		case i < 256:
-			litEntries[i] = literal | uint32(i)<<16
-		case i == 256:
-			litEntries[i] = special | endOfBlock
-		case i < 265:
-			litEntries[i] = uint32(i-254) << 16
-		case i < 285:
-			extra := uint32(i-261) / 4
-			litEntries[i] = uint32(3+(4+(i-261)%4)<<extra)<<16 | extra
-		case i == 285:
-			litEntries[i] = 258 << 16
-		default:
-			litEntries[i] = special
-		}
+// The fixed codes, of blocks that define none (RFC 1951 section 3.2.6).
+var (
+	fixedLit  = newFixedLit()
+	fixedDist = newFixedDist()
+)
+
+// newLitEntries returns the literal/length alphabet (RFC 1951 section 3.2.5):
+// bytes, the end of a block, and the lengths of matches.
+func newLitEntries() (entries [288]entry) {
+	bases := [...]entry{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258}
+	extra := [...]entry{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
+	for i := range entry(256) {
+		entries[i] = literal | i<<16
 	}
-	for i := range distEntries {
-		switch {
-		case i < 4:
-			distEntries[i] = uint32(i+1) << 16
-		case i < 30:
-			extra := uint32(i-2) / 2
-			distEntries[i] = uint32(1+(2+i%2)<<extra)<<16 | extra
-		default:
-			distEntries[i] = special
-		}
+	entries[256] = special | endOfBlock
+	for i, base := range bases {
+		entries[257+i] = base<<16 | extra[i]
 	}
-	for i := range codeEntries {
-		codeEntries[i] = uint32(i) << 16
+	// The fixed code has codes for these two, which must not occur.
+	entries[286], entries[287] = special, special
+	return entries
+}
+
+// newDistEntries returns the alphabet of distances (RFC 1951 section 3.2.5).
+func newDistEntries() (entries [32]entry) {
+	bases := [...]entry{1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577}
+	extra := [...]entry{0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13}
+	for i, base := range bases {
+		entries[i] = base<<16 | extra[i]
 	}
+	entries[30], entries[31] = special, special
+	return entries
+}
+
+func newFixedLit() (table litTable) {
 	var lengths [288]uint8
 	for i := range lengths {
 		switch {
@@ -84,172 +120,113 @@ func init() {
 			lengths[i] = 8
 		}
 	}
-	build(fixedLit[:], litBits, lengths[:], litEntries[:])
-	for i := range 32 {
-		lengths[i] = 5
-	}
-	build(fixedDist[:], distBits, lengths[:32], distEntries[:])
+	build(table[:], litBits, lengths[:], litEntries[:])
+	return table
 }
 
-// build makes the table for the canonical code whose symbols have codes of
-// these lengths, 0 for none. It reports whether there is such a code. One that
-// leaves bits without a meaning is taken only if it has one code, of one bit,
-// or none at all, as by zlib.
-func build(table []uint32, mainBits int, lengths []uint8, entries []uint32) bool {
-	var counts, next [maxBits + 1]int
-	longest := 0
+func newFixedDist() (table distTable) {
+	var lengths [32]uint8
+	for i := range lengths {
+		lengths[i] = 5
+	}
+	build(table[:], distBits, lengths[:], distEntries[:])
+	return table
+}
+
+// build fills the table for a Huffman code, which is given by the length of
+// each symbol's code, 0 for a symbol without one (RFC 1951 section 3.2.2). It
+// returns false if there is no such code.
+//
+// The table is indexed by the next mainBits bits of the file. A code of n bits
+// that is no longer than that has an entry for each value of the bits after
+// it: at the code, and at every further step of 1<<n. All longer codes with
+// the same first mainBits bits share a subtable, which is indexed in the same
+// way by the bits that follow. Subtables stand one after another behind the
+// main table.
+func build(table []entry, mainBits int, lengths []uint8, entries []entry) bool {
+	var counts [maxBits + 1]int // of the codes of each length
 	for _, n := range lengths {
 		counts[n]++
-		longest = max(longest, int(n))
 	}
-	counts[0] = 0
-	code, left := 0, 1
+
+	// free is the number of strings of n bits that are not a code and do not
+	// start with one. Each of them is the start of two strings of n+1 bits.
+	longest, free := 0, 1
 	for n := 1; n <= maxBits; n++ {
-		code = (code + counts[n-1]) << 1
-		next[n] = code
-		left = left<<1 - counts[n]
-		if left < 0 {
-			return false
+		free = 2*free - counts[n]
+		if free < 0 {
+			return false // there are more codes than bits can tell apart
+		}
+		if counts[n] > 0 {
+			longest = n
 		}
 	}
-	if left > 0 && longest > 1 {
-		return false
-	}
+	// A code that leaves some bits without a meaning is wrong, except that a
+	// block may use one distance only, or none (RFC 1951 section 3.2.7). Like
+	// compress/flate, take such a code for the other alphabets as well.
 	main := 1 << mainBits
-	if left > 0 {
+	if free > 0 {
+		if longest > 1 {
+			return false
+		}
 		for i := range main {
 			table[i] = special
 		}
 	}
-	used := main
-	var sorted [maxBits + 1][]int16
-	var symbols [288]int16
-	at := 0
-	for n := 1; n <= maxBits; n++ {
-		sorted[n] = symbols[at : at : at+counts[n]]
-		at += counts[n]
+
+	// Sort the symbols by the lengths of their codes, then by value. This is
+	// the numerical order of the codes.
+	var next [maxBits + 1]int // where the next symbol of each length goes
+	for n := 1; n < maxBits; n++ {
+		next[n+1] = next[n] + counts[n]
 	}
+	var sorted [288]uint16
 	for symbol, n := range lengths {
 		if n > 0 {
-			sorted[n] = append(sorted[n], int16(symbol))
+			sorted[next[n]] = uint16(symbol)
+			next[n]++
 		}
 	}
-	// In the order of the codes, so that those of a subtable come together.
-	prefix, sub, subBits := -1, 0, 0
-	for n := 1; n <= longest; n++ {
-		for i, symbol := range sorted[n] {
-			code := int(bits.Reverse16(uint16(next[n]+i)) >> (16 - n))
-			entry := entries[symbol]
-			if entry&literal != 0 || entry&special != 0 {
-				entry += uint32(n)
-			} else {
-				entry += uint32(n)<<8 + uint32(n)
+
+	var (
+		code, length  int    // the next code and its length
+		used          = main // entries of the table
+		prefix        = -1   // of the codes in the last subtable
+		sub, subWidth = 0, 0 // where it starts and how many bits index it
+	)
+	for _, symbol := range sorted[:next[maxBits]] {
+		n := int(lengths[symbol])
+		code <<= n - length
+		length = n
+		// Codes start with their most significant bit (RFC 1951 section 3.1.1),
+		// but bits has the first bit of the file lowest.
+		index := int(bits.Reverse16(uint16(code)) >> (16 - n))
+		code++
+		left := counts[n] // codes of n bits that have no entry yet, with this one
+		counts[n]--
+		e := entries[symbol] + entry(n<<8+n)
+		if n <= mainBits {
+			for ; index < main; index += 1 << n {
+				table[index] = e
 			}
-			if n <= mainBits {
-				for ; code < main; code += 1 << n {
-					table[code] = entry
-				}
-				continue
+			continue
+		}
+		if p := index & (main - 1); p != prefix {
+			// In numerical order, all codes that share the prefix come now.
+			// Together they fill the subtable, so make it just wide enough for
+			// the longest of them: while room is left at one width, some of
+			// them are longer.
+			prefix, sub, subWidth = p, used, n-mainBits
+			for room := 1<<subWidth - left; room > 0 && mainBits+subWidth < longest; {
+				subWidth++
+				room = 2*room - counts[mainBits+subWidth]
 			}
-			if p := code & (main - 1); p != prefix {
-				// As wide as the codes that are left with this prefix need.
-				prefix, sub, subBits = p, used, n-mainBits
-				for room := 1<<subBits - (counts[n] - i); room > 0 && mainBits+subBits < longest; {
-					subBits++
-					room = room<<1 - counts[mainBits+subBits]
-				}
-				used += 1 << subBits
-				if used > len(table) {
-					return false
-				}
-				table[p] = special | subtable | uint32(sub)<<16 | uint32(subBits)<<8
-			}
-			for c := code >> mainBits; c < 1<<subBits; c += 1 << (n - mainBits) {
-				table[sub+c] = entry
-			}
+			used += 1 << subWidth
+			table[p] = special | subtable | entry(sub<<16|subWidth<<8)
+		}
+		for i := index >> mainBits; i < 1<<subWidth; i += 1 << (n - mainBits) {
+			table[sub+i] = e
 		}
 	}
 	return true
-}
-
-// codeOrder is in which order a block's header has the lengths of the codes
-// that its other lengths are written in.
-var codeOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
-
-// readCodes reads the codes of a block that brings its own.
-func (z *Reader) readCodes() error {
-	v, err := z.take(14)
-	if err != nil {
-		return err
-	}
-	lits, dists, codes := int(v&31)+257, int(v>>5&31)+1, int(v>>10)+4
-	if lits > 286 || dists > 30 {
-		return errCorrupt
-	}
-	var lengths [286 + 30]uint8
-	for _, symbol := range codeOrder[:codes] {
-		v, err := z.take(3)
-		if err != nil {
-			return err
-		}
-		lengths[symbol] = uint8(v)
-	}
-	const width = 7
-	var table [1 << width]uint32
-	if !build(table[:], width, lengths[:19], codeEntries[:]) {
-		return errCorrupt
-	}
-	clear(lengths[:])
-	for i := 0; i < lits+dists; {
-		if z.count < 15 { // a code and its extra bits
-			if err := z.refill(); err != nil {
-				return err
-			}
-		}
-		e := table[z.bits&(1<<width-1)]
-		if e&special != 0 {
-			return errCorrupt
-		}
-		z.bits >>= e & 63
-		z.count -= uint(e & 63)
-		symbol := uint8(e >> 16)
-		if symbol < 16 {
-			lengths[i] = symbol
-			i++
-			continue
-		}
-		var length uint8
-		var repeat uint64
-		switch symbol {
-		case 16:
-			if i == 0 {
-				return errCorrupt
-			}
-			length = lengths[i-1]
-			repeat, err = z.take(2)
-			repeat += 3
-		case 17:
-			repeat, err = z.take(3)
-			repeat += 3
-		case 18:
-			repeat, err = z.take(7)
-			repeat += 11
-		}
-		if err != nil {
-			return err
-		}
-		if i+int(repeat) > lits+dists {
-			return errCorrupt
-		}
-		for range repeat {
-			lengths[i] = length
-			i++
-		}
-	}
-	if lengths[256] == 0 || // no end
-		!build(z.lit[:], litBits, lengths[:lits], litEntries[:]) ||
-		!build(z.dist[:], distBits, lengths[lits:lits+dists], distEntries[:]) {
-		return errCorrupt
-	}
-	return nil
 }

@@ -1,71 +1,105 @@
-// Package gzip reads gzip files (RFC 1952), of one member or several, about
-// twice as fast as compress/gzip. Decompressing is what a deployment of a gzip
-// archive mostly does, and what it cannot share between processors.
+// Package gzip reads gzip files (RFC 1952), about twice as fast as
+// compress/gzip. Decompression takes most of the time in a deployment of a
+// gzip archive, and one file cannot be decompressed on several processors.
 //
-// The speed comes from what libdeflate does: decoding straight into a large
-// buffer, refilling the bits a word at a time, and tables whose entries have
-// all there is to know of a code.
+// A Reader is a state machine. Each step reads the next part of the file,
+// and its output goes to a buffer, from which Read copies:
+//
+//	for each member of the file:
+//		header:   magic, flags, optional fields and their checksum
+//		for each block of the member:
+//			block:         whether it is the last, its type, its Huffman codes
+//			copyStored:    the bytes of a block that is not compressed
+//			  or huffman:  literals and matches, until the code for the end
+//		trailer:  CRC-32 and size of the member's data
+//	padding:  zeros until the end of the file
+//
+// After each step, decode checks that the step has not run past the end of the
+// file, and adds the output to the CRC-32. copyStored and huffman also end
+// when the input or output buffer is used up, and then run again.
+//
+// Three techniques, known from libdeflate, make it fast:
+//
+//   - The output buffer holds the last 32 KiB of output, which matches may copy
+//     from, and 256 KiB more. Both literals and matches are written to it
+//     directly, and it is moved only when it is full.
+//   - Bits are loaded eight bytes at a time, see load, enough for three
+//     literals or a length. Zeros after the input and spare room after the
+//     output replace most checks.
+//   - An entry of a decoding table holds all about a code: the literal, or the
+//     base value and the number of extra bits, see entry.
+//
+// The files: gzip.go has the Reader and the gzip format, reader_deflate.go the
+// deflate format (RFC 1951), bits.go the input, codes.go the decoding tables.
 package gzip
 
 import (
-	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
 )
 
-// Magic is what every gzip file begins with.
+// Magic is the first two bytes of every gzip file (ID1 and ID2 in RFC 1952
+// section 2.3.1).
 const Magic = "\x1f\x8b"
 
-// errCorrupt says that the file contradicts itself, or the format.
+// errCorrupt is returned for data that contradicts itself or the format.
 var errCorrupt = errors.New("gzip: data is corrupt")
 
 const (
-	windowSize = 32 << 10             // how far back a match may reach
-	outSize    = windowSize + 256<<10 // up to where a match may begin
-	inSize     = 64 << 10
+	windowSize = 32 << 10             // the greatest distance of a match (RFC 1951 section 2)
+	outSize    = windowSize + 256<<10 // once this much is written, no round of the decoder starts
 
-	// A round of the decoder may go as far beyond the end of in and of outSize.
-	inSlack  = 32
-	outSlack = 2 + 258 + 8 // literals, a match, and what is copied too much
+	// outSlack is the room for what a round that starts just before outSize
+	// writes: two literals, a match of up to 258 bytes, and what the copy of
+	// its last word writes beyond it.
+	outSlack = 2 + 258 + 8
 )
 
-// Reader decompresses the members of a gzip file, one after another. Zeros
-// after the last one are ignored, as by gzip(1); anything else is an error.
-//
-// Where the file ends early the error is io.ErrUnexpectedEOF. io.EOF comes
-// only after all checks.
+// Reader decompresses the members of a gzip file, one after another, as one
+// sequence of bytes. Like gzip(1), it ignores zeros after the last member and
+// verifies the checksum of a header that has one. Anything else after the last
+// member is an error. Use NewReader to create one.
 type Reader struct {
-	r     io.Reader
-	rErr  error // what r ended with
-	in    [inSize + inSlack]byte
-	pos   int // the next byte for bits
-	end   int
-	bits  uint64 // the next count bits; those above are not valid
-	count uint
+	bitReader
 
+	// out[:write] is output, of which out[read:write] has not been returned
+	// yet. The current member starts at out[start], or before out if start
+	// is 0. A match must not reach beyond that.
 	out   [outSize + outSlack]byte
-	start int // of the member, in out
-	read  int // how far out has been handed on
+	start int
+	read  int
 	write int
 
-	step    func(*Reader) error // decodes what comes next in the file
-	members int
-	final   bool // the block is its member's last one
-	stored  int  // how many bytes are left of a stored block
-	sum     uint32
-	size    uint32
-	err     error
+	step    func(*Reader) error // reads the next part of the file
+	members int                 // how many headers have been read
+	final   bool                // the block is the last one of its member
+	stored  int                 // how many bytes of a stored block remain
+	sum     uint32              // CRC-32 of the member's data so far
+	size    uint32              // its size, modulo 1<<32
+	err     error               // ends the output, after out[:write]
 
-	lit  litTable
+	lit  litTable // the codes of the current block
 	dist distTable
 }
 
-// NewReader reads from r, ahead of what it needs.
+// NewReader returns a Reader for the gzip file that r contains. It reads
+// nothing yet. Later it may read more from r than Read needs. A Reader takes
+// about 360 KiB of memory.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{r: r, step: (*Reader).header}
+	return &Reader{bitReader: bitReader{r: r}, step: (*Reader).header}
 }
 
+// Read returns the decompressed data. Its errors are
+//
+//   - io.EOF at the end of the file, after all checks. Until then the data
+//     is unverified, and a truncated file may yield a few bytes at its end
+//     that were never compressed.
+//   - io.ErrUnexpectedEOF if the file is empty or truncated.
+//   - io.ErrNoProgress if the underlying reader returns no data and no error
+//     100 times in a row.
+//   - the error of the underlying reader, if it fails.
+//   - another error if the file is corrupt or not a gzip file.
 func (z *Reader) Read(p []byte) (int, error) {
 	for z.read == z.write {
 		if z.err != nil {
@@ -78,8 +112,10 @@ func (z *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// decode fills out anew.
+// decode runs steps until out is full or the file ends. All of out must have
+// been returned before.
 func (z *Reader) decode() {
+	// Keep the window, at the start of out.
 	if shift := z.write - windowSize; shift > 0 {
 		copy(z.out[:], z.out[shift:z.write])
 		z.start = max(z.start-shift, 0)
@@ -88,368 +124,95 @@ func (z *Reader) decode() {
 	for z.err == nil && z.write < outSize {
 		from := z.write
 		z.err = z.step(z)
-		if err := z.ended(); err != nil {
-			z.err = err // what looks corrupt is but missing
+		if z.overrun() {
+			// Running past the end of input is truncation, not corruption.
+			z.err = z.truncation()
 		}
 		z.sum = crc32.Update(z.sum, crc32.IEEETable, z.out[from:z.write])
 		z.size += uint32(z.write - from)
 	}
 }
 
-// need makes sure that n bytes, at most inSlack, are there after the bits. At
-// the end of the file those that are missing are zeros.
-func (z *Reader) need(n int) {
-	if z.end-z.pos >= n || z.rErr != nil {
-		return
-	}
-	z.unread()
-	copy(z.in[:], z.in[z.pos:z.end])
-	z.pos, z.end = 0, z.end-z.pos
-	for z.end < n+8 && z.rErr == nil {
-		var more int
-		more, z.rErr = z.r.Read(z.in[z.end:inSize])
-		z.end += more
-	}
-	if z.rErr != nil {
-		clear(z.in[z.end : z.end+inSlack])
-	}
-}
+// The flags of a header (RFC 1952 section 2.3.1). FTEXT, bit 0, is only a hint.
+const (
+	flagHeaderSum = 1 << 1 // FHCRC
+	flagExtra     = 1 << 2 // FEXTRA
+	flagName      = 1 << 3 // FNAME
+	flagComment   = 1 << 4 // FCOMMENT
+	flagReserved  = 0xe0   // must be zero
+)
 
-// unread puts whole bytes of the bits back.
-func (z *Reader) unread() {
-	z.pos -= int(z.count / 8)
-	z.count %= 8
-	z.bits &= 1<<z.count - 1
-}
-
-// align drops the rest of a byte that is partly used.
-func (z *Reader) align() {
-	z.unread()
-	z.bits, z.count = 0, 0
-}
-
-// ended is the error where more of the file has been used than there is.
-func (z *Reader) ended() error {
-	switch {
-	case z.pos*8-int(z.count) <= z.end*8:
-		return nil
-	case z.rErr == io.EOF:
-		return io.ErrUnexpectedEOF
-	}
-	return z.rErr
-}
-
-// take takes up to 16 bits.
-func (z *Reader) take(n uint) (uint64, error) {
-	if z.count < n {
-		if err := z.refill(); err != nil {
-			return 0, err
-		}
-	}
-	v := z.bits & (1<<n - 1)
-	z.bits >>= n
-	z.count -= n
-	return v, nil
-}
-
-// refill makes count at least 56. At the end of the file the bits that are
-// missing are zeros.
-func (z *Reader) refill() error {
-	z.need(8)
-	if err := z.ended(); err != nil {
-		return err
-	}
-	z.bits |= binary.LittleEndian.Uint64(z.in[z.pos:]) << z.count
-	z.pos += int(63-z.count) >> 3
-	z.count |= 56
-	return nil
-}
-
-// takeByte takes a byte, where no bits are left of the one before.
-func (z *Reader) takeByte() (byte, error) {
-	z.need(1)
-	if z.pos >= z.end {
-		z.pos = z.end + 1
-		return 0, z.ended()
-	}
-	z.pos++
-	return z.in[z.pos-1], nil
-}
-
-func (z *Reader) takeUint32() (uint32, error) {
-	var v uint32
-	for i := range 4 {
-		c, err := z.takeByte()
-		if err != nil {
-			return 0, err
-		}
-		v |= uint32(c) << (8 * i)
-	}
-	return v, nil
-}
-
-// header reads a member's header, or what comes after the last member.
+// header reads the header of a member (RFC 1952 section 2.3). After a member
+// the file may also end, or zeros may follow.
 func (z *Reader) header() error {
-	z.need(1)
-	if z.members > 0 {
-		if z.pos >= z.end {
-			return z.rErr // io.EOF, where it should be
-		}
-		if z.in[z.pos] == 0 {
-			z.step = (*Reader).padding
-			return nil
-		}
+	if z.members > 0 && z.atEnd() {
+		return z.rErr // io.EOF, unless r failed
 	}
-	var fixed [10]byte
-	for i := range fixed {
-		var err error
-		if fixed[i], err = z.takeByte(); err != nil {
-			return err
-		}
+	crc := ^uint32(0)
+	next := func() byte {
+		c := byte(z.take(8))
+		crc = crc32.IEEETable[byte(crc)^c] ^ crc>>8
+		return c
 	}
-	const (
-		checksum = 1 << (iota + 1)
-		extra
-		name
-		comment
-		reserved = 0xe0
-	)
+
+	var fixed [10]byte // magic, method, flags, time, extra flags, system
+	fixed[0] = next()
+	if z.members > 0 && fixed[0] == 0 {
+		z.step = (*Reader).padding
+		return nil
+	}
+	for i := 1; i < len(fixed); i++ {
+		fixed[i] = next()
+	}
 	flags := fixed[3]
-	if string(fixed[:2]) != Magic || fixed[2] != 8 || flags&reserved != 0 {
+	if string(fixed[:2]) != Magic || fixed[2] != 8 || flags&flagReserved != 0 {
 		return errCorrupt
 	}
-	skip := 0
-	if flags&extra != 0 {
-		for i := range 2 {
-			c, err := z.takeByte()
-			if err != nil {
-				return err
-			}
-			skip |= int(c) << (8 * i)
+	if flags&flagExtra != 0 {
+		for range int(next()) | int(next())<<8 {
+			next()
 		}
 	}
-	for range skip {
-		if _, err := z.takeByte(); err != nil {
-			return err
+	if flags&flagName != 0 {
+		for next() != 0 {
 		}
 	}
-	for _, text := range []byte{name, comment} {
-		for more := flags&text != 0; more; {
-			c, err := z.takeByte()
-			if err != nil {
-				return err
-			}
-			more = c != 0
+	if flags&flagComment != 0 {
+		for next() != 0 {
 		}
 	}
-	if flags&checksum != 0 { // of the header, which gzip(1) does not look at either
-		for range 2 {
-			if _, err := z.takeByte(); err != nil {
-				return err
-			}
+	if flags&flagHeaderSum != 0 {
+		// The low half of the CRC-32 of all that comes before.
+		if sum := uint16(^crc); sum != uint16(z.take(16)) {
+			return errCorrupt
 		}
 	}
+
 	z.members++
 	z.start, z.sum, z.size = z.write, 0, 0
 	z.step = (*Reader).block
 	return nil
 }
 
-// padding passes over zeros, as they are at the end of a tape.
-func (z *Reader) padding() error {
-	for {
-		z.need(1)
-		if z.pos >= z.end {
-			return z.rErr
-		}
-		if z.in[z.pos] != 0 {
-			return errors.New("gzip: zeros after the data are followed by something else")
-		}
-		z.pos++
-	}
-}
-
-// trailer checks a member, all of whose bytes are in out or were.
+// trailer checks a member whose data is complete (RFC 1952 section 2.3.1, CRC32
+// and ISIZE).
 func (z *Reader) trailer() error {
 	z.align()
-	sum, err := z.takeUint32()
-	if err != nil {
-		return err
-	}
-	size, err := z.takeUint32()
-	if err != nil {
-		return err
-	}
-	if sum != z.sum || size != z.size {
+	if sum, size := uint32(z.take(32)), uint32(z.take(32)); sum != z.sum || size != z.size {
 		return errCorrupt
 	}
 	z.step = (*Reader).header
 	return nil
 }
 
-// block reads the header of a deflate block (RFC 1951).
-func (z *Reader) block() error {
-	if z.final {
-		z.final = false
-		return z.trailer()
-	}
-	v, err := z.take(3)
-	if err != nil {
-		return err
-	}
-	z.final = v&1 != 0
-	switch v >> 1 {
-	case 0:
-		return z.storedHeader()
-	case 1:
-		z.lit, z.dist = fixedLit, fixedDist
-	case 2:
-		if err := z.readCodes(); err != nil {
-			return err
+// padding skips zeros after the last member. Tapes and other media with fixed
+// blocks leave them there.
+func (z *Reader) padding() error {
+	for !z.atEnd() {
+		if z.in[z.pos] != 0 {
+			return errors.New("gzip: zeros after the data are followed by something else")
 		}
-	default:
-		return errCorrupt
+		z.pos++
 	}
-	z.step = (*Reader).huffman
-	return nil
-}
-
-func (z *Reader) storedHeader() error {
-	z.align()
-	v, err := z.takeUint32()
-	if err != nil {
-		return err
-	}
-	if uint16(v) != ^uint16(v>>16) {
-		return errCorrupt
-	}
-	z.stored = int(uint16(v))
-	z.step = (*Reader).copyStored
-	return nil
-}
-
-func (z *Reader) copyStored() error {
-	if z.stored == 0 {
-		z.step = (*Reader).block
-		return nil
-	}
-	z.need(1)
-	if z.pos >= z.end {
-		z.pos = z.end + 1
-		return nil
-	}
-	n := copy(z.out[z.write:outSize], z.in[z.pos:min(z.end, z.pos+z.stored)])
-	z.write += n
-	z.pos += n
-	z.stored -= n
-	return nil
-}
-
-// huffman decodes a compressed block, as far as in and out go.
-func (z *Reader) huffman() error {
-	z.need(inSlack)
-	limit := z.end - 16 // two words may be read in a round
-	if z.rErr != nil {
-		limit = z.end + 8 // into zeros, which ended notices
-	}
-	in, out, lit, dist := &z.in, &z.out, &z.lit, &z.dist
-	bits, count, pos, write := z.bits, z.count, z.pos, z.write
-	var err error
-loop:
-	for pos <= limit && write < outSize {
-		bits |= binary.LittleEndian.Uint64(in[pos:]) << (count & 63)
-		pos += int(63-count) >> 3
-		count |= 56
-
-		// 56 bits are enough for three literals of the main table, or for two
-		// and a length.
-		e := lit[bits&(1<<litBits-1)]
-		if e&literal != 0 {
-			bits >>= e & 63
-			count -= uint(e & 63)
-			out[write] = byte(e >> 16)
-			write++
-			e = lit[bits&(1<<litBits-1)]
-			if e&literal != 0 {
-				bits >>= e & 63
-				count -= uint(e & 63)
-				out[write] = byte(e >> 16)
-				write++
-				e = lit[bits&(1<<litBits-1)]
-				if e&literal != 0 {
-					bits >>= e & 63
-					count -= uint(e & 63)
-					out[write] = byte(e >> 16)
-					write++
-					continue
-				}
-			}
-		}
-		if e&special != 0 {
-			if e&subtable != 0 {
-				e = lit[uint64(e>>16)+bits>>litBits&(1<<(e>>8&15)-1)]
-			}
-			switch {
-			case e&literal != 0:
-				bits >>= e & 63
-				count -= uint(e & 63)
-				out[write] = byte(e >> 16)
-				write++
-				continue
-			case e&endOfBlock != 0:
-				bits >>= e & 63
-				count -= uint(e & 63)
-				z.step = (*Reader).block
-				break loop
-			case e&special != 0:
-				err = errCorrupt
-				break loop
-			}
-		}
-		length := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
-		bits >>= e & 63
-		count -= uint(e & 63)
-
-		bits |= binary.LittleEndian.Uint64(in[pos:]) << (count & 63)
-		pos += int(63-count) >> 3
-		count |= 56
-		e = dist[bits&(1<<distBits-1)]
-		if e&special != 0 {
-			if e&subtable != 0 {
-				e = dist[uint64(e>>16)+bits>>distBits&(1<<(e>>8&15)-1)]
-			}
-			if e&special != 0 {
-				err = errCorrupt
-				break loop
-			}
-		}
-		distance := int(e>>16) + int(bits&(1<<(e&63)-1)>>(e>>8&15))
-		bits >>= e & 63
-		count -= uint(e & 63)
-		if distance > write-z.start {
-			err = errCorrupt
-			break loop
-		}
-
-		from, to := write-distance, write+length
-		switch {
-		case distance >= 8:
-			for ; write < to; write, from = write+8, from+8 {
-				binary.LittleEndian.PutUint64(out[write:], binary.LittleEndian.Uint64(out[from:]))
-			}
-			write = to
-		case distance == 1:
-			run := uint64(out[from]) * 0x0101010101010101
-			for ; write < to; write += 8 {
-				binary.LittleEndian.PutUint64(out[write:], run)
-			}
-			write = to
-		default:
-			for ; write < to; write, from = write+1, from+1 {
-				out[write] = out[from]
-			}
-		}
-	}
-	z.bits, z.count, z.pos, z.write = bits, count, pos, write
-	return err
+	return z.rErr
 }

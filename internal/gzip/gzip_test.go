@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"compress/flate"
 	stdgzip "compress/gzip"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os/exec"
@@ -16,12 +14,13 @@ import (
 	"testing/iotest"
 )
 
-// samples are of all sorts of statistics, some longer than the buffers.
+// samples returns data with different statistics. Some of it is longer than
+// the buffers of a Reader.
 func samples() map[string][]byte {
 	noise := make([]byte, 700_000)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
 	r := rand.New(rand.NewPCG(1, 2))
-	skewed := make([]byte, 900_000) // codes of all lengths
+	skewed := make([]byte, 900_000) // leads to codes of all lengths
 	for i := range skewed {
 		skewed[i] = byte(min(r.ExpFloat64()*12, 255))
 	}
@@ -51,7 +50,7 @@ func pack(t testing.TB, data []byte, level int) []byte {
 	return b.Bytes()
 }
 
-// gzip packs by gzip(1).
+// gzip compresses data with gzip(1).
 func gzip(t testing.TB, data []byte, options ...string) []byte {
 	t.Helper()
 	cmd := exec.Command("gzip", append([]string{"-c"}, options...)...)
@@ -64,6 +63,7 @@ func gzip(t testing.TB, data []byte, options ...string) []byte {
 }
 
 func TestReader(t *testing.T) {
+	t.Parallel()
 	for name, data := range samples() {
 		packed := map[string][]byte{"gzip -1": gzip(t, data, "-1"), "gzip -9": gzip(t, data, "-9")}
 		for _, level := range []int{flate.HuffmanOnly, 0, 1, 6} {
@@ -93,6 +93,7 @@ func TestReader(t *testing.T) {
 }
 
 func TestReaderHeader(t *testing.T) {
+	t.Parallel()
 	var b bytes.Buffer
 	w := stdgzip.NewWriter(&b)
 	w.Extra, w.Name, w.Comment = []byte("extra"), "name", "comment"
@@ -116,12 +117,13 @@ func TestReaderHeader(t *testing.T) {
 }
 
 func TestReaderTruncatedAndDamaged(t *testing.T) {
+	t.Parallel()
 	text := samples()["mixed"][99_400:100_900]
 	for _, level := range []int{0, 1, 9, flate.HuffmanOnly} {
 		packed := append(pack(t, text[:900], level), pack(t, text[900:], level)...)
 		for n := 1; n < len(packed); n++ {
 			got, err := io.ReadAll(NewReader(bytes.NewReader(packed[:n])))
-			if err != io.ErrUnexpectedEOF && !(err == nil && len(got) == 900) { // between the members
+			if err != io.ErrUnexpectedEOF && !(err == nil && len(got) == 900) { // the cut is between the members
 				t.Fatalf("level %d, cut at %d of %d: %d bytes, %v", level, n, len(packed), len(got), err)
 			}
 			damaged := bytes.Clone(packed)
@@ -146,31 +148,71 @@ func TestReaderTruncatedAndDamaged(t *testing.T) {
 	}
 }
 
-// FuzzReader takes its input for a deflate stream, as whose judge it has
-// compress/flate.
-func FuzzReader(f *testing.F) {
-	for _, data := range samples() {
-		for _, level := range []int{1, 9, flate.HuffmanOnly} {
-			packed := pack(f, data[:min(len(data), 2000)], level)
-			f.Add(packed[10 : len(packed)-8])
+func TestReaderHeaderSum(t *testing.T) {
+	t.Parallel()
+	m := member{data: []byte("hello"), extra: []byte("extra"), name: "name", comment: "comment", level: 6, flags: flagHeaderSum | flagExtra | flagName | flagComment}
+	packed := m.pack(t)
+	if got, err := io.ReadAll(NewReader(bytes.NewReader(packed))); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	// The time, the extra field, the name, the comment, the checksum itself.
+	for _, i := range []int{5, 13, 18, 23, 31} {
+		damaged := bytes.Clone(packed)
+		damaged[i] ^= 0x40
+		if _, err := io.ReadAll(NewReader(bytes.NewReader(damaged))); err != errCorrupt {
+			t.Errorf("byte %d is damaged: %v", i, err)
+		}
+		cmd := exec.Command("gzip", "-t")
+		cmd.Stdin = bytes.NewReader(damaged)
+		if err := cmd.Run(); err == nil {
+			t.Errorf("byte %d is damaged: gzip(1) does not notice", i)
 		}
 	}
-	f.Fuzz(func(t *testing.T, deflated []byte) {
-		in := bytes.NewReader(deflated)
-		const most = 4 << 20
-		want, wantErr := io.ReadAll(io.LimitReader(flate.NewReader(in), most))
-		if len(want) == most {
-			return
+}
+
+// emptyReader returns no data and no error once r has ended.
+type emptyReader struct {
+	r     io.Reader
+	empty int // how often it did
+}
+
+func (r *emptyReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err == io.EOF {
+		r.empty++
+		err = nil
+	}
+	return n, err
+}
+
+func TestReaderNoProgress(t *testing.T) {
+	t.Parallel()
+	packed := append(pack(t, []byte("hello"), 6), pack(t, []byte("hello"), 0)...)
+	for n := range len(packed) + 1 {
+		r := &emptyReader{r: bytes.NewReader(packed[:n])}
+		if _, err := io.ReadAll(NewReader(r)); err != io.ErrNoProgress || r.empty != maxEmptyReads {
+			t.Fatalf("no progress at %d of %d: %v after %d empty reads", n, len(packed), err, r.empty)
 		}
-		file := []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
-		file = append(file, deflated[:len(deflated)-in.Len()]...)
-		file = binary.LittleEndian.AppendUint32(file, crc32.ChecksumIEEE(want))
-		file = binary.LittleEndian.AppendUint32(file, uint32(len(want)))
-		got, err := io.ReadAll(io.LimitReader(NewReader(bytes.NewReader(file)), most+1))
-		if (err != nil) != (wantErr != nil) || err == nil && !bytes.Equal(got, want) {
-			t.Errorf("%d bytes, %v; compress/flate: %d bytes, %v", len(got), err, len(want), wantErr)
-		}
-	})
+	}
+	// A reader that pauses, but not forever, is fine.
+	var pauses []io.Reader
+	for _, c := range packed {
+		pauses = append(pauses, &pause{n: maxEmptyReads - 1}, bytes.NewReader([]byte{c}))
+	}
+	if got, err := io.ReadAll(NewReader(io.MultiReader(pauses...))); err != nil || string(got) != "hellohello" {
+		t.Errorf("with pauses: %q, %v", got, err)
+	}
+}
+
+// pause returns no data and no error n times before it ends.
+type pause struct{ n int }
+
+func (p *pause) Read([]byte) (int, error) {
+	if p.n == 0 {
+		return 0, io.EOF
+	}
+	p.n--
+	return 0, nil
 }
 
 func BenchmarkReader(b *testing.B) {

@@ -2,7 +2,7 @@ package rsyncfilter
 
 import "strings"
 
-// class is the set of bytes that a bracket expression matches.
+// class is a set of bytes: those that a bracket expression such as [a-z] matches.
 type class [256 / 64]uint64
 
 func (s *class) has(c byte) bool { return s[c/64]&(1<<(c%64)) != 0 }
@@ -15,7 +15,7 @@ func (s *class) addRange(first, last byte) {
 	}
 }
 
-// named are the POSIX classes, as ranges of ASCII characters.
+// named contains the POSIX character classes as ranges of ASCII characters.
 var named = map[string][][2]byte{
 	"alnum":  {{'0', '9'}, {'A', 'Z'}, {'a', 'z'}},
 	"alpha":  {{'A', 'Z'}, {'a', 'z'}},
@@ -31,11 +31,13 @@ var named = map[string][][2]byte{
 	"xdigit": {{'0', '9'}, {'A', 'F'}, {'a', 'f'}},
 }
 
-// parseClass parses the bracket expression that text begins with and returns
-// its length. It returns false for one that has no end or names an unknown
-// class. A ']' right at the beginning stands for itself, and so does a '-' that
-// has no character on its left or on its right, the end of another range being
-// none.
+// parseClass parses the bracket expression at the start of text and returns its
+// set and its length in bytes. It returns false if the expression has no end or
+// names an unknown class.
+//
+// A ']' is an ordinary character if it is the first one in the set. A '-' is an
+// ordinary character unless it has a character on both sides, and the one on its
+// left must not be the end of a range or a named class.
 func parseClass(text string) (*class, int, bool) {
 	set := new(class)
 	i := 1
@@ -43,7 +45,7 @@ func parseClass(text string) (*class, int, bool) {
 	if negate {
 		i++
 	}
-	var left byte // where a range may begin, 0 for nowhere
+	var left byte // the previous character, if a range may start with it, or 0
 	for first := true; ; first = false {
 		if i >= len(text) {
 			return nil, 0, false
@@ -71,7 +73,7 @@ func parseClass(text string) (*class, int, bool) {
 				i += 2 + end + 1
 				continue
 			}
-			// No ":]": a '[' like any other character.
+			// Without ":]" this '[' is an ordinary character.
 		}
 		isRange := c == '-' && left != 0 && i+1 < len(text) && text[i+1] != ']'
 		if isRange {
@@ -98,7 +100,7 @@ func parseClass(text string) (*class, int, bool) {
 			set[w] = ^set[w]
 		}
 	}
-	// rsync matches a slash by nothing but a slash and "**".
+	// Only a slash and "**" match a slash, even if the set contains it.
 	set.remove('/')
 	return set, i, true
 }

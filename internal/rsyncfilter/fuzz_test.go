@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzExcluded holds the matcher against the same pattern as a regular
-// expression, which also takes linear time.
+// FuzzExcluded compares the matcher with a regular expression made from the same
+// pattern. Package regexp does not take exponential time either.
 func FuzzExcluded(f *testing.F) {
 	for _, pattern := range tokens {
 		f.Add(pattern, "a/b.c/*", true)
@@ -23,7 +23,7 @@ func FuzzExcluded(f *testing.F) {
 	f.Fuzz(func(t *testing.T, pattern, name string, dir bool) {
 		name = strings.TrimPrefix(path.Clean("/"+name), "/")
 		if name == "" || pattern == "" || len(pattern) > maxPattern || len(name) > maxPattern {
-			t.Skip("not what the matcher is given")
+			t.Skip("never passed to the matcher")
 		}
 		var list List
 		if err := list.Add("- " + pattern); err != nil {
@@ -34,14 +34,14 @@ func FuzzExcluded(f *testing.F) {
 		}
 		want := len(pattern) < maxPattern && matchRegexp(t, pattern, name, dir)
 		if got := list.Excluded(name, dir); got != want {
-			t.Errorf("pattern %q, name %q, directory %v: %v, by regular expression %v", pattern, name, dir, got, want)
+			t.Errorf("pattern %q, name %q, directory %v: got %v, the regular expression says %v", pattern, name, dir, got, want)
 		}
 	})
 }
 
-// matchRegexp goes by the manual's words where the matcher goes by what it
-// compiled: that a pattern is matched against the full path, or against the
-// last component; that "dir/***" is "dir/" and "dir/**".
+// matchRegexp matches pattern with a regular expression. It shares parse with the
+// package, but follows the manual in how it selects the part of the path to match
+// and in what "dir/***" means, so that it does not repeat errors of compile.
 func matchRegexp(t *testing.T, pattern, name string, dir bool) bool {
 	t.Helper()
 	if len(pattern) > 1 && strings.HasSuffix(pattern, "/") {
@@ -73,11 +73,11 @@ func matchRegexp(t *testing.T, pattern, name string, dir bool) bool {
 	if dir && strings.HasSuffix(pattern, "***") {
 		subject += "/"
 	}
-	elems, ok := parse(pattern)
+	tokens, ok := parse(pattern)
 	if !ok {
 		return false
 	}
-	// Every byte a rune, so that the expression matches bytes.
+	// Turn every byte into a rune, so that the expression matches bytes.
 	runes := func(s string) string {
 		var r strings.Builder
 		for _, c := range []byte(s) {
@@ -87,21 +87,22 @@ func matchRegexp(t *testing.T, pattern, name string, dir bool) bool {
 	}
 	expression := strings.Builder{}
 	expression.WriteString("(?s)" + start)
-	for _, e := range elems {
-		switch e.op {
-		case opStar:
+	for _, token := range tokens {
+		switch token.kind {
+		case star:
 			expression.WriteString("[^/]*")
-		case opDeep:
+		case deepStar:
 			expression.WriteString(".*")
-		case opAny:
+		case anyByte:
 			expression.WriteString("[^/]")
-		case opByte:
-			expression.WriteString(regexp.QuoteMeta(runes(string([]byte{e.char}))))
-		case opClass:
-			// An empty class is no regular expression.
+		case literal:
+			expression.WriteString(regexp.QuoteMeta(runes(token.text)))
+		case oneOf:
+			// A regular expression cannot have an empty class, so start
+			// with an alternative that never matches.
 			alternatives := []string{`[^\x00-\x{10ffff}]`}
 			for c := range 256 {
-				if e.set.has(byte(c)) {
+				if token.set.has(byte(c)) {
 					alternatives = append(alternatives, regexp.QuoteMeta(string(rune(c))))
 				}
 			}
@@ -111,17 +112,17 @@ func matchRegexp(t *testing.T, pattern, name string, dir bool) bool {
 	expression.WriteString("$")
 	re, err := regexp.Compile(expression.String())
 	if err != nil {
-		t.Skip(err) // too large for package regexp
+		t.Skip(err) // the expression is too large
 	}
 	return re.MatchString(runes(subject))
 }
 
 var lineEnd = regexp.MustCompile("[\r\n]")
 
-// FuzzAddFrom holds a file's rules against the same rules added one by one.
+// FuzzAddFrom compares the rules of a file with the same rules added one by one.
 func FuzzAddFrom(f *testing.F) {
 	for _, fact := range files {
-		if len(fact.content) < 10000 { // a longer one only slows it down
+		if len(fact.content) < 10000 { // longer inputs only slow down the fuzzing
 			f.Add(fact.content, "a")
 		}
 	}
@@ -137,14 +138,14 @@ func FuzzAddFrom(f *testing.F) {
 			}
 		}
 		if (fileErr == nil) != (err == nil) {
-			t.Fatalf("file %q: %v, one by one: %v", content, fileErr, err)
+			t.Fatalf("file %q: error %v, added one by one: %v", content, fileErr, err)
 		}
 		if len(fromFile.rules) != len(oneByOne.rules) {
-			t.Fatalf("file %q: %d rules, one by one: %d", content, len(fromFile.rules), len(oneByOne.rules))
+			t.Fatalf("file %q: %d rules, added one by one: %d", content, len(fromFile.rules), len(oneByOne.rules))
 		}
 		for _, dir := range []bool{false, true} {
 			if got, want := fromFile.Excluded(name, dir), oneByOne.Excluded(name, dir); got != want {
-				t.Errorf("file %q, name %q, directory %v: %v, one by one: %v", content, name, dir, got, want)
+				t.Errorf("file %q, name %q, directory %v: got %v, added one by one: %v", content, name, dir, got, want)
 			}
 		}
 	})

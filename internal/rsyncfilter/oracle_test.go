@@ -20,14 +20,15 @@ import (
 	"time"
 )
 
-// The tests of this file compare random rules with what the installed rsync(1)
-// makes of them, on both sides of a transfer. Seeds differ from run to run; to
-// repeat a failure, or to test for longer:
+// The tests in this file check random rules against the installed rsync(1), on
+// both sides of a transfer. Every run uses a different seed. To reproduce a
+// failure, or to test for longer, set:
 //
 //	RSYNCFILTER_SEED=1234 RSYNCFILTER_ROUNDS=100 go test ./internal/rsyncfilter
 
-// TestOptionsAgainstRsync gives rsync its rules as stretcher does. A run of
-// rsync takes but one list, so that these are the fewer ones.
+// TestOptionsAgainstRsync passes rules to rsync in the options that stretcher
+// uses. It tests fewer lists than TestPatternsAgainstRsync, because one run of
+// rsync takes only one list.
 func TestOptionsAgainstRsync(t *testing.T) {
 	oracle(t, 8, func(t *testing.T, rng *rand.Rand) {
 		dir := t.TempDir()
@@ -44,7 +45,7 @@ func TestOptionsAgainstRsync(t *testing.T) {
 			}
 		}
 
-		// The other runs are dry. One does what they say.
+		// The runs above are dry runs. Check that a real run gives the same result.
 		list, options := randomOptions(t, rng, names, filepath.Join(dir, "rules"))
 		cmd := exec.CommandContext(t.Context(), "rsync", slices.Concat([]string{"-a", "--delete"}, options, []string{"src/", "dest/"})...)
 		cmd.Dir = dir
@@ -59,13 +60,13 @@ func TestOptionsAgainstRsync(t *testing.T) {
 			dest[name] = src[name]
 		}
 		if got, want := namesIn(t, filepath.Join(dir, "dest")), dest.sorted(); !slices.Equal(got, want) {
-			t.Errorf("rsync %q: dest is\n%q, not\n%q", options, got, want)
+			t.Errorf("rsync %q: dest contains\n%q, expected\n%q", options, got, want)
 		}
 	})
 }
 
-// randomOptions returns rules, and the options that give them to rsync, with a
-// file of rules written to path.
+// randomOptions returns random rules and the options that pass the same rules to
+// rsync. It writes the file for --exclude-from to path.
 func randomOptions(t *testing.T, rng *rand.Rand, names tree, path string) (*List, []string) {
 	t.Helper()
 	for {
@@ -78,7 +79,7 @@ func randomOptions(t *testing.T, rng *rand.Rand, names tree, path string) (*List
 			options = append(options, "--exclude="+rule)
 		}
 		if err != nil {
-			continue // TestSyntaxErrors is about these
+			continue // TestSyntaxErrors covers invalid rules
 		}
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
@@ -103,10 +104,10 @@ func namesIn(t *testing.T, root string) []string {
 	return names
 }
 
-// TestPatternsAgainstRsync gives rsync many lists in one run, each in a
-// directory of its own that a per-directory merge file brings it to. rsync
-// anchors a pattern with a leading slash at that directory; for the rest the
-// path matched begins at the root of the transfer, as everywhere.
+// TestPatternsAgainstRsync tests many lists in one run of rsync. Each list is in
+// a per-directory merge file and applies to the directory that contains the file.
+// rsync anchors a pattern with a leading slash at that directory, but matches all
+// other patterns with the path from the root of the transfer.
 func TestPatternsAgainstRsync(t *testing.T) {
 	const mergeFile = ".rules"
 	oracle(t, 3, func(t *testing.T, rng *rand.Rand) {
@@ -158,8 +159,8 @@ func TestPatternsAgainstRsync(t *testing.T) {
 	})
 }
 
-// randomMerge returns rules for the names below the directory top, and the
-// merge file in top that says the same.
+// randomMerge returns random rules for the names below the directory top, and the
+// content of a merge file in top with the same rules.
 func randomMerge(t *testing.T, rng *rand.Rand, names tree, top string) (*List, string) {
 	t.Helper()
 	list := new(List)
@@ -181,11 +182,11 @@ func randomMerge(t *testing.T, rng *rand.Rand, names tree, top string) (*List, s
 	return list, text.String()
 }
 
-// oracle runs rounds of a test with random numbers that depend on the seed and
-// the round alone.
+// oracle runs a test for a number of rounds. The random numbers depend only on
+// the seed and the round.
 func oracle(t *testing.T, rounds int, test func(*testing.T, *rand.Rand)) {
 	if _, err := exec.LookPath("rsync"); err != nil {
-		t.Fatalf("rsync(1) is what this package has to agree with: %v", err)
+		t.Fatalf("rsync(1) is needed to compare with: %v", err)
 	}
 	number := func(name string, value uint64) uint64 {
 		text := os.Getenv(name)
@@ -220,7 +221,7 @@ const (
 	symlink
 )
 
-// tree maps slash-separated paths to what they are.
+// tree maps slash-separated paths to kinds of files.
 type tree map[string]kindOfFile
 
 func randomTree(rng *rand.Rand, entries int) tree {
@@ -242,7 +243,8 @@ func randomTree(rng *rand.Rand, entries int) tree {
 
 func (names tree) sorted() []string { return slices.Sorted(maps.Keys(names)) }
 
-// subset leaves out a third of the names, and what is below them.
+// subset returns the tree without a random third of the names and everything
+// below them.
 func (names tree) subset(rng *rand.Rand) tree {
 	some := tree{}
 	for _, name := range names.sorted() {
@@ -267,7 +269,7 @@ func (names tree) create(t *testing.T, root string) {
 			err = os.WriteFile(target, nil, 0o644)
 		case directory:
 			err = os.Mkdir(target, 0o755)
-		case symlink: // to a directory: no rule must take it for one
+		case symlink: // to a directory, although rules must not treat it as one
 			err = os.Symlink(".", target)
 		}
 		if err != nil {
@@ -276,7 +278,7 @@ func (names tree) create(t *testing.T, root string) {
 	}
 }
 
-// outcome is what a transfer would do, as paths.
+// outcome lists the paths that a transfer sends and deletes.
 type outcome struct{ sent, deleted []string }
 
 func (o outcome) below(top string) outcome {
@@ -287,12 +289,12 @@ func (o outcome) below(top string) outcome {
 	}
 }
 
-// model says what rsync -a --delete would do of src and dest.
+// model returns what rsync -a --delete should do with src and dest.
 func model(src, dest tree, excluded func(string, bool) bool) outcome {
-	// What is reached: all but what is excluded or below it.
+	// reach returns all names except excluded ones and those below them.
 	reach := func(names tree) tree {
 		reached := tree{}
-		for _, name := range names.sorted() { // parents first
+		for _, name := range names.sorted() { // parents come first
 			_, parent := reached[path.Dir(name)]
 			if (parent || path.Dir(name) == ".") && !excluded(name, names[name] == directory) {
 				reached[name] = names[name]
@@ -308,7 +310,7 @@ func model(src, dest tree, excluded func(string, bool) bool) outcome {
 			deleted[name] = kind
 		}
 	}
-	// A directory that holds a name that stays, stays.
+	// A directory that contains a name that is kept is kept too.
 	for name := range dest {
 		if _, gone := deleted[name]; gone {
 			continue
@@ -320,7 +322,7 @@ func model(src, dest tree, excluded func(string, bool) bool) outcome {
 	return outcome{sent: sent.sorted(), deleted: deleted.sorted()}
 }
 
-// runRsync transfers src to dest, both in dir, as a dry run.
+// runRsync makes a dry run of a transfer from src to dest, which are in dir.
 func runRsync(t *testing.T, dir string, options ...string) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -334,22 +336,22 @@ func runRsync(t *testing.T, dir string, options ...string) outcome {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.Output()
-	// Over-long rules are what TestFiles has for it.
+	// TestFiles contains overlong rules, which rsync warns about.
 	if err != nil || stderr.Len() > 0 && !strings.HasPrefix(stderr.String(), "discarding over-long filter") {
 		t.Fatalf("rsync %.200q: %v: %s", options, err, &stderr)
 	}
 	var o outcome
 	kept := map[string]bool{}
 	for line := range strings.Lines(string(stdout)) {
-		// A dry run lists as deleted, below one that is to go itself, a
-		// directory that cannot go, but says this of it too.
+		// If a directory cannot be deleted and its parent is to be deleted,
+		// a dry run lists the directory as deleted, but prints this line too.
 		if name, ok := strings.CutPrefix(line, "cannot delete non-empty directory: "); ok {
 			kept[unescape(strings.TrimSuffix(name, "\n"))] = true
 			continue
 		}
 		m := itemized.FindStringSubmatch(line)
 		if m == nil {
-			t.Fatalf("rsync %q: a line not understood: %q", options, line)
+			t.Fatalf("rsync %q: unexpected line: %q", options, line)
 		}
 		what, name := m[1], unescape(m[2])
 		switch {
@@ -365,24 +367,26 @@ func runRsync(t *testing.T, dir string, options ...string) outcome {
 	return o
 }
 
-// itemized is a line of rsync -ii: eleven columns of what it does to a name, a
-// space, the name, a slash after a directory, the target after a symbolic link.
+// itemized matches a line of the output of rsync -ii: eleven columns that describe
+// the change, a space, and the name. A slash follows the name of a directory, and
+// the target follows the name of a symbolic link.
 var itemized = regexp.MustCompile(`^(\*deleting  |[.<>ch][fdL].{9}) (.*?)/?(?: -> \.)?\n$`)
 
 var escaped = regexp.MustCompile(`\\#[0-7]{3}`)
 
-// unescape undoes rsync's notation for bytes that are not printable.
+// unescape replaces the notation that rsync uses for unprintable bytes.
 func unescape(name string) string {
 	return escaped.ReplaceAllStringFunc(name, func(e string) string {
 		n, err := strconv.ParseUint(e[2:], 8, 8)
 		if err != nil {
-			panic(err) // \#400 and up is nothing that rsync prints
+			panic(err) // rsync prints nothing above \#377
 		}
 		return string([]byte{byte(n)})
 	})
 }
 
-// compare describes how the outcomes differ, in the terms of the rules.
+// compare describes the differences between two outcomes in terms of the rules. It
+// returns "" if there are none.
 func compare(got, want outcome) string {
 	var report strings.Builder
 	list := func(what string, a, b []string) {
@@ -394,15 +398,15 @@ func compare(got, want outcome) string {
 	}
 	list("excluded here, sent by rsync", got.sent, want.sent)
 	list("not excluded here, not sent by rsync", want.sent, got.sent)
-	list("to stay here, deleted by rsync", got.deleted, want.deleted)
-	list("to be deleted here, left by rsync", want.deleted, got.deleted)
+	list("kept here, deleted by rsync", got.deleted, want.deleted)
+	list("deleted here, kept by rsync", want.deleted, got.deleted)
 	return report.String()
 }
 
 func pick[T any](rng *rand.Rand, from ...T) T { return from[rng.IntN(len(from))] }
 
-// Few letters, so that rules match often, and all that means something in a
-// pattern.
+// randomName returns a name made of few different letters, so that rules match
+// often, and of all characters that have a meaning in a pattern.
 func randomName(rng *rand.Rand) string {
 	for {
 		var name strings.Builder
@@ -448,14 +452,14 @@ var tokens = []string{
 	`\`, `\`, `\\`, `\*`, `\?`, `\[`, `\]`, `\a`, `\/`, `\!`, `\-`,
 }
 
-// patternFor makes a pattern that has a good chance to match name.
+// patternFor returns a random pattern that is likely to match name.
 func patternFor(rng *rand.Rand, name string) string {
 	parts := strings.Split(name, "/")
 	anchored := rng.IntN(3) == 0
 	if !anchored {
 		parts = parts[rng.IntN(len(parts)):]
 	}
-	// Some patterns have no wildcard at all, some many.
+	// Vary the number of wildcards: some patterns have none, some have many.
 	spice := rng.IntN(5)
 	for i, part := range parts {
 		if rng.IntN(30) < spice {
@@ -531,7 +535,7 @@ func randomFile(rng *rand.Rand, names tree) string {
 		text.WriteString(pick(rng, "\n", "\n", "\r\n", "\r\n", "\n\n", "\r", "\n\r"))
 	}
 	if rng.IntN(2) == 0 {
-		text.WriteString(randomRule(rng, names)) // a last line without an end
+		text.WriteString(randomRule(rng, names)) // a last line without a line end
 	}
 	return text.String()
 }

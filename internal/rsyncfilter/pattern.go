@@ -2,139 +2,89 @@ package rsyncfilter
 
 import "strings"
 
-// pattern is a compiled pattern. Compiling sorts out what of a path it is
-// compared with, and whether that takes more than comparing strings.
+// pattern is a compiled pattern: a list of tokens, and which part of a path
+// they have to match.
 type pattern struct {
-	scope   scope
-	depth   int // components to compare, with scopeLast
-	dirOnly bool
+	dirOnly    bool    // the pattern matches directories only
+	components int     // number of last components to match; 0 means the whole path
+	tokens     []token // what these components have to match
+	dirTokens  []token // for "foo/***", the tokens of "foo", which match directories only
 
-	kind           kind
-	prefix, suffix string // prefix alone: kindLiteral
-	elems          []elem // kindWild
-
-	// What "foo/***" adds to "foo/**": that elems without the final "/**"
-	// match a directory.
-	dirElems []elem
+	// Literals that every match starts and ends with, so that most names are
+	// rejected early.
+	prefix, suffix string
 }
 
-// scope is the part of a path that a pattern is compared with.
-type scope uint8
-
-const (
-	scopeBase  scope = iota // the last component
-	scopePath               // all of it
-	scopeLast               // the last so many components
-	scopeTails              // from the start of any component on
-)
-
-type kind uint8
-
-const (
-	kindLiteral kind = iota // no wildcard
-	kindAffix               // one '*' within one component
-	kindWild
-)
-
-// compile returns false for a pattern that no name matches.
+// compile returns false if the pattern cannot match any name.
 func compile(text string) (pattern, bool) {
 	var p pattern
 	text, p.dirOnly = strings.CutSuffix(text, "/")
-	wild := strings.ContainsAny(text, "*?[")
+	text, anchored := strings.CutPrefix(text, "/")
 	deep := strings.Contains(text, "**")
-	rest, anchored := strings.CutPrefix(text, "/")
-	switch slashes := strings.Count(text, "/"); {
-	case anchored:
-		p.scope = scopePath
-	case deep:
-		p.scope = scopeTails
-	case slashes > 0:
-		p.scope = scopeLast
-		p.depth = slashes + 1
-	default:
-		p.scope = scopeBase
+	if !anchored && !deep {
+		// Like rsync, count a slash in a class too, although a class never
+		// matches a slash.
+		p.components = strings.Count(text, "/") + 1
 	}
-	if !wild {
-		p.prefix = rest
+	if !strings.ContainsAny(text, "*?[") {
+		// A backslash is an ordinary character here.
+		p.tokens = []token{{kind: literal, text: text}}
+		p.prefix, p.suffix = text, text
 		return p, true
 	}
 
-	elems, ok := parse(rest)
+	tokens, ok := parse(text)
 	if !ok {
 		return p, false
 	}
-	if p.scope == scopeBase {
-		if p.prefix, p.suffix, ok = affixes(elems); ok {
-			p.kind = kindAffix
-			return p, true
+	if !anchored && deep {
+		// The match may start at any component. That is all that a leading
+		// "**/" means, so remove it: "**/foo" matches a top-level foo too.
+		if len(tokens) > 1 && tokens[0].kind == deepStar && tokens[1].isSlash() {
+			tokens = tokens[2:]
 		}
+		tokens = append([]token{{kind: anyDirs}}, tokens...)
 	}
-	if p.scope == scopeTails && elems[0].op == opDeep {
-		// A leading "**" reaches every start there is. Only "**/" asks for
-		// the start of a component, the first one among them.
-		if len(elems) >= 2 && elems[1].isSlash() {
-			elems = elems[2:]
-		} else {
-			p.scope = scopePath
-		}
+	p.tokens = tokens
+	n := len(tokens)
+	if tokens[0].kind == literal {
+		p.prefix = tokens[0].text
 	}
-	p.kind = kindWild
-	p.elems = elems
-	if n := len(elems); strings.HasSuffix(text, "***") && n >= 2 && elems[n-2].isSlash() {
-		p.dirElems = elems[:n-2]
+	if tokens[n-1].kind == literal {
+		p.suffix = tokens[n-1].text
+	}
+	if strings.HasSuffix(text, "***") && n > 1 && tokens[n-2].isSlash() {
+		p.dirTokens = tokens[:n-2]
 	}
 	return p, true
 }
 
-// affixes returns the literals around the only '*' of elems, if they are
-// literals and it is one.
-func affixes(elems []elem) (prefix, suffix string, ok bool) {
-	var before, after []byte
-	star := false
-	for _, e := range elems {
-		switch {
-		case e.op == opStar && !star:
-			star = true
-		case e.op != opByte:
-			return "", "", false
-		case star:
-			after = append(after, e.char)
-		default:
-			before = append(before, e.char)
-		}
-	}
-	return string(before), string(after), star
-}
-
-// match takes the last component of path, base, from its caller, who needs it
-// for many patterns.
+// match tells whether the pattern matches path. base is the last component of
+// path; Excluded determines it once for all patterns.
 func (p *pattern) match(path, base string, dir bool) bool {
-	if p.dirOnly && !dir {
+	if p.dirOnly && !dir || !strings.HasSuffix(path, p.suffix) {
 		return false
 	}
 	name := path
-	switch p.scope {
-	case scopeBase:
+	switch p.components {
+	case 0:
+	case 1:
 		name = base
-	case scopeLast:
+	default:
 		var ok bool
-		if name, ok = lastComponents(path, p.depth); !ok {
+		if name, ok = lastComponents(path, p.components); !ok {
 			return false
 		}
 	}
-	switch p.kind {
-	case kindLiteral:
-		return name == p.prefix
-	case kindAffix:
-		return len(name) >= len(p.prefix)+len(p.suffix) &&
-			strings.HasPrefix(name, p.prefix) && strings.HasSuffix(name, p.suffix)
+	if !strings.HasPrefix(name, p.prefix) {
+		return false
 	}
-	tails := p.scope == scopeTails
-	return matchElems(p.elems, name, tails) ||
-		dir && p.dirElems != nil && matchElems(p.dirElems, name, tails)
+	return matchTokens(p.tokens, name) == matched ||
+		dir && p.dirTokens != nil && matchTokens(p.dirTokens, name) == matched
 }
 
-// lastComponents returns the last n components of path, if it has so many.
+// lastComponents returns the last n components of path. It returns false if
+// path has fewer components.
 func lastComponents(path string, n int) (string, bool) {
 	start := len(path) + 1
 	for ; n > 0; n-- {
@@ -144,139 +94,4 @@ func lastComponents(path string, n int) (string, bool) {
 		start = strings.LastIndexByte(path[:start-1], '/') + 1
 	}
 	return path[start:], true
-}
-
-// matchElems tells whether elems match all of s or, with tails, all of s from
-// the start of one of its components on.
-//
-// It takes time in proportion to len(elems)*len(s), for there is never a reason
-// to reconsider any but the last '*', which ends at a slash, and the last "**":
-// what came before these has matched as early as it can. A start in vain from a
-// "**" that got as far as a '*' moves on to the next component: only a slash
-// matches a slash, so that every start within a component leads to a '*' in the
-// same component, at best where it was tried in vain.
-func matchElems(elems []elem, s string, tails bool) bool {
-	i, e := 0, 0              // in s and elems
-	star, starFrom := -1, 0   // the element after the last '*', where in s to try it
-	start, startFrom := -1, 0 // the same of the last "**"
-	if tails {
-		start = 0
-	}
-	for {
-		if e == len(elems) {
-			if i == len(s) {
-				return true
-			}
-		} else {
-			switch el := &elems[e]; {
-			case el.op == opStar:
-				e++
-				star, starFrom = e, i
-				continue
-			case el.op == opDeep:
-				e++
-				if e == len(elems) {
-					return true
-				}
-				start, startFrom, tails = e, i, false
-				star = -1
-				continue
-			case i == len(s):
-				// Any other choice leaves as much to be matched by less.
-				return false
-			case el.matches(s[i]):
-				i++
-				e++
-				continue
-			}
-		}
-		switch {
-		case star >= 0 && s[starFrom] != '/':
-			starFrom++
-			i, e = starFrom, star
-			continue
-		case start < 0:
-			return false
-		case star >= 0 || tails:
-			slash := strings.IndexByte(s[startFrom:], '/')
-			if slash < 0 {
-				return false
-			}
-			startFrom += slash + 1
-		default:
-			startFrom++
-		}
-		i, e, star = startFrom, start, -1
-	}
-}
-
-// elem is a unit of a pattern with wildcards: what matches a byte, or a star.
-type elem struct {
-	op   op
-	char byte   // opByte
-	set  *class // opClass
-}
-
-type op uint8
-
-const (
-	opByte  op = iota
-	opAny      // '?'
-	opClass    // '[...]'
-	opStar     // '*'
-	opDeep     // '**', or more of them
-)
-
-func (e *elem) isSlash() bool { return e.op == opByte && e.char == '/' }
-
-func (e *elem) matches(c byte) bool {
-	switch e.op {
-	case opByte:
-		return c == e.char
-	case opAny:
-		return c != '/'
-	default:
-		return e.set.has(c)
-	}
-}
-
-// parse returns false for a pattern that no name matches: one with an
-// unfinished class, a class of an unknown name, or a backslash at its end.
-func parse(text string) ([]elem, bool) {
-	var elems []elem
-	for i := 0; i < len(text); {
-		switch c := text[i]; c {
-		case '*':
-			stars := 1
-			for i+stars < len(text) && text[i+stars] == '*' {
-				stars++
-			}
-			if stars == 1 {
-				elems = append(elems, elem{op: opStar})
-			} else {
-				elems = append(elems, elem{op: opDeep})
-			}
-			i += stars
-		case '?':
-			elems = append(elems, elem{op: opAny})
-			i++
-		case '[':
-			set, n, ok := parseClass(text[i:])
-			if !ok {
-				return nil, false
-			}
-			elems = append(elems, elem{op: opClass, set: set})
-			i += n
-		default:
-			if c == '\\' {
-				i++
-				if i == len(text) {
-					return nil, false
-				}
-			}
-			elems = append(elems, elem{op: opByte, char: text[i]})
-			i++
-		}
-	}
-	return elems, true
 }

@@ -1,41 +1,65 @@
-// Package rsyncfilter tells which names of a tree rsync(1) would leave alone:
-// it is what
+// Package rsyncfilter implements the filter rules of rsync(1) that its options
+// --exclude and --exclude-from accept. It tells which names of a tree the command
 //
 //	rsync -a --delete --exclude-from=FILE --exclude=PATTERN SRC/ DEST/
 //
-// makes of those two options, on the side of SRC (an excluded name is not
-// sent) and on the side of DEST (an excluded name is not deleted) alike.
+// excludes. An excluded name in SRC is not sent, and an excluded name in DEST is
+// not deleted; the rules are the same for both.
 //
-// A rule is a pattern, excluded where it matches. Before the pattern may stand
-// "- ", which changes nothing, or "+ ", which makes the rule an include. "!"
-// alone drops all rules given so far. The first rule that matches a name
-// decides, and a name that none matches is not excluded.
+// # Rules
 //
-//	foo        a file or directory foo anywhere
-//	foo/       a directory foo anywhere
+// A rule is a pattern, optionally after a prefix (manual: "--exclude-from", and
+// "SIMPLE INCLUDE/EXCLUDE RULES" and "LIST-CLEARING FILTER RULE" in "FILTER
+// RULES"):
+//
+//	PATTERN      exclude the names that match
+//	- PATTERN    the same
+//	+ PATTERN    include the names that match
+//	!            remove all rules given so far
+//
+// The first rule whose pattern matches a name decides. A name that no pattern
+// matches is included.
+//
+// # Patterns
+//
+// The manual describes patterns in "PATTERN MATCHING RULES", which older
+// versions call "INCLUDE/EXCLUDE PATTERN RULES":
+//
+//	foo        a file or directory foo at any depth
+//	foo/       only a directory foo, at any depth
 //	/foo       foo at the top of the tree
-//	foo/bar    bar in any directory foo
-//	*.pid      '*' and '?' match anything but a slash
-//	foo/**     '**' matches slashes too: all that is below a directory foo
-//	foo/***    the same, and the directory itself
-//	[a-z_]     a class, also [!a-z], [^a-z] and [[:alpha:]]
-//	foo\*      a backslash escapes, but only in a pattern that has one of *?[
+//	foo/bar    bar in a directory foo at any depth
+//	*.pid      "*" matches any number of bytes except slashes
+//	f?o        "?" matches one byte except a slash
+//	foo/**     "**" also matches slashes: everything below a directory foo
+//	foo/***    the directory foo and everything below it
+//	[a-z_]     a class; also [!a-z], [^a-z] and [[:alpha:]]
+//	foo\*      a backslash escapes the next character, but only in a pattern
+//	           that contains "*", "?" or "["
 //
-// Patterns without a slash (a trailing one aside) and without "**" are matched
-// against the last component of a path, others against as many components at
-// its end as they need. All is matched by bytes; classes such as [:alpha:]
-// hold ASCII characters only, as they do in the C and the UTF-8 locales.
+// A name is matched in these steps:
 //
-// Of rsync's filter language this is the whole that --exclude and
-// --exclude-from give access to. Not here is what takes --filter or another
-// option: rules with long or other short names (merge, dir-merge, hide, show,
-// protect, risk), modifiers ("-! foo", "-p foo"), --cvs-exclude. In an
-// --exclude they are patterns like any other, to rsync and here.
+//	if the pattern ends with "/": the name has to be a directory
+//	select the part of the path to match:
+//	    pattern starts with "/":       the whole path
+//	    pattern contains "**":         the path from the start of any component
+//	    pattern has n other slashes:   the last n+1 components
+//	match the tokens of the pattern (literals, "?", classes, stars) with that
+//	part from left to right; at a star, try one position after another
 //
-// The reference is rsync(1), "FILTER RULES" with "PATTERN MATCHING RULES"
-// ("INCLUDE/EXCLUDE PATTERN RULES" in older manuals), and where it says
-// nothing, what rsync 3.2.7 and 3.5.0 were seen to do, in which they agree. The
-// tests compare with the rsync that is installed.
+// Matching compares bytes, not characters. Named classes such as [:alpha:] contain
+// ASCII characters only, as they do for rsync in the C locale and in UTF-8
+// locales.
+//
+// # Limits
+//
+// rsync has more filter rules, but only for --filter and other options: the
+// prefixes for merge, dir-merge, hide, show, protect and risk, long rule names,
+// modifiers ("-! foo", "-p foo") and --cvs-exclude. In an --exclude option rsync
+// takes them as ordinary patterns, and so does this package.
+//
+// Where the manual is silent, the package follows the behavior observed in rsync
+// 3.2.7 and 3.5.0, which agree. The tests compare it with the installed rsync.
 package rsyncfilter
 
 import (
@@ -46,12 +70,13 @@ import (
 	"strings"
 )
 
-// maxPattern is the length from which on rsync discards a pattern: PATH_MAX on
-// Linux.
+// maxPattern is the length in bytes at which rsync starts to discard patterns. It
+// is PATH_MAX on Linux.
 const maxPattern = 4096
 
-// List is an ordered list of rules. The zero value excludes nothing. Once
-// built, it may be used by several goroutines at a time.
+// List is an ordered list of rules. The zero value is an empty list, which
+// excludes nothing. Several goroutines may call Excluded at the same time, but
+// not while another one adds rules.
 type List struct {
 	rules []rule
 }
@@ -61,12 +86,13 @@ type rule struct {
 	pattern pattern
 }
 
-// Add appends a rule as --exclude=rule does. An empty rule is ignored, and so
-// is a pattern of 4096 bytes or more, as rsync does. A prefix without a pattern
-// is an error, and so is a NUL byte, which no argument of a program can hold.
+// Add appends a rule, as the option --exclude=RULE does. Like rsync, it ignores
+// an empty rule and a pattern of 4096 bytes or more. It returns an error for a
+// prefix without a pattern, and for a NUL byte, which a command-line argument
+// cannot contain. After an error the list is unchanged.
 func (l *List) Add(text string) error {
 	if strings.IndexByte(text, 0) >= 0 {
-		return fmt.Errorf("filter rule %q: NUL byte", text)
+		return fmt.Errorf("filter rule %q contains a NUL byte", text)
 	}
 	if text == "!" {
 		l.rules = nil
@@ -77,7 +103,7 @@ func (l *List) Add(text string) error {
 		body = strings.TrimPrefix(text, "- ")
 	}
 	if body == "" && text != "" {
-		return fmt.Errorf("filter rule %q: no pattern", text)
+		return fmt.Errorf("filter rule %q has no pattern", text)
 	}
 	if body == "" || len(body) >= maxPattern {
 		return nil
@@ -88,11 +114,13 @@ func (l *List) Add(text string) error {
 	return nil
 }
 
-// AddFrom appends the rules of a file as --exclude-from does: one a line, as
-// Add takes it, blank lines and those that begin with '#' or ';' skipped.
-// White space belongs to the pattern. A line ends at LF, at CR or at the end of
-// the file, and what follows a NUL byte in it is ignored. On an error, the list
-// holds the rules before it.
+// AddFrom reads a file and adds its rules, as the option --exclude-from=FILE
+// does. Each line is a rule for Add. Blank lines and lines that start with '#' or
+// ';' are skipped. Spaces and tabs are part of the pattern. A line ends at LF, at
+// CR or at the end of the file; the rest of a line after a NUL byte is ignored.
+//
+// AddFrom returns an error that names the line if Add fails, or the wrapped error
+// of r. The list then contains the rules before the error.
 func (l *List) AddFrom(r io.Reader) error {
 	in := bufio.NewReader(r)
 	number := 1
@@ -103,7 +131,7 @@ func (l *List) AddFrom(r io.Reader) error {
 			return fmt.Errorf("read filter rules: %w", err)
 		}
 		if err == nil && c != '\n' && c != '\r' {
-			// No more than shows that Add will discard it.
+			// Keep just enough of an overlong line for Add to discard it.
 			if len(line) < len("- ")+maxPattern {
 				line = append(line, c)
 			}
@@ -125,13 +153,14 @@ func (l *List) AddFrom(r io.Reader) error {
 	}
 }
 
-// Excluded tells whether the rules exclude path, a slash-separated path below
-// the root of the tree without a leading or trailing slash; dir says that it is
-// a directory, which a symbolic link to one is not. The root itself, "" or ".",
-// is never excluded.
+// Excluded tells whether the rules exclude path. path is relative to the root of
+// the tree, its components are separated by slashes, and it has no leading or
+// trailing slash. dir tells whether path is a directory; a symbolic link to a
+// directory is not. The root itself, "" or ".", is never excluded.
 //
-// The answer is about this name alone. What is below an excluded directory is
-// out of the tree whatever the rules say of it: a caller does not descend.
+// Excluded does not look at the parents of path. Everything below an excluded
+// directory is excluded, even if a rule includes it, so callers must not descend
+// into an excluded directory.
 func (l *List) Excluded(path string, dir bool) bool {
 	if path == "" || path == "." {
 		return false

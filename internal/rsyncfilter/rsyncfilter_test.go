@@ -15,14 +15,14 @@ import (
 	"time"
 )
 
-// facts are what rules do to names. TestFacts holds them against this package
-// and against rsync.
+// facts lists rules, names, and which of the names the rules exclude. TestFacts
+// checks it against this package and against rsync.
 var facts = []struct {
 	rules    []string
-	names    string // a slash at the end is a directory, an '@' a symbolic link to one
-	excluded string // of names
+	names    string // "/" at the end marks a directory, "@" a symbolic link to a directory
+	excluded string // the excluded names, written as in names
 }{
-	// No slash, no "**": the last component.
+	// A pattern without a slash and without "**" is matched with the last component.
 	{[]string{"foo"}, "foo d/foo d/e/foo/ xfoo foox Foo", "foo d/foo d/e/foo/"},
 	{[]string{"*.pid"}, ".pid a.pid d/a.pid a.pid.x d.pid/ d.pid/a", ".pid a.pid d/a.pid d.pid/"},
 	{[]string{"foo*"}, "foo fooo d/foo.x xfoo foo.d/ foo.d/a", "foo fooo d/foo.x foo.d/"},
@@ -30,14 +30,14 @@ var facts = []struct {
 	{[]string{"f?o"}, "fo foo f/o fxo d/fxo", "foo fxo d/fxo"},
 	{[]string{"*"}, ".a b c/ c/d", ".a b c/"},
 
-	// A trailing slash: directories only, no symbolic links.
+	// A pattern with a trailing slash matches directories only, not symbolic links to them.
 	{[]string{"foo/"}, "foo a/foo/ a/foo/b l/foo@", "a/foo/"},
 	{[]string{"*/"}, "a b/ b/c l@", "b/"},
 	{[]string{"foo//"}, "foo/ a/foo/", ""},
 	{[]string{"foo\\/"}, "foo/ foo\\ a/foo\\/", "a/foo\\/"},
 	{[]string{"a/b/"}, "a/b/ c/a/b d/a/b/", "a/b/ d/a/b/"},
 
-	// A slash elsewhere: as many components at the end.
+	// A pattern with other slashes is matched with as many components at the end of the path.
 	{[]string{"foo/bar"}, "foo/bar a/foo/bar/ xfoo/bar foo/a/bar foo/barx", "foo/bar a/foo/bar/"},
 	{[]string{"foo/*/bar"}, "foo/a/bar b/foo/a/bar foo/bar foo/a/b/bar", "foo/a/bar b/foo/a/bar"},
 	{[]string{"*/b"}, "b a/b c/d/b/", "a/b c/d/b/"},
@@ -48,7 +48,7 @@ var facts = []struct {
 	{[]string{"a?b", "c[!x]d", "e[+-0]f"}, "a/b c/d e/f a.b c.d e.f", "a.b c.d e.f"},
 	{[]string{"a\\/b*"}, "a/b a/bc d/a/b ab", "a/b a/bc d/a/b"},
 
-	// A leading slash: the root.
+	// A leading slash anchors the pattern at the root.
 	{[]string{"/foo"}, "foo a/foo a/b/foo", "foo"},
 	{[]string{"/foo/"}, "a/foo/ foo", ""},
 	{[]string{"/a/*"}, "a/b a/.c d/a/b", "a/b a/.c"},
@@ -58,7 +58,7 @@ var facts = []struct {
 	{[]string{"/"}, "a b/", ""},
 	{[]string{"//", ".", "./", ".."}, "a b/ b/c", ""},
 
-	// "**".
+	// "**" matches slashes too.
 	{[]string{"foo/**"}, "foo/a foo/b/ a/foo/b foo.x", "foo/a foo/b/ a/foo/b"},
 	{[]string{"/foo/**/bar"}, "foo/bar foo/a/bar foo/a/b/bar a/foo/b/bar", "foo/a/bar foo/a/b/bar"},
 	{[]string{"**/foo"}, "foo a/foo a/b/foo xfoo", "foo a/foo a/b/foo"},
@@ -73,10 +73,12 @@ var facts = []struct {
 	{[]string{"**/*/*/x"}, "x a/x a/b/x a/b/c/x", "a/b/x a/b/c/x"},
 	{[]string{"**/a*b/c"}, "ab/c d/axb/c a/b/c", "ab/c d/axb/c"},
 	{[]string{"b*/c**d"}, "b/cd b1/c/x/d a/b/c/d b/x/cd", "b/cd b1/c/x/d a/b/c/d"},
+	{[]string{"+ */", "**/a*"}, "a/ab a/b a/c/ab", "a/ab a/c/ab"},
+	{[]string{"+ */", "**a*c"}, "ab/xac ab/c ac/b ab/ac/d/abc", "ab/xac ab/ac/d/abc"},
 	{[]string{"[**]"}, "* d/* a", "* d/*"},
 	{[]string{"a/\\**"}, "a/* a/*b a/b/c c/a/*d", "a/* a/*b c/a/*d"},
 
-	// "***".
+	// A trailing "/***" matches the directory and everything below it.
 	{[]string{"/foo/***"}, "foo/ foo/a a/foo/ a/foo/b", "foo/"},
 	{[]string{"+ /foo/***", "*"}, "foo/ foo/a foo/b/ foo/b/c bar", "bar"},
 	{[]string{"+ d/", "+ foo/***", "*"}, "d/foo/ d/foo/a d/foo/b/c d/bar", "d/bar"},
@@ -87,7 +89,7 @@ var facts = []struct {
 	{[]string{"/***"}, "a b/", "a b/"},
 	{[]string{"//***"}, "a b/", ""},
 
-	// Classes.
+	// Classes match one byte, but never a slash.
 	{[]string{"[abc]"}, "a b d ab", "a b"},
 	{[]string{"[a-c]x"}, "ax cx dx -x", "ax cx"},
 	{[]string{"[!a-c]"}, "a b d -", "d -"},
@@ -112,14 +114,14 @@ var facts = []struct {
 	{[]string{"[[:alpha]"}, "[ : a b", "[ : a"},
 	{[]string{"[[:]"}, "[ : a", "[ :"},
 	{[]string{"[\xff]", "[\xe0-\xef]x"}, "\xff \xfe \xe5x \xf0x", "\xff \xe5x"},
-	{[]string{"?"}, "a \xff \u00e9", "a \xff"}, // by bytes
+	{[]string{"?"}, "a \xff \u00e9", "a \xff"}, // one byte, not one character
 
-	// Patterns that no name matches.
+	// Invalid patterns match no name.
 	{[]string{"[", "[a", "[a-", "[!", "[]", "[[:alpha:]", "a[", "*["}, "[ a [a [a- [! [] a[ ] -", ""},
 	{[]string{"[[:foo:]]", "[[:ALPHA:]]", "[[::]]", "[a[:x:]]*"}, "a f A : [ x", ""},
 	{[]string{"*\\", "a?\\"}, "\\ a\\ ab\\ a", ""},
 
-	// Backslashes escape only in a pattern with a wildcard.
+	// A backslash escapes only in a pattern with a wildcard.
 	{[]string{"a\\b"}, "a\\b ab", "a\\b"},
 	{[]string{"a\\b*"}, "a\\b ab abc", "ab abc"},
 	{[]string{"a\\\\b*"}, "a\\b ab a\\bc", "a\\b a\\bc"},
@@ -127,7 +129,7 @@ var facts = []struct {
 	{[]string{"a\\"}, "a\\ a", "a\\"},
 	{[]string{"\\?\\[*"}, "?[ ?[a \\?", "?[ ?[a"},
 
-	// The first rule that matches decides, and directories are not looked into.
+	// The first rule that matches decides. Excluded directories are not descended into.
 	{[]string{"+ a", "a"}, "a d/a", ""},
 	{[]string{"a", "+ a"}, "a d/a", "a d/a"},
 	{[]string{"+ *.go", "+ */", "*"}, "a.go b d/a.go d/b", "b d/b"},
@@ -136,7 +138,7 @@ var facts = []struct {
 	{[]string{"a", "!", "b"}, "a b", "b"},
 	{[]string{"a", "", "b"}, "a b", "a b"},
 
-	// What only looks like a prefix.
+	// Text that resembles a prefix is part of the pattern.
 	{[]string{"-a", "+b", "-_c", "-\td", "- !", "!x"}, "a b c d ! !x -a +b -_c", "-a +b -_c ! !x"},
 	{[]string{"P a", "H a", "-! a", "-p a", "merge a", ". a", ": a"}, "a b", ""},
 }
@@ -161,7 +163,7 @@ func TestFacts(t *testing.T) {
 				return slices.Contains(strings.Fields(f.excluded), name+suffixes[src[name]])
 			})
 			if n := len(src) - len(want.sent); n < len(strings.Fields(f.excluded)) {
-				t.Fatalf("%q holds what is not in %q", f.excluded, f.names)
+				t.Fatalf("%q lists names that are not in %q", f.excluded, f.names)
 			}
 			if report := compare(want, model(src, nil, list.Excluded)); report != "" {
 				t.Errorf("fact:\n%s", report)
@@ -175,7 +177,7 @@ func TestFacts(t *testing.T) {
 
 var suffixes = map[kindOfFile]string{file: "", directory: "/", symlink: "@"}
 
-// treeOf makes a tree of the names of a fact and the directories above them.
+// treeOf returns the tree of the names of a fact and their parent directories.
 func treeOf(names string) tree {
 	all := tree{}
 	for _, name := range strings.Fields(names) {
@@ -193,8 +195,8 @@ func treeOf(names string) tree {
 	return all
 }
 
-// files are facts about the files of --exclude-from, where it is the names a,
-// b and c that tell how a file was read.
+// files lists the contents of files for --exclude-from, and which of the names a,
+// b and c their rules exclude.
 var files = []struct{ content, excluded string }{
 	{"", ""},
 	{"a\nb\n", "a b"},
@@ -214,7 +216,7 @@ var files = []struct{ content, excluded string }{
 	{"a\x00b\nb\x00\n\x00c", "a b"},
 	{"#\x00\na\n!\x00\nb", "b"},
 	{"\xef\xbb\xbfa\nb", "b"}, // a byte order mark is part of the pattern
-	{"a\\\nb", "b"},           // no continuation lines
+	{"a\\\nb", "b"},           // a backslash does not continue a line
 	{long("a", 4095) + "\nb", "a b"},
 	{long("a", 4096) + "\nb", "b"},
 	{long("a", 100000) + "\nb", "b"},
@@ -223,7 +225,7 @@ var files = []struct{ content, excluded string }{
 	{long("c", 2000) + strings.Repeat("\n"+long("a", 2000), 3), "a c"},
 }
 
-// long returns a pattern of size bytes that matches c.
+// long returns a pattern of size bytes that matches only c.
 func long(c string, size int) string {
 	return "[" + strings.Repeat(c, size-2) + "]"
 }
@@ -266,12 +268,12 @@ func TestLongRules(t *testing.T) {
 			}
 		}
 		if !list.Excluded("a", false) || list.Excluded("b", false) {
-			t.Errorf("prefix %q: the limit is not where rsync has it", prefix)
+			t.Errorf("prefix %q: the limit of the length differs from that of rsync", prefix)
 		}
 	}
 }
 
-// What is an error is one to rsync too.
+// TestSyntaxErrors checks that a rule is an error here if it is one for rsync.
 func TestSyntaxErrors(t *testing.T) {
 	fails := func(t *testing.T, option string) {
 		t.Helper()
@@ -287,16 +289,16 @@ func TestSyntaxErrors(t *testing.T) {
 		}
 		fails(t, "--exclude="+rule)
 	}
-	if err := new(List).Add("a\x00b"); err == nil { // no program can be given that
+	if err := new(List).Add("a\x00b"); err == nil { // rsync cannot be given such an argument
 		t.Error("no error for a NUL byte")
 	}
 	for content, want := range map[string]string{
-		"a\n- \nb\n":      `line 2: filter rule "- ": no pattern`,
-		"\r\n\r\n+ \r\nb": `line 3: filter rule "+ ": no pattern`,
-		"- \x00a":         `line 1: filter rule "- ": no pattern`,
+		"a\n- \nb\n":      `line 2: filter rule "- " has no pattern`,
+		"\r\n\r\n+ \r\nb": `line 3: filter rule "+ " has no pattern`,
+		"- \x00a":         `line 1: filter rule "- " has no pattern`,
 	} {
 		if err := new(List).AddFrom(strings.NewReader(content)); err == nil || err.Error() != want {
-			t.Errorf("error %v for %q, not %s", err, content, want)
+			t.Errorf("error %v for %q, expected %s", err, content, want)
 		}
 		rules := filepath.Join(t.TempDir(), "rules")
 		if err := os.WriteFile(rules, []byte(content), 0o644); err != nil {
@@ -311,10 +313,10 @@ func TestReadError(t *testing.T) {
 	var list List
 	err := list.AddFrom(io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(broken)))
 	if !errors.Is(err, broken) {
-		t.Errorf("error %v, not the reader's", err)
+		t.Errorf("error %v does not wrap the error of the reader", err)
 	}
 	if !list.Excluded("a", false) || list.Excluded("b", false) {
-		t.Error("the list does not hold the rules before the error, and them alone")
+		t.Error("the list does not contain exactly the rules before the error")
 	}
 }
 
@@ -330,48 +332,71 @@ func TestRootIsNeverExcluded(t *testing.T) {
 	}
 }
 
-// Patterns that take a matcher that backtracks into every star exponential
-// time, and one that tries every start for the last of them minutes.
-func TestTimeOfHardPatterns(t *testing.T) {
-	fill := func(s string, size int) string { return strings.Repeat(s, size/len(s)) }
-	const size = 4000
-	names := []string{
+// hardPatterns are patterns that match none of hardNames. A matcher that tries
+// every position for every star takes exponential time for them. A matcher that
+// retries only the last star of each kind, but tries it at every position, takes
+// minutes for some. All patterns end with a class: a literal would let match
+// reject the names by their suffix.
+func hardPatterns(size int) []string {
+	return []string{
+		fill("*a", size) + "[b]",
+		fill("**a", size) + "[b]",
+		fill("**a*a", size) + "[b]",
+		fill("*a/", size) + "[b]",
+		fill("**/*a", size) + "[b]",
+		"**" + fill("a", size/2) + "[b]",
+		"**" + fill("*?", size/2) + "[b]",
+		"**" + fill("*a/", size/2) + "[b]",
+		"a**" + fill("*a/**", size/2) + "[b]",
+		fill("a/", size/2) + "**[b]",
+		fill("*/", size/2) + "**[b]",
+		fill("?", size/2) + "**[b]",
+		"**a*" + fill("?", size/2) + "[b]",
+		"*" + fill("[a]", size) + "b/***",
+	}
+}
+
+func hardNames(size int) []string {
+	return []string{
 		fill("a", size), fill("a/", size) + "a", fill("aa/", size) + "a",
 		fill("a", size/2) + "/" + fill("a", size/2), fill("a/", size/2) + fill("a", size/2),
+		fill("a", 3*size) + "/a",
 	}
-	start := time.Now()
-	check := func(pattern, name string) {
-		p, ok := compile(pattern)
+}
+
+func fill(s string, size int) string { return strings.Repeat(s, size/len(s)) }
+
+func TestTimeOfHardPatterns(t *testing.T) {
+	t.Parallel()
+	const size = 4000
+	var patterns []pattern
+	for _, text := range hardPatterns(size) {
+		p, ok := compile(text)
 		if !ok {
-			t.Fatalf("%.20q... is no pattern", pattern)
+			t.Fatalf("%.20q... is not a valid pattern", text)
 		}
-		if p.match(name, path.Base(name), true) {
-			t.Errorf("%.20q... matches %.20q...", pattern, name)
-		}
-		if took := time.Since(start); took > time.Minute {
-			t.Fatalf("%v until after %.20q... with %.20q...", took, pattern, name)
-		}
+		patterns = append(patterns, p)
 	}
-	for _, pattern := range []string{
-		fill("*a", size) + "b",
-		fill("**a", size) + "b",
-		fill("**a*a", size) + "b",
-		fill("*a/", size) + "b",
-		fill("**/*a", size) + "b",
-		"**" + fill("a", size/2) + "b",
-		"**" + fill("*?", size/2) + "b",
-		"**" + fill("*a/", size/2) + "b",
-		"a**" + fill("*a/**", size/2) + "b",
-		fill("a/", size/2) + "**b",
-		fill("*/", size/2) + "**b",
-		fill("?", size/2) + "**b",
-		"*" + fill("[a]", size) + "b/***",
-	} {
-		for _, name := range names {
-			check(pattern, name)
+	matches := make(chan int, 1)
+	go func() {
+		n := 0
+		for _, name := range hardNames(size) {
+			for _, p := range patterns {
+				if p.match(name, path.Base(name), true) {
+					n++
+				}
+			}
 		}
+		matches <- n
+	}()
+	select {
+	case n := <-matches:
+		if n > 0 {
+			t.Errorf("%d patterns match names that they should not match", n)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the patterns took more than a minute")
 	}
-	check("**a*"+fill("a", size/2)+"b", fill("a", 3*size)+"/a")
 }
 
 func TestExcludedDoesNotAllocate(t *testing.T) {
@@ -387,16 +412,50 @@ func TestExcludedDoesNotAllocate(t *testing.T) {
 
 func BenchmarkExcluded(b *testing.B) {
 	list, names := typical(b)
+	benchmarkExcluded(b, list, names, false)
+}
+
+func BenchmarkPattern(b *testing.B) {
+	_, names := typical(b)
+	names = append(names, "log/app.log", "cache/a/b/c", "lib/node_modules", "work.tmp", "a/b/x/y")
+	for _, pattern := range []string{"*.log", "/cache/***", "node_modules/", "[a-z]*.tmp", "**/x/y"} {
+		b.Run(strings.ReplaceAll(pattern, "/", "|"), func(b *testing.B) {
+			list := new(List)
+			if err := list.Add(pattern); err != nil {
+				b.Fatal(err)
+			}
+			benchmarkExcluded(b, list, names, true)
+		})
+	}
+}
+
+// BenchmarkHardPatterns shows the growth of the time: a name and patterns that are
+// twice as long should take no more than four times as long.
+func BenchmarkHardPatterns(b *testing.B) {
+	for _, size := range []int{500, 1000, 2000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			list := new(List)
+			for _, pattern := range hardPatterns(size) {
+				if err := list.Add(pattern); err != nil {
+					b.Fatal(err)
+				}
+			}
+			benchmarkExcluded(b, list, hardNames(size), true)
+		})
+	}
+}
+
+func benchmarkExcluded(b *testing.B, list *List, names []string, dir bool) {
 	for b.Loop() {
 		for _, name := range names {
-			list.Excluded(name, false)
+			list.Excluded(name, dir)
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(names)), "ns/name")
 }
 
-// typical returns rules such as manifests have, and names that none but the
-// last of them excludes.
+// typical returns rules as they occur in manifests, and names of which only the
+// last one is excluded, by the last rule.
 func typical(tb testing.TB) (*List, []string) {
 	tb.Helper()
 	list := new(List)

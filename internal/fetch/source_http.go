@@ -1,0 +1,315 @@
+package fetch
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tcnksm/go-httpstat"
+
+	"github.com/fujiwara/stretcher/internal/redact"
+)
+
+const maxRedirects = 10
+
+// httpSource is a resource of a web server.
+type httpSource struct {
+	Options
+	url       string
+	client    *http.Client
+	transport *http.Transport
+}
+
+func newHTTPSource(rawURL string, o Options) (source, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// The error of url.Parse may quote any part of the URL, also of a password.
+		return nil, errors.New("malformed URL: special characters have to be percent-encoded")
+	}
+	if err := checkHost(u); err != nil {
+		return nil, err
+	}
+	t := onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
+	// The checksum of the manifest is that of the bytes as they are stored.
+	t.DisableCompression = true
+	t.MaxIdleConnsPerHost = t.MaxIdleConns
+	return &httpSource{Options: o, url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
+}
+
+// checkHost reports a missing host or an invalid port, which net/http would
+// report as a network error, as if it were worth a retry.
+func checkHost(u *url.URL) error {
+	if u.Hostname() == "" {
+		return errors.New("the URL names no host")
+	}
+	if _, err := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16); err != nil {
+		return fmt.Errorf("the URL's port %s is none", u.Port())
+	}
+	return nil
+}
+
+// onlyHTTP1 disables HTTP/2 for a transport, since it would send all ranges over
+// one connection.
+func onlyHTTP1(t *http.Transport) *http.Transport {
+	t.Protocols = &http.Protocols{}
+	t.Protocols.SetHTTP1(true)
+	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		return fmt.Errorf("proxy: %w", httpStatusError(resp.Status, resp.StatusCode, resp.Header))
+	}
+	if t.TLSClientConfig != nil {
+		t.TLSClientConfig.NextProtos = nil // Clone copies "h2" in it
+	}
+	return t
+}
+
+// checkRedirect follows the redirects that a browser follows. It sends secrets
+// only to the host that they were given for.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	from := via[len(via)-1].URL
+	switch {
+	case len(via) > maxRedirects:
+		return permanent(fmt.Errorf("more than %d redirects", maxRedirects))
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return permanent(fmt.Errorf("redirected to a URL of scheme %q", req.URL.Scheme))
+	case checkHost(req.URL) != nil:
+		return permanent(fmt.Errorf("redirected to %s: %w", redact.URL(req.URL.String()), checkHost(req.URL)))
+	case from.Scheme == "https" && req.URL.Scheme == "http":
+		return permanent(fmt.Errorf("redirected from https to http: %s", redact.Text(req.URL.String())))
+	}
+	// The referer contains the query of the URL before, which may be a
+	// signature.
+	req.Header.Del("Referer")
+	if req.URL.Host != via[0].URL.Host {
+		// net/http sends them to subdomains too.
+		req.Header.Del("Authorization")
+		req.Header.Del("Cookie")
+	}
+	return nil
+}
+
+func (s *httpSource) open(ctx context.Context, offset, length int64, validator string) (*object, error) {
+	var stat timings
+	if s.Debug {
+		ctx = stat.trace(ctx)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
+	if err != nil {
+		return nil, permanent(err)
+	}
+	req.Header.Set("User-Agent", s.userAgent())
+	if user := req.URL.User; user != nil {
+		// Unlike the user of the URL, the header is kept by redirects within the host.
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password)
+	}
+	ranged := offset > 0 || length >= 0
+	if ranged {
+		req.Header.Set("Range", httpRange(offset, length))
+		if validator != "" {
+			req.Header.Set("If-Range", validator)
+		}
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	if s.Debug {
+		resp.Body = &timedBody{resp.Body, s.Options, &stat, resp}
+	}
+	o := &object{
+		body:      resp.Body,
+		size:      resp.ContentLength,
+		validator: httpValidator(resp.Header),
+		ranges:    resp.Header.Get("Accept-Ranges") == "bytes",
+	}
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && ranged:
+		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
+		// To a request with If-Range, the server answers 206 only if the object
+		// is the same, and need not repeat its validator (RFC 9110, section
+		// 15.3.7). If it sends another validator, it has ignored If-Range.
+		field := "Last-Modified"
+		if strings.HasPrefix(validator, `"`) {
+			field = "ETag"
+		}
+		if sent := resp.Header.Get(field); sent == "" || sent == validator {
+			o.validator = validator
+		}
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
+		err = errChanged
+	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
+		err = httpStatusError(resp.Status, resp.StatusCode, resp.Header)
+		if resp.Request.URL.String() != req.URL.String() {
+			err = fmt.Errorf("%w (redirected to %s)", err, redact.URL(resp.Request.URL.String()))
+		}
+	}
+	if err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return o, nil
+}
+
+// withoutURL returns the error of a request without the URL, which our own
+// errors contain already. It is permanent where the certificate of the server
+// is not valid.
+func withoutURL(err error) error {
+	if at, ok := errors.AsType[*url.Error](err); ok {
+		err = at.Err
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return permanent(err)
+	}
+	return err
+}
+
+func (s *httpSource) closeIdle() { s.transport.CloseIdleConnections() }
+
+func (s *httpSource) close() error {
+	s.closeIdle()
+	return nil
+}
+
+// httpRange returns the value of a Range header (RFC 9110, section 14.2). A
+// negative length means all the rest.
+func httpRange(offset, length int64) string {
+	if length < 0 {
+		return fmt.Sprintf("bytes=%d-", offset)
+	}
+	return fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)
+}
+
+// parseContentRange reads a Content-Range header (RFC 9110, section 14.4).
+// The size is -1 where the server does not say it.
+func parseContentRange(s string) (offset, size int64, err error) {
+	bad := fmt.Errorf("bad Content-Range %q", s)
+	spec, ok := strings.CutPrefix(s, "bytes ")
+	if !ok {
+		return 0, 0, bad
+	}
+	span, total, ok := strings.Cut(spec, "/")
+	first, last, ok2 := strings.Cut(span, "-")
+	if !ok || !ok2 {
+		return 0, 0, bad
+	}
+	offset, err = strconv.ParseInt(first, 10, 64)
+	end, err2 := strconv.ParseInt(last, 10, 64)
+	if err != nil || err2 != nil || offset < 0 || end < offset {
+		return 0, 0, bad
+	}
+	if total == "*" {
+		return offset, -1, nil
+	}
+	size, err = strconv.ParseInt(total, 10, 64)
+	if err != nil || size <= end {
+		return 0, 0, bad
+	}
+	return offset, size, nil
+}
+
+// httpValidator returns what If-Range accepts: a strong ETag, or else a
+// modification time that was at least a second ago when the server answered, so
+// that a change within the same second does not go unnoticed (RFC 9110,
+// sections 8.8.2.2 and 13.1.5).
+func httpValidator(h http.Header) string {
+	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
+		return tag
+	}
+	modified, err := http.ParseTime(h.Get("Last-Modified"))
+	if err != nil {
+		return ""
+	}
+	if date, err := http.ParseTime(h.Get("Date")); err != nil || date.Sub(modified) < time.Second {
+		return ""
+	}
+	return h.Get("Last-Modified")
+}
+
+// httpStatusError returns the error for an answer. It is permanent unless
+// another attempt may get a better one: after 408, 429 and 5xx, and after 404,
+// because an event may arrive before the upload of its object is complete.
+func httpStatusError(status string, code int, h http.Header) error {
+	err := errors.New(status)
+	switch {
+	case code == http.StatusNotFound:
+		return err
+	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
+		return busyError{err, retryAfter(h.Get("Retry-After"))}
+	}
+	return permanent(err)
+}
+
+// retryAfter reads a Retry-After header, which has seconds or a date (RFC 9110,
+// section 10.2.3). It returns 0 where that is missing, malformed or in the past.
+func retryAfter(s string) time.Duration {
+	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // out of range: seconds is the largest value
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(s); err == nil {
+		return max(0, time.Until(at))
+	}
+	return 0
+}
+
+// timings records how long each step of a request took. It has a lock because
+// net/http may call the hooks of go-httpstat from several goroutines, and they
+// have none.
+type timings struct {
+	mu        sync.Mutex
+	result    httpstat.Result
+	start     time.Time
+	firstByte time.Time // httpstat records it too, but does not export it
+}
+
+// trace returns a context that makes net/http record the timings of a request.
+func (t *timings) trace(ctx context.Context) context.Context {
+	t.start = time.Now()
+	inner := httptrace.ContextClientTrace(httpstat.WithHTTPStat(context.Background(), &t.result))
+	locked := func(hook func()) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		hook()
+	}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		DNSStart:             func(i httptrace.DNSStartInfo) { locked(func() { inner.DNSStart(i) }) },
+		DNSDone:              func(i httptrace.DNSDoneInfo) { locked(func() { inner.DNSDone(i) }) },
+		ConnectStart:         func(n, a string) { locked(func() { inner.ConnectStart(n, a) }) },
+		ConnectDone:          func(n, a string, err error) { locked(func() { inner.ConnectDone(n, a, err) }) },
+		TLSHandshakeStart:    func() { locked(func() { inner.TLSHandshakeStart() }) },
+		TLSHandshakeDone:     func(c tls.ConnectionState, err error) { locked(func() { inner.TLSHandshakeDone(c, err) }) },
+		GotConn:              func(i httptrace.GotConnInfo) { locked(func() { inner.GotConn(i) }) },
+		WroteRequest:         func(i httptrace.WroteRequestInfo) { locked(func() { inner.WroteRequest(i) }) },
+		GotFirstResponseByte: func() { locked(func() { t.firstByte = time.Now(); inner.GotFirstResponseByte() }) },
+	})
+}
+
+// timedBody is the body of an answer that logs the timings when it is closed.
+type timedBody struct {
+	io.ReadCloser
+	Options
+	timings *timings
+	resp    *http.Response
+}
+
+func (b *timedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.timings.mu.Lock()
+	defer b.timings.mu.Unlock()
+	r, now := &b.timings.result, time.Now()
+	b.logf("[DEBUG] %s %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
+		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, now.Sub(b.timings.firstByte), now.Sub(b.timings.start))
+	return err
+}

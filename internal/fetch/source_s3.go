@@ -1,0 +1,151 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+	smithymiddleware "github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+)
+
+// s3Source is an object of Amazon S3, or of another server with its protocol.
+type s3Source struct {
+	bucket, key string
+	version     string     // for the User-Agent
+	mu          sync.Mutex // of the fields below, which connect sets
+	client      *s3.Client
+	transport   *http.Transport
+}
+
+// connect returns the client, which it makes at the first call.
+func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != nil {
+		return s.client, nil
+	}
+	conf, err := config.LoadDefaultConfig(ctx,
+		config.WithHTTPClient(awshttp.NewBuildableClient()),
+		// Retries are made in one place for all schemes, by fetcher.retry.
+		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", s.version)}))
+	if err != nil {
+		return nil, permanent(fmt.Errorf("AWS configuration: %w", err))
+	}
+	if conf.Region == "" {
+		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
+	}
+	// This transport of the SDK trusts the certificates in AWS_CA_BUNDLE.
+	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
+	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
+		o.HTTPClient = &http.Client{
+			Transport: s.transport,
+			// S3 redirects to another region, for which the signature of the
+			// request would not be valid.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+		// Servers with an endpoint of their own seldom have a host name for
+		// each bucket.
+		o.UsePathStyle = o.BaseEndpoint != nil
+		// The checksum of the manifest is verified in any case.
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+	})
+	return s.client, nil
+}
+
+func (s *s3Source) open(ctx context.Context, offset, length int64, validator string) (*object, error) {
+	client, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// GetObject would do this too, but its error would not show whether S3 or
+	// the provider of the credentials has failed.
+	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
+		return nil, fmt.Errorf("AWS credentials: %w (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role)", err)
+	}
+	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: &s.key}
+	ranged := offset > 0 || length >= 0
+	if ranged {
+		in.Range = aws.String(httpRange(offset, length))
+	}
+	if strings.HasPrefix(validator, `"`) {
+		// Where the validator is a date, fetcher.open notices a change.
+		in.IfMatch = &validator
+	}
+	out, err := client.GetObject(ctx, in)
+	if err != nil {
+		return nil, s3Error(err, ranged || in.IfMatch != nil)
+	}
+	o := &object{body: out.Body, size: -1, ranges: true}
+	if out.ContentLength != nil {
+		o.size = *out.ContentLength
+	}
+	partial := out.ContentRange != nil
+	if resp, ok := middleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok {
+		o.validator = httpValidator(resp.Header) // the ETag, or else the date
+		partial = resp.StatusCode == http.StatusPartialContent
+	}
+	if partial {
+		o.offset, o.size, err = parseContentRange(aws.ToString(out.ContentRange))
+		if err != nil {
+			out.Body.Close()
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func (s *s3Source) closeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.transport != nil {
+		s.transport.CloseIdleConnections()
+	}
+}
+
+func (s *s3Source) close() error {
+	s.closeIdle()
+	return nil
+}
+
+// s3Error returns a short form of an error of the SDK, permanent unless another
+// attempt may succeed. conditional says that the request was for a part of the
+// object, or for an object that has not changed.
+func s3Error(err error, conditional bool) error {
+	resp, ok := errors.AsType[*awshttp.ResponseError](err)
+	if !ok || resp.HTTPStatusCode() == 0 {
+		return withoutURL(err) // the server has not answered
+	}
+	status, code := resp.HTTPStatusCode(), ""
+	short := fmt.Errorf("%d %s", status, http.StatusText(status))
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		code = api.ErrorCode()
+		short = fmt.Errorf("%s: %s (%d)", code, api.ErrorMessage(), status)
+	}
+	if id := resp.ServiceRequestID(); id != "" {
+		short = fmt.Errorf("%w, request %s", short, id)
+	}
+	if region := resp.Response.Header.Get("X-Amz-Bucket-Region"); region != "" && (status == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed") {
+		short = fmt.Errorf("%w (set AWS_REGION to %s, where the bucket is)", short, region)
+	}
+	switch {
+	case conditional && (status == http.StatusPreconditionFailed || status == http.StatusRequestedRangeNotSatisfiable):
+		return errChanged
+	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound,
+		status == http.StatusRequestTimeout, code == "RequestTimeout":
+		return short
+	case status == http.StatusTooManyRequests, status >= 500:
+		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}
+	}
+	return permanent(short)
+}

@@ -1,0 +1,222 @@
+// Package proc runs one command in a process group of its own, passes on the
+// lines that it prints, and ends it with all its processes.
+//
+// Run supervises the command in one loop, which is always in one of four
+// states:
+//
+//	running      until the command has ended or ctx is done
+//	             ctx done, but the command has ended:     -> draining
+//	             ctx done, and the command is running:    SIGTERM -> terminating
+//	terminating  until no process of the group lives      -> terminated
+//	             after 5 s, or on abort:                  SIGKILL -> terminated
+//	terminated   until the command and its output have ended
+//	             after 5 s, or 1 s after abort:           give it up
+//	draining     until the output of the command has ended
+//	             1 s after abort:                         give it up
+//
+// The end of a command and the end of its output are different events: a
+// process that the command left behind may hold the output open. It is read
+// for 3 s more (exec.Cmd.WaitDelay); then Run warns and returns. A command that
+// has ended in time has succeeded or failed by its exit status, even if ctx is
+// done while its output is still being read (draining). A command that was
+// terminated has failed because of ctx, whatever its exit status is.
+//
+// Only the process group is terminated. A process that left it, for example by
+// setsid(1), is a daemon that is meant to stay.
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/fujiwara/stretcher/internal/unixfs"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// killWait is how long a process group has to end after SIGTERM, and again
+	// after SIGKILL.
+	killWait = 5 * time.Second
+	// abortWait is how long it has to end after an abort.
+	abortWait = time.Second
+	// outputWait is how long the output of a command that has ended is read
+	// while a process that it left behind holds it open.
+	outputWait = 3 * time.Second
+)
+
+// Options are the conditions under which Run runs a command. The zero value
+// runs it in the environment of this process and without a time limit.
+type Options struct {
+	// Env is the environment, as NAME=value. Nil is that of this process.
+	Env []string
+	// Timeout limits how long the command may run. 0 is no limit.
+	Timeout time.Duration
+	// Abort, when it is closed, kills at once what the end of the context
+	// merely terminates. Before the context is done it has no effect. Nil never
+	// aborts.
+	Abort <-chan struct{}
+}
+
+// Run starts cmd in a process group of its own and waits until it has ended.
+// When ctx is done or the time limit passes first, Run terminates the whole
+// group: with SIGTERM, and after 5 seconds with SIGKILL.
+//
+// An error reads "failed: NAME REASON", where the reason is the exit status,
+// "timeout after TIMEOUT", the cause of ctx, or why cmd could not be started.
+// It wraps an *exec.ExitError or the cause of ctx. It is no error that cmd does
+// not read all of its stdin.
+//
+// After an abort, and when a command could not be ended, Run may return while
+// cmd.Stdin is still read and cmd.Stdout and cmd.Stderr are still written to. A
+// LineWriter allows for that.
+func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
+	if o.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("timeout after %s", o.Timeout))
+		defer cancel()
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("failed: %s not started: %w", name, context.Cause(ctx))
+	}
+	cmd.Env = o.Env
+	cmd.WaitDelay = outputWait
+	// If this process is killed, the kernel kills the command too, so that it
+	// does not interfere with the deployment that repairs this one. That signal
+	// is sent when the thread that started the command ends (prctl(2),
+	// PR_SET_PDEATHSIG), so the thread has to last as long as the command.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("failed: %s %w", name, err)
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- cmd.Wait() }()
+	return supervise(ctx, name, cmd.Process, waited, o.Abort)
+}
+
+type state int
+
+const (
+	running     state = iota
+	terminating       // SIGTERM was sent
+	terminated        // no process of the group lives, or SIGKILL was sent
+	draining          // the command has ended in time; its output has not
+)
+
+// supervise runs the loop that the package comment describes. What waited
+// receives is the result of cmd.Wait.
+func supervise(ctx context.Context, name string, p *os.Process, waited <-chan error, abort <-chan struct{}) error {
+	now := running
+	done := ctx.Done()
+	var aborted <-chan struct{}   // nil, and so without effect, until ctx is done
+	var deadline <-chan time.Time // of the state
+	pause := 5 * time.Millisecond // before the next look at the group
+	for {
+		ended, look := waited, (<-chan time.Time)(nil)
+		if now == terminating {
+			// The whole group has to end, not just the command. The kernel
+			// cannot wait for a group, so it is looked at again and again.
+			ended, look = nil, time.After(pause)
+		}
+		select {
+		case err := <-ended:
+			if now == terminated {
+				return failed(name, context.Cause(ctx))
+			}
+			return outcome(name, err)
+
+		case <-done:
+			done, aborted = nil, abort
+			if hasEnded(p) {
+				now = draining
+				continue
+			}
+			signalGroup(name, p.Pid, unix.SIGTERM)
+			signalGroup(name, p.Pid, unix.SIGCONT) // a stopped process would not act on SIGTERM
+			now, deadline = terminating, time.After(killWait)
+
+		case <-look:
+			pause = min(2*pause, 100*time.Millisecond)
+			if !groupLives(p.Pid) {
+				now, deadline = terminated, time.After(killWait)
+			}
+
+		case <-aborted:
+			aborted = nil // a closed channel would be received from for ever
+			if now == terminating {
+				signalGroup(name, p.Pid, unix.SIGKILL)
+				now = terminated
+			}
+			deadline = time.After(abortWait)
+
+		case <-deadline:
+			if now == terminating {
+				signalGroup(name, p.Pid, unix.SIGKILL)
+				now, deadline = terminated, time.After(killWait)
+				continue
+			}
+			if !hasEnded(p) {
+				log.Printf("[WARN] %s could not be ended, and is left running", name)
+			}
+			return failed(name, context.Cause(ctx))
+		}
+	}
+}
+
+// outcome turns the result of cmd.Wait for a command that ended by itself into
+// that of Run.
+func outcome(name string, err error) error {
+	if errors.Is(err, exec.ErrWaitDelay) {
+		log.Printf("[WARN] %s left a process behind that holds its output: no longer reading it (redirect the output of daemons)", name)
+		return nil
+	}
+	if err != nil {
+		return failed(name, err)
+	}
+	return nil
+}
+
+func failed(name string, reason error) error {
+	return fmt.Errorf("failed: %s %w", name, reason)
+}
+
+// hasEnded reports whether cmd.Wait has collected the exit status of p. It may
+// still be waiting for the output then.
+func hasEnded(p *os.Process) bool {
+	return errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone)
+}
+
+// signalGroup sends s to a process group. An error is logged, such as that a
+// process belongs to another user; that the group has ended is none.
+func signalGroup(name string, group int, s unix.Signal) {
+	if err := unix.Kill(-group, s); err != nil && !errors.Is(err, unix.ESRCH) {
+		log.Printf("[WARN] %s to the processes of %s: %v", unix.SignalName(s), name, err)
+	}
+}
+
+// groupLives reports whether a process group has a process that has not ended.
+// Zombies do not count: kill(2) finds them too, but if their parent has ended
+// and the first process of the container does not reap them, they stay for
+// ever.
+func groupLives(group int) bool {
+	if errors.Is(unix.Kill(-group, 0), unix.ESRCH) {
+		return false
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		// A process that cannot be read has ended since it was listed.
+		if p, err := unixfs.ReadProcessStat(path); err == nil && p.Group == group && p.State != "Z" && p.State != "X" {
+			return true
+		}
+	}
+	return len(stats) == 0 // /proc is not mounted: rely on kill(2)
+}

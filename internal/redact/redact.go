@@ -1,0 +1,123 @@
+// Package redact removes secrets from what is logged, so that a log can be posted
+// to a chat: passwords and tokens in the user part of URLs, and the values of
+// query parameters whose names look like signatures, tokens, keys or
+// credentials. It looks at URLs only.
+package redact
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// placeholder replaces each secret.
+const placeholder = "REDACTED"
+
+// urlPattern matches a URL in a line of log. A backslash ends it, because a URL
+// that was quoted twice is followed by one, before the closing quote.
+var urlPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"<>\\` + "`" + `]+`)
+
+// secretParameter matches the names of query parameters whose values grant
+// access: signatures, tokens, keys and the like. It includes the parameters of
+// presigned URLs of AWS (X-Amz-Signature, -Credential, -Security-Token;
+// Signature and AWSAccessKeyId), GCS (X-Goog-Signature, -Credential;
+// GoogleAccessId) and Azure (sig).
+var secretParameter = regexp.MustCompile(`(?i)^(sig|hmac|key|auth|bearer|sas|pwd|pw|pass|code|jwt)$|signature|token|secret|passw|passphrase|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
+
+// Text returns s with the secrets of all URLs in it replaced by REDACTED.
+func Text(s string) string { return within(s, maxNested) }
+
+// within redacts the URLs in s, and those nested in them up to depth.
+func within(s string, depth int) string {
+	if !strings.Contains(s, "://") {
+		return s
+	}
+	return urlPattern.ReplaceAllStringFunc(s, func(match string) string {
+		u := strings.TrimRight(match, ",.:;)") // punctuation of the sentence around it
+		return nested(u, depth) + match[len(u):]
+	})
+}
+
+// maxNested is how many levels of URLs within URLs are examined; the rest is
+// replaced as a whole. Without a limit, the time would grow with the square of
+// the length.
+const maxNested = 8
+
+// URL is Text for a string that is a single URL. It finds secrets also where the
+// URL contains spaces, quotes and other characters that end one in a text.
+func URL(u string) string { return nested(u, maxNested) }
+
+// Error returns err with its text redacted; it still wraps err.
+func Error(err error) error { return redactedError{err} }
+
+type redactedError struct{ error }
+
+func (e redactedError) Error() string { return Text(e.error.Error()) }
+
+func (e redactedError) Unwrap() error { return e.error }
+
+// nested redacts one URL, and those nested in it up to depth.
+func nested(u string, depth int) string {
+	if depth == 0 {
+		return placeholder
+	}
+	scheme, rest, ok := strings.Cut(u, "://")
+	if !ok {
+		return u
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	authority := rest[:end]
+	if _, port, ok := strings.Cut(authority, ":"); ok && !strings.Contains(authority, "@") && (port == "" || strings.Trim(port, "0123456789") != "") && !strings.HasPrefix(authority, "[") {
+		// What follows the colon is not a port: it is a password that contains
+		// a slash, or another URL.
+		if at := strings.LastIndex(rest, "@"); at >= 0 {
+			end = at + 1
+			if i := strings.IndexAny(rest[end:], "/?#"); i >= 0 {
+				end += i
+			} else {
+				end = len(rest)
+			}
+			authority = rest[:end]
+		}
+	}
+	rest = rest[end:]
+	if at := strings.LastIndex(authority, "@"); at >= 0 {
+		user, password, hasPassword := strings.Cut(authority[:at], ":")
+		if user != "" && password == "" && strings.HasPrefix(strings.ToLower(scheme), "http") {
+			user = placeholder // a token given as the user
+		}
+		if hasPassword {
+			user += ":" + placeholder
+		}
+		authority = user + authority[at:]
+	}
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		rest = rest[:i+1] + query(rest[i+1:])
+	}
+	return scheme + "://" + authority + within(rest, depth-1)
+}
+
+func query(query string) string {
+	var b strings.Builder
+	for query != "" {
+		pair, sep := query, ""
+		if i := strings.IndexAny(query, "&;#"); i >= 0 {
+			pair, sep = query[:i], query[i:i+1]
+		}
+		query = query[len(pair)+len(sep):]
+		if name, _, ok := strings.Cut(pair, "="); ok {
+			plain, err := url.QueryUnescape(name)
+			if err != nil {
+				plain = name
+			}
+			if secretParameter.MatchString(plain) {
+				pair = name + "=" + placeholder
+			}
+		}
+		b.WriteString(pair + sep)
+	}
+	return b.String()
+}

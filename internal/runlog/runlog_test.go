@@ -1,0 +1,103 @@
+package runlog
+
+import (
+	"bytes"
+	"fmt"
+	"log"
+	"strings"
+	"testing"
+)
+
+func TestLevelOf(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                                     "INFO",
+		"2026/11/22 21:04:05 Done":             "INFO",
+		"2026/11/22 21:04:05 [DEBUG] x":        "DEBUG",
+		"2026/11/22 21:04:05 [INFO] x":         "INFO",
+		"2026/11/22 21:04:05 [WARN] x":         "WARN",
+		"2026/11/22 21:04:05.123456 [ERROR] x": "ERROR",
+		"[WARN] x":                             "WARN",
+		"[TRACE] x":                            "INFO",
+		"[warn] x":                             "INFO",
+		"2026/11/22 21:04:05 invoking command: echo [DEBUG]":  "INFO",
+		"2026/11/22 21:04:05 [ERROR] [DEBUG] x":               "ERROR",
+		"2026/11/22 21:04:05 [WARN] of a line with [ERROR] x": "WARN",
+	} {
+		if got := levelOf([]byte(line)); got != want {
+			t.Errorf("%s: got %s, expected %s", line, got, want)
+		}
+	}
+}
+
+func FuzzLevelOf(f *testing.F) {
+	f.Add("2026/11/22 21:04:05 [DEBUG] x")
+	f.Add("[[ERROR]]")
+	f.Fuzz(func(t *testing.T, line string) {
+		if got := levelOf([]byte(line)); got != "INFO" && !strings.Contains(line, "["+got+"]") {
+			t.Errorf("%q: got %s", line, got)
+		}
+		if got := levelOf([]byte("invoking command: " + line)); got != "INFO" {
+			t.Errorf("a command %q: got %s", line, got)
+		}
+	})
+}
+
+func TestLevels(t *testing.T) {
+	t.Parallel()
+	const all = "plain\n[DEBUG] d\n[INFO] i\n[WARN] w\n[ERROR] e\n[DEBUG] of a command\n[ERROR] of it\n"
+	const fromInfo = "plain\n[INFO] i\n[WARN] w\n[ERROR] e\n[DEBUG] of a command\n[ERROR] of it\n"
+	for _, test := range []struct{ level, shown, kept string }{
+		{"DEBUG", all, all},
+		{"INFO", fromInfo, fromInfo},
+		{"", fromInfo, fromInfo},
+		{"WARN", "[WARN] w\n[ERROR] e\n", fromInfo},
+		{"ERROR", "[ERROR] e\n", fromInfo},
+	} {
+		var shown bytes.Buffer
+		kept := bytes.NewBufferString("of an earlier run\n")
+		l := New(&shown, kept, test.level)
+		logger := log.New(l, "", 0)
+		for _, line := range []string{"plain", "[DEBUG] d", "[INFO] i", "[WARN] w", "[ERROR] e"} {
+			logger.Println(line)
+		}
+		output, flush := l.Output()
+		output.SetFlags(0)
+		output.Print("[DEBUG] of a command")
+		output.Print("[ERROR] of it")
+		flush()
+		if shown.String() != test.shown {
+			t.Errorf("%s: showed %q, expected %q", test.level, shown.String(), test.shown)
+		}
+		if kept.String() != test.kept || l.Copy().String() != test.kept {
+			t.Errorf("%s: kept %q, a copy is %q, expected %q", test.level, kept.String(), l.Copy().String(), test.kept)
+		}
+	}
+}
+
+// A long log keeps its beginning and its end, and says how much is missing.
+func TestBound(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, keptHead + keptTail, keptHead + keptTail + 1, keptHead + keptTail + 300_000, 40 << 20} {
+		var all, kept bytes.Buffer
+		l := New(&all, &kept, "INFO")
+		logger := log.New(l, "", 0)
+		for n := 0; all.Len() < size; n++ {
+			line := fmt.Sprintf("%d %s", n, strings.Repeat("x", n%3000))
+			logger.Print(line[:min(len(line), max(0, size-all.Len()-1))])
+		}
+		got := l.Copy().String()
+		if kept.Len() > keptHead+keptTail+1<<20 {
+			t.Errorf("%d bytes: kept %d", size, kept.Len())
+		}
+		want := all.String()
+		if len(want) != size {
+			t.Fatalf("the test logged %d bytes instead of %d", len(want), size)
+		}
+		if size > keptHead+keptTail {
+			want = want[:keptHead] + fmt.Sprintf("\n[... %d bytes of the log left out here ...]\n", size-keptHead-keptTail) + want[size-keptTail:]
+		}
+		if got != want {
+			t.Errorf("%d bytes: the copy has %d bytes, expected %d", size, len(got), len(want))
+		}
+	}
+}

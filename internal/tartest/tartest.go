@@ -1,0 +1,244 @@
+// Package tartest helps tests to make tar archives and to compare what they are
+// extracted to, with tar(1) as the oracle.
+package tartest
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Time is the modification time of members. It is far in the past, so that it
+// differs from the times of files that the test creates without setting a time.
+var Time = time.Unix(1000000000, 123456789)
+
+// Member describes a tar entry in short. A Type of 0 is a regular file.
+type Member struct {
+	Name string
+	Type byte
+	Body string // a regular file's contents, or a link's target
+	Mode int64  // 0 is 0644, for directories 0755
+}
+
+// Header returns the tar header of the member.
+func (m Member) Header() *tar.Header {
+	hdr := &tar.Header{Name: m.Name, Typeflag: m.Type, Mode: m.Mode, ModTime: Time}
+	switch m.Type {
+	case 0, tar.TypeReg, tar.TypeCont:
+		hdr.Size = int64(len(m.Body))
+	case tar.TypeLink, tar.TypeSymlink:
+		hdr.Linkname = m.Body
+	}
+	if m.Mode == 0 {
+		hdr.Mode = 0o644
+		if m.Type == tar.TypeDir {
+			hdr.Mode = 0o755
+		}
+	}
+	return hdr
+}
+
+// Make returns a tar of the members.
+func Make(t testing.TB, members ...Member) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, m := range members {
+		hdr := m.Header()
+		if err := w.WriteHeader(hdr); err != nil {
+			t.Fatalf("%+v: %v", m, err)
+		}
+		if hdr.Size > 0 {
+			io.WriteString(w, m.Body)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// MakeHeaders returns a tar of the headers, without data for any of them.
+func MakeHeaders(t testing.TB, headers ...*tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, hdr := range headers {
+		if err := w.WriteHeader(hdr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+// PipeThrough returns what a command writes to its standard output when it reads
+// data from its standard input.
+func PipeThrough(t testing.TB, data []byte, command ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdin = bytes.NewReader(data)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v", command, err)
+	}
+	return out
+}
+
+// Extract extracts an archive to dir by tar(1). The error has what tar wrote.
+func Extract(t testing.TB, data []byte, dir string) error {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "archive")
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("tar", "xf", file, "-C", dir).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// MountTmpfs mounts a tmpfs with the options of mount(8), such as "size=256k",
+// for the time of the test, and returns where. It skips the test without root.
+func MountTmpfs(t testing.TB, options string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
+		t.Skipf("only root can mount a small file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// RawHeader returns a ustar header block whose type and size need not make sense,
+// for headers that archive/tar refuses to write.
+func RawHeader(name string, typ byte, size int64) []byte {
+	h := make([]byte, 512)
+	copy(h, name)
+	copy(h[100:], "0000644\x000000000\x000000000\x00")
+	copy(h[124:], fmt.Sprintf("%011o\x00%011o\x00", size, Time.Unix()))
+	h[156] = typ
+	copy(h[257:], "ustar\x0000")
+	setHeaderSum(h)
+	return h
+}
+
+// WithLink sets the link target of a header block, and returns the block.
+func WithLink(h []byte, target string) []byte {
+	copy(h[157:], target)
+	setHeaderSum(h)
+	return h
+}
+
+// setHeaderSum sets the checksum of a header block, which counts itself as
+// spaces.
+func setHeaderSum(h []byte) {
+	copy(h[148:], "        ")
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+}
+
+// PAXRecord returns a record of a PAX header: its length, the key and the value.
+func PAXRecord(key, value string) string {
+	n := len(key) + len(value) + 3
+	for len(strconv.Itoa(n))+len(key)+len(value)+3 != n {
+		n++
+	}
+	return fmt.Sprintf("%d %s=%s\n", n, key, value)
+}
+
+// Snapshot describes the files below dir, dir included, with a line for each
+// name. It does not tell apart times of the last day, which belong to files that
+// the test has created without setting a time.
+func Snapshot(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	inodes := map[uint64]string{}
+	lines := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(dir, path)
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		mtime := time.Unix(st.Mtim.Unix()).UTC().Format(time.RFC3339Nano)
+		if time.Since(time.Unix(st.Mtim.Unix())) < 24*time.Hour {
+			mtime = "now"
+		}
+		line := fmt.Sprintf("mode %o owner %d:%d mtime %s", st.Mode, st.Uid, st.Gid, mtime)
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFREG:
+			data := []byte("(large)")
+			if st.Size < 64<<20 {
+				if data, err = os.ReadFile(path); err != nil {
+					return err
+				}
+			}
+			line += fmt.Sprintf(" size %d sum %x", st.Size, sha256.Sum256(data))
+		case unix.S_IFLNK:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			line += " -> " + target
+		case unix.S_IFCHR, unix.S_IFBLK:
+			line += fmt.Sprintf(" device %x", st.Rdev)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
+			if inodes[st.Ino] == "" {
+				inodes[st.Ino] = name
+			}
+			line += fmt.Sprintf(" links %d with %s", st.Nlink, inodes[st.Ino])
+		}
+		lines[name] = line
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+// CompareTrees fails the test for every name below two directories whose
+// Snapshot differs.
+func CompareTrees(t testing.TB, want, got string) {
+	t.Helper()
+	CompareSnapshots(t, Snapshot(t, want), Snapshot(t, got))
+}
+
+// CompareSnapshots fails the test for every name that differs between two
+// Snapshots.
+func CompareSnapshots(t testing.TB, want, got map[string]string) {
+	t.Helper()
+	names := maps.Clone(want)
+	maps.Copy(names, got)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if want[name] != got[name] {
+			t.Errorf("%s:\n want %s\n got  %s", name, want[name], got[name])
+		}
+	}
+}

@@ -1,0 +1,218 @@
+package treesync
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// attributes decides which owner and mode the files of a tree get. Run by root,
+// they are those that the archive names; run by another user, those that tar xf
+// gives.
+type attributes struct {
+	root       bool // the process runs as root
+	exact      bool // an ordinary user's files get the modes as they are, too
+	defaultACL bool // see checkDefaultACL
+	uid, gid   int  // of the process
+	umask      uint32
+	ids        map[*archive.Owner]ids
+}
+
+type ids struct{ uid, gid int }
+
+// newAttributes looks up the users and groups of a tree, each once.
+func newAttributes(t *archive.Tree) (*attributes, error) {
+	at := &attributes{uid: os.Geteuid(), gid: os.Getegid(), umask: unixfs.Umask(), ids: map[*archive.Owner]ids{}}
+	at.root = at.uid == 0
+	if !at.root {
+		return at, nil
+	}
+	users, groups := map[string]int{}, map[string]int{}
+	for _, o := range t.Owners {
+		uid, err := lookUp(users, o.User, o.UID, func(name string) (string, error) {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look up user %q: %w", o.User, err)
+		}
+		gid, err := lookUp(groups, o.Group, o.GID, func(name string) (string, error) {
+			g, err := user.LookupGroup(name)
+			if err != nil {
+				return "", err
+			}
+			return g.Gid, nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look up group %q: %w", o.Group, err)
+		}
+		at.ids[o] = ids{uid, gid}
+	}
+	return at, nil
+}
+
+// lookUp returns the id that find knows for a name, or else id, which the
+// archive gives. known caches the answers of find, -1 standing for an unknown
+// name.
+func lookUp(known map[string]int, name string, id int, find func(string) (string, error)) (int, error) {
+	if name == "" {
+		return id, nil
+	}
+	if found, ok := known[name]; ok {
+		if found < 0 {
+			return id, nil
+		}
+		return found, nil
+	}
+	s, err := find(name)
+	var noUser user.UnknownUserError
+	var noGroup user.UnknownGroupError
+	switch {
+	case errors.As(err, &noUser), errors.As(err, &noGroup), errors.Is(err, fs.ErrNotExist):
+		known[name] = -1 // ErrNotExist: the system has no /etc/passwd
+		return id, nil
+	case err != nil:
+		return 0, err
+	}
+	known[name], err = strconv.Atoi(s)
+	return known[name], err
+}
+
+// owner returns whom an entry's file belongs to. A uid of -1 stands for whoever
+// created it. Directories without an entry belong to the process's user.
+func (at *attributes) owner(e *archive.Entry) (uid, gid int) {
+	switch {
+	case !at.root:
+		return -1, at.gid
+	case e.Owner == nil:
+		return at.uid, at.gid
+	}
+	owner := at.ids[e.Owner]
+	return owner.uid, owner.gid
+}
+
+// checkDefaultACL looks for a default ACL on the open directory below which
+// files are created. With one, the kernel ignores the umask and takes modes
+// from the ACL, so every mode has to be set afterwards (acl(5), "OBJECT CREATION
+// AND DEFAULT ACLs").
+func (at *attributes) checkDefaultACL(dir int) {
+	n, err := unix.Fgetxattr(dir, "system.posix_acl_default", nil)
+	at.defaultACL = err == nil && n > 0
+}
+
+// permissions returns the mode, without the type, that an entry's file gets.
+func (at *attributes) permissions(e *archive.Entry) uint32 {
+	if at.root || at.exact || e.Implicit {
+		return e.Mode & 0o7777
+	}
+	return e.Mode & 0o777 &^ at.umask
+}
+
+// needsChmod reports whether a file that was created with mode may have got
+// another one.
+func (at *attributes) needsChmod(mode uint32) bool {
+	return mode&(0o7000|at.umask) != 0 || at.defaultACL
+}
+
+// setFile sets the owner, mode and time of an open regular file, which was
+// created with the entry's mode as name in the directory dir.
+func (at *attributes) setFile(fd, dir int, name string, e *archive.Entry) error {
+	if at.root {
+		uid, gid := at.owner(e)
+		if err := unix.Fchown(fd, uid, gid); err != nil {
+			return err
+		}
+	}
+	// After chown, which clears setuid and setgid.
+	if mode := at.permissions(e); at.needsChmod(mode) {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return err
+		}
+	}
+	return unixfs.SetModTime(dir, name, e.Mtime)
+}
+
+// setDir sets the owner, mode and time of an open directory.
+func (at *attributes) setDir(fd int, e *archive.Entry) error {
+	// The time first, since the name "." cannot be looked up in a directory that
+	// its new mode or owner closes to this process.
+	if !e.Implicit {
+		if err := unixfs.SetModTime(fd, ".", e.Mtime); err != nil {
+			return err
+		}
+	}
+	if at.root {
+		uid, gid := at.owner(e)
+		if err := unix.Fchown(fd, uid, gid); err != nil {
+			return err
+		}
+	}
+	return unix.Fchmod(fd, at.permissions(e))
+}
+
+// setOther sets the owner, mode and time of a file that must not be opened: a
+// symbolic link, a fifo or a device. It was created with the entry's mode as
+// name in the directory dir.
+func (at *attributes) setOther(dir int, name string, e *archive.Entry) error {
+	if at.root {
+		uid, gid := at.owner(e)
+		if err := unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	if mode := at.permissions(e); !e.IsSymlink() && at.needsChmod(mode) {
+		if err := unixfs.Chmod(dir, name, e.Kind(), mode); err != nil {
+			return err
+		}
+	}
+	return unixfs.SetModTime(dir, name, e.Mtime)
+}
+
+// match reports whether a file has the owner, mode and time of an entry.
+func (at *attributes) match(st *unix.Stat_t, e *archive.Entry) bool {
+	uid, gid := at.owner(e)
+	return (uid < 0 || int(st.Uid) == uid) && int(st.Gid) == gid &&
+		(e.IsSymlink() || st.Mode&0o7777 == at.permissions(e)) &&
+		(e.Implicit || st.Mtim == e.Mtime)
+}
+
+// mayRepair reports whether a file whose contents are the entry's can be made
+// to match without replacing it. A setuid or setgid file is replaced: its
+// contents were compared while other users may still have been able to write to
+// it. A file with other hard links is replaced too: changing it in place would
+// change those links, which may be outside dest.
+func (at *attributes) mayRepair(st *unix.Stat_t, e *archive.Entry) bool {
+	return st.Nlink == 1 && e.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 && (at.root || int(st.Uid) == at.uid)
+}
+
+// repair gives an existing file the owner, mode and time of an entry.
+func (at *attributes) repair(dir int, name string, e *archive.Entry) error {
+	uid, gid := at.owner(e)
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if uid >= 0 && int(st.Uid) != uid || int(st.Gid) != gid {
+		if err := unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		st.Mode &^= unix.S_ISUID | unix.S_ISGID // cleared by chown
+	}
+	if mode := at.permissions(e); !e.IsSymlink() && st.Mode&0o7777 != mode {
+		if err := unixfs.Chmod(dir, name, e.Kind(), mode); err != nil {
+			return err
+		}
+	}
+	return unixfs.SetModTime(dir, name, e.Mtime)
+}

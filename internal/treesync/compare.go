@@ -1,0 +1,400 @@
+package treesync
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"path"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// comparison compares dest with a tree. It plans what is to be done, and stages
+// what dest lacks as soon as it is found.
+type comparison struct {
+	rules    *rsyncfilter.List
+	attrs    *attributes
+	contents contents
+	staging  *staging
+
+	workers   *workers
+	extractor *extractor // creates what is staged
+	plan      *plan
+	mu        sync.Mutex // guards the lists of a dirPlan while workers fill them
+}
+
+// compare plans how to make dest equal to a tree; dest is an open directory,
+// and destPath its path. It changes nothing that staging.undo does not restore.
+func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int, destPath string) (*plan, error) {
+	c.attrs.checkDefaultACL(dest)
+	c.workers = newWorkers(ctx)
+	c.extractor = &extractor{contents: c.contents, attrs: c.attrs, workers: c.workers}
+	c.plan = &plan{root: &dirPlan{entry: root}}
+	mount, err := c.beginDir(dest, c.plan.root, unixfs.MountID{})
+	if err == nil {
+		c.plan.root.staging.parent = destPath // as errors should name it
+		err = c.compareDir(dest, mount, c.plan.root)
+	}
+	c.workers.stopOn(err)
+	return c.plan, c.workers.end()
+}
+
+// beginDir notes the attributes of a directory that dest and the tree both
+// have, and whether it is on another mount than its parent.
+func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (unixfs.MountID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return unixfs.MountID{}, p.error("", err)
+	}
+	p.mode, p.differs = st.Mode, !c.attrs.match(&st, p.entry)
+	p.foreign = !c.attrs.root && int(st.Uid) != c.attrs.uid
+	mount := unixfs.MountOf(fd, &st)
+	if mount == parent {
+		return mount, nil
+	}
+	var err error
+	if p.staging, err = c.staging.addDir(fd, st.Mtim, p); err != nil {
+		return mount, p.error("", err)
+	}
+	if p != c.plan.root { // dest itself was swept before
+		unixfs.SweepTempDirs(p.staging.parent, unixfs.TempPrefix)
+	}
+	return mount, nil
+}
+
+// compareDir plans what is to be done in a directory that dest and the tree
+// both have, and below it.
+func (c *comparison) compareDir(fd int, mount unixfs.MountID, p *dirPlan) error {
+	found, err := unixfs.ReadDir(fd)
+	if err != nil {
+		return p.error("", err)
+	}
+	var both, extra []unixfs.Dirent
+	var missing []string
+	have := make(map[string]bool, len(found))
+	for _, old := range found {
+		have[old.Name] = true
+		if p.entry.Children[old.Name] != nil {
+			both = append(both, old)
+		} else {
+			extra = append(extra, old)
+		}
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(p.entry.Children), p.entry.ByOffset) {
+		if !have[name] {
+			missing = append(missing, name)
+		}
+	}
+	slices.SortFunc(both, func(a, b unixfs.Dirent) int { return p.entry.ByOffset(a.Name, b.Name) })
+	if _, err := c.planRemovals(fd, mount, p, extra); err != nil {
+		return err
+	}
+	work := c.workers.newGroup()
+	const batch = 16
+	for chunk := range slices.Chunk(missing, batch) {
+		work.do(func() error { return c.stageMissing(p, chunk) })
+	}
+	for chunk := range slices.Chunk(both, batch) {
+		work.do(func() error { return c.compareFiles(fd, mount, p, chunk) })
+	}
+	for _, old := range both {
+		if e := p.entry.Children[old.Name]; e.IsDir() && old.IsDir() {
+			work.do(func() error { return c.compareSubdir(fd, mount, p, old.Name, e) })
+		}
+	}
+	work.wait()
+	if p.foreign && (p.differs || p.changes() && !p.entry.Implicit) {
+		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
+	}
+	return nil
+}
+
+func (c *comparison) compareSubdir(parentFD int, parentMount unixfs.MountID, parent *dirPlan, name string, e *archive.Entry) error {
+	p := &dirPlan{name: name, path: path.Join(parent.path, name), entry: e, staging: parent.staging}
+	fd, err := c.staging.openDir(parentFD, name)
+	if err != nil {
+		return p.error("", err)
+	}
+	defer unix.Close(fd)
+	mount, err := c.beginDir(fd, p, parentMount)
+	if err != nil {
+		return err
+	}
+	if err := c.compareDir(fd, mount, p); err != nil {
+		return err
+	}
+	if p.differs {
+		c.plan.changed.Add(1)
+	} else {
+		c.plan.unchanged.Add(1)
+	}
+	if !p.empty() {
+		c.mu.Lock()
+		parent.subdirs = append(parent.subdirs, p)
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+// compareFiles decides on names that dest and the tree both have, and acts on
+// the decision. It leaves those that are directories on both sides to
+// compareSubdir.
+func (c *comparison) compareFiles(fd int, mount unixfs.MountID, p *dirPlan, olds []unixfs.Dirent) error {
+	for _, old := range olds {
+		if err := c.workers.ctx.Err(); err != nil {
+			return err
+		}
+		e := p.entry.Children[old.Name]
+		if old.IsDir() && e.IsDir() {
+			continue
+		}
+		d, err := c.decide(fd, mount, p, old, e)
+		if err != nil {
+			return err
+		}
+		if err := c.act(p, old.Name, e, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decision is what becomes of a name that dest and the tree both have.
+type decision struct {
+	action  action
+	retimed bool     // with repair: the file's time in seconds differs
+	deleted []string // with replace: the paths below the directory that goes
+}
+
+type action int
+
+const (
+	keep    action = iota // dest has it as the tree does
+	repair                // only its mode, owner or time differs, and can be changed in place
+	replace               // the tree's is staged, and takes its place
+	blocked               // it would have to be replaced, but holds protected names
+)
+
+// decide compares what dest has under a name with the tree's entry. At most one
+// of them is a directory.
+func (c *comparison) decide(fd int, mount unixfs.MountID, p *dirPlan, old unixfs.Dirent, e *archive.Entry) (decision, error) {
+	if old.IsDir() {
+		// What is in it goes as if the tree had nothing under this name.
+		sub := &dirPlan{path: path.Join(p.path, old.Name)}
+		kept, err := c.planRemoval(fd, mount, sub, old.Name)
+		if err != nil {
+			return decision{}, err
+		}
+		if kept {
+			return decision{action: blocked}, nil
+		}
+		return decision{action: replace, deleted: sub.deleted}, nil
+	}
+	if e.IsDir() {
+		return decision{action: replace}, nil
+	}
+	var st unix.Stat_t
+	same, err := c.sameFile(fd, old, e, &st)
+	switch {
+	case err != nil:
+		return decision{}, p.error(old.Name, err)
+	case same && c.attrs.match(&st, e):
+		return decision{action: keep}, nil
+	case same && c.attrs.mayRepair(&st, e):
+		return decision{action: repair, retimed: e.IsRegular() && st.Mtim.Sec != e.Mtime.Sec}, nil
+	}
+	return decision{action: replace}, nil
+}
+
+// act adds a decision to the plan of the directory, and stages what it needs.
+func (c *comparison) act(p *dirPlan, name string, e *archive.Entry, d decision) error {
+	switch d.action {
+	case keep:
+		c.plan.unchanged.Add(1)
+		return nil
+	case blocked:
+		return p.error(name, errors.New("cannot be replaced: it is a directory, of which excludes protect a part"))
+	case repair:
+		c.mu.Lock()
+		p.repairs = append(p.repairs, name)
+		if d.retimed {
+			p.retimed = append(p.retimed, name)
+		}
+		c.mu.Unlock()
+	case replace:
+		if err := c.stage(p, name, e); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		p.swapped = append(p.swapped, name)
+		p.deleted = append(p.deleted, d.deleted...)
+		c.mu.Unlock()
+	}
+	c.plan.changed.Add(1)
+	return nil
+}
+
+// sameFile reports whether a file of dest, which is not a directory, has the
+// type and the contents of an entry. If so, it fills st.
+func (c *comparison) sameFile(dir int, old unixfs.Dirent, e *archive.Entry, st *unix.Stat_t) (bool, error) {
+	if old.Kind != e.Kind() {
+		return false, nil
+	}
+	if e.IsRegular() {
+		return c.sameRegular(dir, old.Name, e, st)
+	}
+	err := unix.Fstatat(dir, old.Name, st, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil || st.Mode&unix.S_IFMT != e.Kind() {
+		return false, err
+	}
+	if e.IsSymlink() {
+		target, err := unixfs.ReadLink(dir, old.Name)
+		return target == e.Target, err
+	}
+	return e.Kind() == unix.S_IFIFO || st.Rdev == e.Device, nil
+}
+
+func (c *comparison) sameRegular(dir int, name string, e *archive.Entry, st *unix.Stat_t) (bool, error) {
+	// With O_NONBLOCK, since opening a fifo that has taken the file's place would
+	// wait for a writer.
+	fd, err := unixfs.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err == unix.EACCES || err == unix.ELOOP || err == unix.ENOENT {
+		return false, nil // it need not be read to be replaced
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, st); err != nil {
+		return false, err
+	}
+	if st.Mode&unix.S_IFMT != e.Kind() || st.Size != e.Size {
+		return false, nil
+	}
+	return sameContents(c.workers.ctx, fd, c.contents, e)
+}
+
+// stageMissing stages names that dest does not have.
+func (c *comparison) stageMissing(p *dirPlan, names []string) error {
+	for _, name := range names {
+		e := p.entry.Children[name]
+		if err := c.stage(p, name, e); err != nil {
+			return err
+		}
+		c.plan.created.Add(e.Count())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.staged = append(p.staged, names...)
+	return nil
+}
+
+// stage creates an entry, with all that is below it, in the staging directory.
+func (c *comparison) stage(p *dirPlan, name string, e *archive.Entry) error {
+	fd, err := c.staging.openFor(p)
+	if err != nil {
+		return p.error(name, err)
+	}
+	defer unix.Close(fd)
+	if !e.IsDir() {
+		err = c.extractor.file(fd, path.Join(p.path, name), name, e)
+	} else {
+		err = c.extractor.directory(fd, path.Join(p.path, name), name, e)
+	}
+	if err != nil {
+		return err
+	}
+	c.plan.bytes.Add(e.StoredSize())
+	mode := c.attrs.permissions(e)
+	if !e.IsDir() || c.attrs.root || mode&unix.S_IWUSR != 0 || c.workers.stopped() {
+		return nil
+	}
+	// Renaming a directory writes to its "..", so an ordinary user cannot rename
+	// one that is read-only. It gets its mode once it is in place.
+	if err := unixfs.Chmod(fd, name, e.Kind(), mode|unix.S_IWUSR); err != nil {
+		return p.error(name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.repairs = append(p.repairs, name)
+	return nil
+}
+
+// planRemovals plans the removal of names that the tree lacks. It reports
+// whether it keeps one of them, or of what is below, because it is protected.
+func (c *comparison) planRemovals(fd int, mount unixfs.MountID, p *dirPlan, extra []unixfs.Dirent) (kept bool, err error) {
+	slices.SortFunc(extra, byRemoval)
+	for _, old := range extra {
+		if p.isTop() && old.IsDir() && unixfs.IsTempName(old.Name) {
+			continue // another run's, which is alive, or another user's
+		}
+		oldPath := path.Join(p.path, old.Name)
+		if c.rules.Excluded(oldPath, old.IsDir()) {
+			kept = true
+			continue
+		}
+		if !old.IsDir() {
+			p.removals = append(p.removals, old.Name)
+			p.deleted = append(p.deleted, oldPath)
+			c.plan.deleted.Add(1)
+			continue
+		}
+		sub := &dirPlan{name: old.Name, path: oldPath, staging: p.staging}
+		keptBelow, err := c.planRemoval(fd, mount, sub, old.Name)
+		if err != nil {
+			return false, err
+		}
+		if !keptBelow {
+			p.removals = append(p.removals, old.Name)
+			p.deleted = append(append(p.deleted, sub.deleted...), oldPath+"/")
+			c.plan.deleted.Add(1)
+			continue
+		}
+		kept = true
+		if !sub.empty() {
+			p.subdirs = append(p.subdirs, sub)
+		}
+	}
+	return kept, nil
+}
+
+// byRemoval is the order in which rsync deletes: directories first, and then by
+// name, the last one first.
+func byRemoval(a, b unixfs.Dirent) int {
+	if a.IsDir() != b.IsDir() {
+		if a.IsDir() {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(b.Name, a.Name)
+}
+
+// planRemoval is planRemovals for all that is in the directory name.
+func (c *comparison) planRemoval(parent int, mount unixfs.MountID, p *dirPlan, name string) (kept bool, err error) {
+	fd, err := unixfs.OpenDir(parent, name)
+	if err != nil {
+		return false, p.error("", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, p.error("", err)
+	}
+	if unixfs.MountOf(fd, &st) != mount {
+		return false, p.error("", errors.New("is a mount point, and not in the archive: exclude it, or unmount it"))
+	}
+	p.mode = st.Mode
+	found, err := unixfs.ReadDir(fd)
+	if err != nil {
+		return false, p.error("", err)
+	}
+	return c.planRemovals(fd, mount, p, found)
+}

@@ -1,0 +1,258 @@
+package treesync
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// Extract creates in dir, which must be an empty directory, the files that the
+// archive describes, as tar xf does. Run by root, they get the owners, modes
+// and device numbers that the archive names. Run by another user, they belong
+// to that user, the umask applies, setuid, setgid and sticky bits are dropped,
+// and a device is an error (unix.EPERM). dir itself gets a mode, owner and time
+// only if the archive has an entry for it.
+//
+// On an error, which begins with dir, some of the files may exist. If ctx ends
+// before all of them do, the error is its cause.
+func Extract(ctx context.Context, a *archive.Archive, dir string) error {
+	if err := extract(ctx, a, dir); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
+
+func extract(ctx context.Context, a *archive.Archive, dir string) error {
+	attrs, err := newAttributes(a.Tree)
+	if err != nil {
+		return err
+	}
+	root, err := unixfs.OpenDir(unix.AT_FDCWD, dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	attrs.checkDefaultACL(root)
+	x := &extractor{contents: archiveContents{a.Data()}, attrs: attrs, workers: newWorkers(ctx)}
+	if a.Tree.HasLinks {
+		x.firstNames = map[*archive.Entry]string{}
+	}
+	x.fill(root, "", a.Tree.Root)
+	if err := x.workers.end(); err != nil {
+		return err
+	}
+	if !x.linksFiles() {
+		return nil
+	}
+	if err := x.makeLinks(ctx, root); err != nil {
+		return err
+	}
+	return x.setDirs(ctx, root, "", a.Tree.Root)
+}
+
+// extractor creates the files of a tree.
+type extractor struct {
+	contents contents
+	attrs    *attributes
+	workers  *workers
+
+	mu sync.Mutex // guards the following, while workers fill them
+	// firstNames has the path under which an entry with several names is
+	// created. If it is nil, each name becomes a file of its own.
+	firstNames map[*archive.Entry]string
+	links      []link
+}
+
+// link is a further name of an entry.
+type link struct {
+	entry *archive.Entry
+	path  string
+}
+
+// linksFiles reports whether further names of a file become hard links. They
+// are made after all files, since another worker may create the file they link
+// to, and so the directories get their modes and times only then.
+func (x *extractor) linksFiles() bool { return x.firstNames != nil }
+
+// fill creates what is in a directory, and then sets the directory's owner,
+// mode and time. Before that the mode might forbid to create files in it, and
+// each file changes the time.
+func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
+	names := slices.SortedFunc(maps.Keys(d.Children), d.ByOffset)
+	work := x.workers.newGroup()
+	const batch = 16
+	for chunk := range slices.Chunk(names, batch) {
+		work.do(func() error {
+			for _, name := range chunk {
+				e := d.Children[name]
+				if e.IsDir() {
+					continue
+				}
+				if err := x.file(fd, path.Join(dir, name), name, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for _, name := range names {
+		if e := d.Children[name]; e.IsDir() {
+			work.do(func() error { return x.directory(fd, path.Join(dir, name), name, e) })
+		}
+	}
+	work.wait()
+	if x.linksFiles() || x.workers.stopped() {
+		return
+	}
+	x.workers.stopOn(x.setDir(fd, dir, d))
+}
+
+func (x *extractor) setDir(fd int, dir string, d *archive.Entry) error {
+	if d.Implicit && (dir == "" || !x.attrs.defaultACL) {
+		return nil // created by the caller, or with the right mode
+	}
+	if err := x.attrs.setDir(fd, d); err != nil {
+		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
+	}
+	return nil
+}
+
+// directory creates name in the directory parent, with all that is in it.
+// dirPath is its path in the tree.
+func (x *extractor) directory(parent int, dirPath, name string, d *archive.Entry) error {
+	mode := uint32(0o777) // less the umask, if the archive has no entry for it
+	if !d.Implicit {
+		mode = 0o700
+	}
+	if err := unix.Mkdirat(parent, name, mode); err != nil {
+		return fmt.Errorf("%s: %w", dirPath, err)
+	}
+	fd, err := unixfs.OpenDir(parent, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dirPath, err)
+	}
+	defer unix.Close(fd)
+	x.fill(fd, dirPath, d)
+	return nil
+}
+
+// file creates name in the directory dir: a file of any type but a directory.
+// filePath is its path in the tree.
+func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error {
+	if err := x.workers.ctx.Err(); err != nil {
+		return err
+	}
+	if x.linksFiles() && e.Names > 1 && x.isFurtherName(e, filePath) {
+		return nil
+	}
+	var err error
+	switch {
+	case e.IsRegular():
+		err = x.regular(dir, name, e)
+	case e.IsSymlink():
+		err = unix.Symlinkat(e.Target, dir, name)
+	default:
+		if err = unix.Mknodat(dir, name, e.Mode&(unix.S_IFMT|0o777), int(e.Device)); err == unix.EPERM && e.Kind() != unix.S_IFIFO {
+			err = fmt.Errorf("only root can make a device: %w", err)
+		}
+	}
+	if err == nil && !e.IsRegular() {
+		err = x.attrs.setOther(dir, name, e)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", filePath, err)
+	}
+	return nil
+}
+
+// isFurtherName reports whether the entry is created under another name. If so,
+// makeLinks will link filePath to that.
+func (x *extractor) isFurtherName(e *archive.Entry, filePath string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, exists := x.firstNames[e]; exists {
+		x.links = append(x.links, link{e, filePath})
+		return true
+	}
+	x.firstNames[e] = filePath
+	return false
+}
+
+func (x *extractor) regular(dir int, name string, e *archive.Entry) (err error) {
+	fd, err := unixfs.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, e.Mode&0o777)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// Some file systems report only now that they are full.
+		if closeErr := unix.Close(fd); err == nil {
+			err = closeErr
+		}
+	}()
+	if err := copyContents(x.workers.ctx, fd, x.contents, e); err != nil {
+		return err
+	}
+	return x.attrs.setFile(fd, dir, name, e)
+}
+
+// makeLinks creates the further names of files that have several.
+func (x *extractor) makeLinks(ctx context.Context, root int) error {
+	for _, l := range x.links {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		first := x.firstNames[l.entry]
+		if err := linkBelow(root, first, l.path); err != nil {
+			return fmt.Errorf("%s: link to %s: %w", l.path, first, err)
+		}
+	}
+	return nil
+}
+
+// linkBelow is linkat(2) with paths below the directory root that it does not
+// follow symbolic links in.
+func linkBelow(root int, from, to string) error {
+	fromDir, err := unixfs.OpenBelow(root, path.Dir(from))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fromDir)
+	toDir, err := unixfs.OpenBelow(root, path.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(toDir)
+	return unix.Linkat(fromDir, path.Base(from), toDir, path.Base(to), 0)
+}
+
+// setDirs sets the owners, modes and times of a directory and those below it,
+// the deepest first.
+func (x *extractor) setDirs(ctx context.Context, fd int, dir string, d *archive.Entry) error {
+	for name, e := range d.Children {
+		if !e.IsDir() {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		subPath := path.Join(dir, name)
+		sub, err := unixfs.OpenDir(fd, name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", subPath, err)
+		}
+		err = x.setDirs(ctx, sub, subPath, e)
+		unix.Close(sub)
+		if err != nil {
+			return err
+		}
+	}
+	return x.setDir(fd, dir, d)
+}

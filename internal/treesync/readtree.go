@@ -1,0 +1,74 @@
+package treesync
+
+import (
+	"fmt"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// readTree describes the files in a directory. The Target of a regular file is
+// its path below dir, for dirContents. Hard links are not recognized: each name
+// is an entry of its own.
+func readTree(dir string) (*archive.Tree, error) {
+	// Without O_NOFOLLOW: dir itself may be a symbolic link.
+	fd, err := unixfs.Openat(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	t := archive.NewTree()
+	t.Root = newEntry(t, &st)
+	return t, readDir(t, fd, "", t.Root)
+}
+
+// readDir adds to t what is in an open directory, whose entry is d.
+func readDir(t *archive.Tree, fd int, dir string, d *archive.Entry) error {
+	list, err := unixfs.ReadDir(fd)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
+	}
+	d.Children = make(map[string]*archive.Entry, len(list))
+	for _, found := range list {
+		filePath := path.Join(dir, found.Name)
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, found.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("%s: %w", filePath, err)
+		}
+		e := newEntry(t, &st)
+		d.Children[found.Name] = e
+		switch {
+		case e.IsDir():
+			err = readSubdir(t, fd, found.Name, filePath, e)
+		case e.IsSymlink():
+			e.Target, err = unixfs.ReadLink(fd, found.Name)
+		case e.IsRegular():
+			e.Target = filePath
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readSubdir(t *archive.Tree, parent int, name, dir string, d *archive.Entry) error {
+	fd, err := unixfs.OpenDir(parent, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	return readDir(t, fd, dir, d)
+}
+
+func newEntry(t *archive.Tree, st *unix.Stat_t) *archive.Entry {
+	owner := t.InternOwner(archive.Owner{UID: int(st.Uid), GID: int(st.Gid)})
+	return &archive.Entry{Mode: st.Mode, Names: 1, Owner: owner, Mtime: st.Mtim, Size: st.Size, Device: st.Rdev}
+}

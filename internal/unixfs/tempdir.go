@@ -1,0 +1,140 @@
+package unixfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// TempPrefix begins the names of all temporary files and directories.
+const TempPrefix = ".stretcher-"
+
+// IsTempName reports whether NewTempDir may have made a directory of that name
+// with the prefix TempPrefix.
+func IsTempName(name string) bool { return isTempName(name, TempPrefix) }
+
+func isTempName(name, prefix string) bool {
+	number, ok := strings.CutPrefix(name, prefix)
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// TempDir is a directory of one run's own, with mode 0700. The run holds a lock
+// on it (flock(2)), by which a later run can tell a directory that is in use
+// from one that a killed run left.
+type TempDir struct {
+	Path string
+	lock *os.File // the open directory
+}
+
+// NewTempDir first removes what killed runs left in parent under such names,
+// and then makes a directory whose name is prefix and a number.
+func NewTempDir(parent, prefix string) (*TempDir, error) {
+	SweepTempDirs(parent, prefix)
+	for {
+		path, err := os.MkdirTemp(parent, prefix+"*") // replaces the last *, so that one in prefix stays
+		if err != nil {
+			return nil, fmt.Errorf("create a temporary directory: %w", err)
+		}
+		lock, err := lockTempDir(path)
+		if err == nil {
+			return &TempDir{Path: path, lock: lock}, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
+			os.Remove(path)
+			return nil, fmt.Errorf("create a temporary directory: %w", err)
+		}
+		// Between its creation and the lock, another run's sweep took the
+		// directory for one that a killed run left, and removed it.
+	}
+}
+
+// Fd returns the descriptor of the open directory, valid until Remove.
+func (d *TempDir) Fd() int { return int(d.lock.Fd()) }
+
+// Remove deletes the directory with all that is in it. On a nil TempDir, and
+// when called again, it does nothing.
+func (d *TempDir) Remove() error {
+	if d == nil || d.lock == nil {
+		return nil
+	}
+	err := RemoveTree(d.Path)
+	d.lock.Close()
+	d.lock = nil
+	return err
+}
+
+// lockTempDir locks the directory at path without waiting. The error is
+// unix.EWOULDBLOCK where a live run holds the lock, and fs.ErrNotExist where the
+// directory is gone.
+func lockTempDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+	}
+	held, err := f.Stat()
+	if err == nil {
+		var named fs.FileInfo
+		if named, err = os.Lstat(path); err == nil && !os.SameFile(held, named) {
+			err = &fs.PathError{Op: "flock", Path: path, Err: fs.ErrNotExist}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// SweepTempDirs removes the directories in parent whose names are prefix and a
+// number, which belong to this user, and which no live run has locked. What
+// cannot be removed is logged, since it is no reason not to deploy.
+func SweepTempDirs(parent, prefix string) {
+	list, err := os.ReadDir(parent)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return // a run that cannot read parent cannot have made a directory there
+	}
+	Warn("look for what an earlier run left", err)
+	for _, e := range list {
+		if !e.IsDir() || !isTempName(e.Name(), prefix) {
+			continue
+		}
+		path := filepath.Join(parent, e.Name())
+		if info, err := os.Lstat(path); err != nil || OwnerOf(info) != os.Geteuid() {
+			continue
+		}
+		lock, err := lockTempDir(path)
+		if err != nil {
+			continue // in use, or gone
+		}
+		Warn("remove what an earlier run left", RemoveTree(path))
+		lock.Close()
+	}
+}
+
+// RemoveTree is os.RemoveAll that also empties directories whose mode forbids
+// that to an ordinary user, as archives may contain them.
+func RemoveTree(path string) error {
+	err := os.RemoveAll(path)
+	if err == nil || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return os.Chmod(p, 0o700) // WalkDir reads the directory after this call
+	})
+	if removed := os.RemoveAll(path); removed != nil {
+		return errors.Join(err, removed)
+	}
+	return nil
+}

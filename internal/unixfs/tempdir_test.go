@@ -1,0 +1,173 @@
+package unixfs
+
+import (
+	"bytes"
+	"errors"
+	"log"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+)
+
+func namesIn(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// A new directory's sweep takes what is dead and ours, and nothing else.
+func TestTempDir(t *testing.T) {
+	parent := t.TempDir()
+	live, err := NewTempDir(parent, "p-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dead := range []string{"p-123/deep/dir", "p-0"} {
+		if err := os.MkdirAll(filepath.Join(parent, dead), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep := []string{"p-", "p-12x", "p-x12", "q-123", "ap-123"}
+	for _, name := range keep {
+		if err := os.Mkdir(filepath.Join(parent, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(parent, "p-456"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("q-123", filepath.Join(parent, "p-789")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := NewTempDir(parent, "p-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append(keep, "p-456", "p-789", filepath.Base(live.Path), filepath.Base(d.Path))
+	slices.Sort(want)
+	if got := namesIn(t, parent); !slices.Equal(got, want) {
+		t.Errorf("there is %q, expected %q", got, want)
+	}
+	if info, err := os.Stat(d.Path); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the new one has mode %v, %v", info.Mode(), err)
+	}
+	for _, d := range []*TempDir{live, d, d, nil} {
+		if err := d.Remove(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(live.Path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there after remove: %v", err)
+	}
+}
+
+// The prefix comes from the name of dest, which may be anything.
+func TestTempDirOfOddNames(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	for _, prefix := range []string{".a*b-", ".*-", ".a b\n-", ".é-", "..-"} {
+		for range 2 { // the second finds what the first left
+			d, err := NewTempDir(parent, prefix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.lock.Close() // as when the process is killed
+		}
+		SweepTempDirs(parent, prefix)
+		if got := namesIn(t, parent); len(got) > 0 {
+			t.Errorf("prefix %q: there is %q", prefix, got)
+		}
+	}
+}
+
+// Runs that make, sweep and remove at the same time do not take each other's.
+func TestTempDirConcurrently(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 25 {
+				d, err := NewTempDir(parent, "p-")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := os.Mkdir(filepath.Join(d.Path, "mine"), 0o700); err != nil {
+					t.Error(err)
+				}
+				SweepTempDirs(parent, "p-")
+				if _, err := os.Stat(filepath.Join(d.Path, "mine")); err != nil {
+					t.Errorf("another's sweep took it: %v", err)
+				}
+				if err := d.Remove(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := namesIn(t, parent); len(got) > 0 {
+		t.Errorf("%q is left", got)
+	}
+}
+
+// What cannot be removed, or a parent that cannot be read, is told, and that is all.
+func TestSweepTempDirsErrors(t *testing.T) {
+	if got := logOf(t, func() { SweepTempDirs(filepath.Join(t.TempDir(), "missing"), "p-") }); got != "" {
+		t.Errorf("of a missing parent it logged %q", got)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := logOf(t, func() { SweepTempDirs(file, "p-") }); got == "" {
+		t.Error("of a file in the place of the parent it logged nothing")
+	}
+}
+
+func TestRemoveTree(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "tree")
+	if err := os.MkdirAll(filepath.Join(dir, "a/b/c"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a/b/file"), nil, 0o000); err != nil {
+		t.Fatal(err)
+	}
+	// An archive may have such directories. Root enters them all the same.
+	for _, name := range []string{"a/b/c", "a/b", "a", "."} {
+		if err := os.Chmod(filepath.Join(dir, name), 0o000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveTree(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if err := RemoveTree(dir); err != nil {
+		t.Errorf("of what is not there: %v", err)
+	}
+}
+
+// logOf returns what f logs.
+func logOf(t *testing.T, f func()) string {
+	t.Helper()
+	var buf bytes.Buffer
+	old := log.Writer()
+	log.SetOutput(&buf)
+	defer log.SetOutput(old)
+	f()
+	return buf.String()
+}

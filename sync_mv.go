@@ -1,0 +1,89 @@
+package stretcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// MvSyncStrategy syncs by renaming a directory to one that must not exist yet.
+type MvSyncStrategy struct {
+}
+
+func (s *MvSyncStrategy) prepare(string) error { return nil }
+
+// deploy extracts the archive beside dest and renames it to dest.
+func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
+	m := d.manifest
+	parent, prefix := besideDest(m.Dest)
+	return d.extractTo(ctx, parent, prefix, src, func(from string) error {
+		if len(m.Excludes) > 0 || m.ExcludeFrom != "" {
+			log.Println("[WARN] excludes and exclude_from do nothing with sync_strategy mv: dest is new")
+		}
+		if m.ExcludeFrom != "" {
+			if _, err := excludeFile(from, m.ExcludeFrom); err != nil {
+				return err
+			}
+		}
+		return s.Sync(from, m.Dest)
+	})
+}
+
+// besideDest returns where mv makes its staging directory, and the prefix of
+// its name: beside dest, because a directory can only be renamed within its
+// file system.
+func besideDest(dest string) (parent, prefix string) {
+	return filepath.Dir(dest), "." + filepath.Base(dest) + unixfs.TempPrefix
+}
+
+// Sync renames from to to. It fails where to exists, even as an empty
+// directory, or is on another file system.
+func (s *MvSyncStrategy) Sync(from, to string) error {
+	to = unixfs.CleanPath(to)
+	if err := s.rename(from, to); err != nil {
+		return fmt.Errorf("mv to %s: %w", to, err)
+	}
+	return nil
+}
+
+func (s *MvSyncStrategy) rename(from, to string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: from, Err: err}
+	}
+	mode := st.Mode & 0o7777
+	// An ordinary user cannot rename a directory without write permission for
+	// it, since its entry ".." is changed.
+	readOnly := st.Mode&unix.S_IFMT == unix.S_IFDIR && mode&unix.S_IWUSR == 0 && int(st.Uid) == os.Geteuid()
+	if readOnly {
+		if err := unixfs.Chmod(unix.AT_FDCWD, from, unix.S_IFDIR, mode|unix.S_IWUSR); err != nil {
+			return err
+		}
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// The file system does not know RENAME_NOREPLACE, and without it
+		// rename(2) would replace an empty directory.
+		if _, err = os.Lstat(to); err == nil {
+			err = unix.EEXIST
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = os.Rename(from, to)
+		}
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return errors.New("dest exists already, and the strategy mv does not replace it")
+	}
+	if err == nil && readOnly {
+		err = unixfs.Chmod(unix.AT_FDCWD, to, unix.S_IFDIR, mode)
+	}
+	return err
+}

@@ -1,0 +1,117 @@
+package stretcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+var (
+	// RsyncDefaultOpts are the first arguments of rsync(1).
+	RsyncDefaultOpts = []string{"-a", "--delete"}
+	// RsyncVerboseOpt is the argument after RsyncDefaultOpts; "" is left out.
+	// See SetRsyncVerboseOpt.
+	RsyncVerboseOpt = "-v"
+)
+
+// SetRsyncVerboseOpt sets RsyncVerboseOpt to "", -v, -vv or -vvv. Anything else
+// is an error, and changes nothing.
+func SetRsyncVerboseOpt(opt string) error {
+	switch opt {
+	case "", "-v", "-vv", "-vvv":
+		RsyncVerboseOpt = opt
+		return nil
+	}
+	return fmt.Errorf("invalid rsync verbose option %q: expected -v, -vv, -vvv or nothing", opt)
+}
+
+// RsyncStrategy syncs by rsync(1), with the excludes of the manifest.
+type RsyncStrategy struct {
+	*Manifest
+}
+
+// Sync runs rsync -a --delete from/ to/. It fails where rsync does, and where
+// exclude_from is not a file in from.
+func (s *RsyncStrategy) Sync(from, to string) error {
+	return s.sync(context.Background(), &runner{}, from, to)
+}
+
+// prepare makes sure that the staging directory, which is in TMPDIR, will not be
+// inside of dest: rsync would delete it, and then all other files.
+func (s *RsyncStrategy) prepare(dest string) error {
+	dir := os.TempDir()
+	realDir, err := unixfs.RealPath(dir)
+	if err != nil {
+		return err
+	}
+	realDest, err := unixfs.RealPath(dest)
+	if err != nil {
+		return err
+	}
+	if realDir == realDest || strings.HasPrefix(realDir, realDest+"/") {
+		return fmt.Errorf("the directory for temporary files, %s, is inside of dest: set TMPDIR to another one", dir)
+	}
+	return nil
+}
+
+// deploy extracts the archive to TMPDIR and syncs it to dest from there.
+func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
+	// rsync would take a relative path with a colon in it for a host.
+	parent, err := filepath.Abs(os.TempDir())
+	if err != nil {
+		return err
+	}
+	return d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
+		return s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest)
+	})
+}
+
+func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {
+	args := slices.Clone(RsyncDefaultOpts)
+	if RsyncVerboseOpt != "" {
+		args = append(args, RsyncVerboseOpt)
+	}
+	if s.ExcludeFrom != "" {
+		file, err := excludeFile(from, s.ExcludeFrom)
+		if err != nil {
+			return err
+		}
+		args = append(args, "--exclude-from="+file)
+	}
+	for _, pattern := range s.Excludes {
+		args = append(args, "--exclude="+pattern)
+	}
+	args = append(args, unixfs.CleanPath(from)+"/", unixfs.CleanPath(to)+"/")
+	name := "rsync " + strings.Join(args, " ")
+	log.Println("invoking command:", name)
+	return r.log(ctx, name, exec.Command("rsync", args...))
+}
+
+// excludeFile returns the path of the file that exclude_from names in dir, which
+// has the extracted archive. A name that leads out of dir, and anything but a
+// regular file, is an error.
+func excludeFile(dir, name string) (string, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	relative := filepath.Clean(strings.TrimLeft(name, "/"))
+	info, err := root.Stat(relative)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		return "", fmt.Errorf("exclude_from %s: %w", name, err)
+	}
+	return filepath.Join(dir, relative), nil
+}
