@@ -46,10 +46,11 @@ func (d *deployment) getSrc(ctx context.Context) (_ *archive.Archive, err error)
 	}()
 
 	log.Println("Downloading src:", redact.URL(m.Src))
-	indexing, stopIndexing := context.WithCancelCause(ctx)
-	defer stopIndexing(nil)
 	index := func(arriving io.Reader) error {
-		src, indexErr = archive.Index(indexing, arriving, file, d.conf.MaxSize)
+		if src != nil { // the download was started over
+			src.Close()
+		}
+		src, indexErr = archive.Index(ctx, arriving, file, d.conf.MaxSize)
 		return nil // a wrong checksum is the better explanation
 	}
 	sum := func(arriving io.Reader) error {
