@@ -10,8 +10,8 @@ import (
 	"github.com/fujiwara/stretcher"
 )
 
-// A user of every exported name of the original, with its exact type: that
-// this compiles is the test.
+// These declarations use every exported name of the original with its exact
+// type. The test is that they compile.
 var (
 	_ bytes.Buffer                                              = stretcher.LogBuffer
 	_ *string                                                   = &stretcher.Version
@@ -65,7 +65,7 @@ var (
 	_ = stretcher.ConsulEvent{ID: "", Name: "", Payload: []byte(nil), LTime: int(0)}
 )
 
-// What stands beside it.
+// These names are not in the original.
 var (
 	_ func(context.Context, stretcher.Config) error                      = stretcher.RunContext
 	_ func(*stretcher.Manifest, context.Context, stretcher.Config) error = (*stretcher.Manifest).DeployContext

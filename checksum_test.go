@@ -7,7 +7,7 @@ import (
 )
 
 func TestChecksum(t *testing.T) {
-	// What md5sum(1) and its likes say of "content\n".
+	// The digests that md5sum(1), sha1sum(1) and so on print for "content\n".
 	for _, sum := range []string{
 		"f75b8179e4bbe7e2b4a074dcef62de95",
 		"7fe70820e08a1aac0ef224d9c66ab66831cc4ab1",

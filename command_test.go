@@ -71,7 +71,7 @@ func TestInvokeAll(t *testing.T) {
 	}
 }
 
-// Each gets all that is in the buffer, and none empties it.
+// Every command receives the whole buffer on its stdin, and the buffer stays as it is.
 func TestInvokePipe(t *testing.T) {
 	t.Chdir(t.TempDir())
 	text := strings.Repeat("a line of the log\n", 20000) // more than a pipe holds
@@ -145,7 +145,7 @@ func TestRunnerEnvironment(t *testing.T) {
 	if _, got, _ = strings.Cut(got, "\n"); got != "agent own http://user:REDACTED@h/a?sig=REDACTED /d c s3://b/m.yml id\n" {
 		t.Errorf("it has %q", got)
 	}
-	// An error may be longer than what fits in an environment.
+	// An error may be too long for a variable of the environment.
 	r.Env = append(r.Env, "STRETCHER_ERROR="+forEnvironment(strings.Repeat("x", 1<<20)))
 	logOf(func() {
 		if err := r.logged(t.Context(), `test ${#STRETCHER_ERROR} -gt 10000`); err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestParseConsulEvents(t *testing.T) {
-	// As consul watch 1.22 wrote them, the names of the nodes aside.
+	// Recorded from consul watch 1.22, with the names of the nodes replaced.
 	const in = `[{"ID":"0f3c1ad4-bd3f-1e5b-a3c5-6d3a1d7c2f3e","Name":"deploy","Payload":"czM6Ly9iL29sZC55bWw=","NodeFilter":"","ServiceFilter":"","TagFilter":"","Version":1,"LTime":2},` +
 		`{"ID":"a8d5f5f0-3d6b-9d5c-5b3f-7f1b2a2f9f10","Name":"deploy","Payload":"czM6Ly9iL25ldy55bWw=","NodeFilter":"","ServiceFilter":"","TagFilter":"","Version":1,"LTime":3}]` + "\n"
 	got, err := ParseConsulEvents(strings.NewReader(in))

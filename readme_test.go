@@ -8,7 +8,7 @@ import (
 	"github.com/fujiwara/stretcher"
 )
 
-// The manifests in the README are manifests.
+// Every manifest in the README can be parsed.
 func TestReadmeManifests(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {

@@ -65,7 +65,7 @@ func TestNewSyncStrategy(t *testing.T) {
 	}
 }
 
-// The strategies as an importer calls them.
+// An importer calls Sync on the exported strategies directly.
 func TestStrategiesAlone(t *testing.T) {
 	if _, err := exec.LookPath("rsync"); err != nil {
 		t.Fatal("these tests need rsync: ", err)

@@ -58,7 +58,7 @@ func TestRedact(t *testing.T) {
 		"https://a.blob.core.windows.net/c/b?sv=2024-11-04&se=2026-11-22&sr=b&sp=r&sig=s%3D": "https://a.blob.core.windows.net/c/b?sv=2024-11-04&se=2026-11-22&sr=b&sp=r&sig=REDACTED",
 		// GitLab, Artifactory and the like
 		"https://h/a?private_token=x&job_token=y&api_key=z&apikey=z&access_token=a&auth=b&password=c&client_secret=d": "https://h/a?private_token=REDACTED&job_token=REDACTED&api_key=REDACTED&apikey=REDACTED&access_token=REDACTED&auth=REDACTED&password=REDACTED&client_secret=REDACTED",
-		// ordinary ones
+		// parameters that are not secret
 		"https://h/a?version=1&keyword=b&design=c&author=d&monkey=e": "https://h/a?version=1&keyword=b&design=c&author=d&monkey=e",
 	} {
 		if got := Text(in); got != want {
@@ -70,7 +70,7 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// What is one URL as a whole is redacted to its end, whatever it has in it.
+// URL takes the whole string for one URL, whatever characters it contains.
 func TestRedactURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                                "",
@@ -84,7 +84,8 @@ func TestRedactURL(t *testing.T) {
 	}
 }
 
-// URLs in one another are looked at to a depth only: 56 KB of them took 5 s.
+// URLs nested in each other are examined to a limited depth. Without the limit,
+// 56 KB of them took 5 s.
 func TestRedactNested(t *testing.T) {
 	if got := Text(strings.Repeat("http://", 8000) + "h/?token=SECRET"); !strings.HasSuffix(got, "/REDACTED") {
 		t.Errorf("got %.500s", got)
@@ -118,7 +119,7 @@ func FuzzRedact(f *testing.F) {
 		u := &url.URL{Scheme: "https", User: url.UserPassword(user, password), Host: "example.com:80", Path: "/" + path, RawQuery: query.Encode(), Fragment: fragment}
 		for _, full := range []string{
 			u.String(),
-			// As people write it: what is allowed there stays as it is.
+			// Characters that are allowed there are not escaped, as people write URLs.
 			"https://u:" + raw(password) + "@example.com/?sig=" + raw(value) + "&a=b",
 			"s3://u:" + raw(password) + "@bucket/" + u.EscapedPath() + "?secret=" + raw(value),
 		} {
@@ -134,7 +135,8 @@ func FuzzRedact(f *testing.F) {
 	})
 }
 
-// raw drops from s what has to be escaped in a password or a query.
+// raw removes from s the characters that have to be escaped in a password or a
+// query.
 func raw(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-._~!$'()*+,:%", r)) {

@@ -24,7 +24,8 @@ func namesIn(t *testing.T, dir string) []string {
 	return names
 }
 
-// A new directory's sweep takes what is dead and ours, and nothing else.
+// NewTempDir removes the directories that killed runs of this user left, and
+// nothing else.
 func TestTempDir(t *testing.T) {
 	parent := t.TempDir()
 	live, err := NewTempDir(parent, "p-")
@@ -70,7 +71,7 @@ func TestTempDir(t *testing.T) {
 	}
 }
 
-// The prefix comes from the name of dest, which may be anything.
+// The prefix contains the name of dest, which may have any characters.
 func TestTempDirOfOddNames(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
@@ -89,7 +90,8 @@ func TestTempDirOfOddNames(t *testing.T) {
 	}
 }
 
-// Runs that make, sweep and remove at the same time do not take each other's.
+// Runs that create, sweep and remove directories at the same time do not remove
+// those of each other.
 func TestTempDirConcurrently(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
@@ -121,7 +123,7 @@ func TestTempDirConcurrently(t *testing.T) {
 	}
 }
 
-// What cannot be removed, or a parent that cannot be read, is told, and that is all.
+// A parent that is missing is ignored; one that cannot be read is logged.
 func TestSweepTempDirsErrors(t *testing.T) {
 	if got := logOf(t, func() { SweepTempDirs(filepath.Join(t.TempDir(), "missing"), "p-") }); got != "" {
 		t.Errorf("of a missing parent it logged %q", got)
@@ -144,7 +146,7 @@ func TestRemoveTree(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a/b/file"), nil, 0o000); err != nil {
 		t.Fatal(err)
 	}
-	// An archive may have such directories. Root enters them all the same.
+	// Archives may contain such directories. Their modes do not keep root out.
 	for _, name := range []string{"a/b/c", "a/b", "a", "."} {
 		if err := os.Chmod(filepath.Join(dir, name), 0o000); err != nil {
 			t.Fatal(err)
