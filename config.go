@@ -39,8 +39,8 @@ type Config struct {
 	// CommandTimeout limits the run time of each command of the manifest. 0 is no
 	// limit.
 	CommandTimeout time.Duration
-	// LogLevel is the lowest level that is logged: DEBUG, INFO, WARN or ERROR.
-	// "" is INFO.
+	// LogLevel is the lowest level that is logged: DEBUG, INFO, WARN or ERROR, in
+	// upper or lower case. "" is INFO.
 	LogLevel string
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
@@ -64,7 +64,7 @@ func (c Config) check() error {
 			return fmt.Errorf("the %s is negative", d.name)
 		}
 	}
-	if c.LogLevel != "" && !slices.Contains(runlog.Levels, c.LogLevel) {
+	if c.LogLevel != "" && !slices.Contains(runlog.Levels, strings.ToUpper(c.LogLevel)) {
 		return errors.New("the log level is none of " + strings.Join(runlog.Levels, ", "))
 	}
 	return nil
@@ -79,7 +79,7 @@ func (c Config) fetchOptions() fetch.Options {
 		Connections:  c.Connections,
 		MaxBandwidth: c.MaxBandWidth,
 		Version:      Version,
-		Debug:        c.LogLevel == "DEBUG",
+		Debug:        strings.EqualFold(c.LogLevel, "DEBUG"),
 	}
 }
 

@@ -12,6 +12,8 @@ func TestConfigCheck(t *testing.T) {
 		{},
 		{MaxBandWidth: math.MaxUint64, Timeout: time.Hour, InitSleep: 1, Retry: 1, RetryWait: 1, Connections: 1, MaxSize: 1, CommandTimeout: 1, LogLevel: "DEBUG"},
 		{LogLevel: "ERROR"},
+		{LogLevel: "debug"},
+		{LogLevel: "Warn"},
 	} {
 		if err := c.check(); err != nil {
 			t.Errorf("%+v: %v", c, err)
@@ -25,7 +27,7 @@ func TestConfigCheck(t *testing.T) {
 		"the number of connections is negative": {Connections: -1},
 		"the maximum size is negative":          {MaxSize: -1},
 		"the command timeout is negative":       {CommandTimeout: -1},
-		"the log level is none of DEBUG, INFO":  {LogLevel: "info"},
+		"the log level is none of DEBUG, INFO":  {LogLevel: "information"},
 	} {
 		if err := c.check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: got error %v, expected %q", c, err, want)

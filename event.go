@@ -51,7 +51,7 @@ func parseEvent(data []byte) (*event, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // a byte order mark
 	text := strings.TrimSpace(string(data))
 	e := &event{manifestURL: text, id: os.Getenv("SERF_USER_LTIME")}
-	_, consul := os.LookupEnv("CONSUL_INDEX")
+	consul := os.Getenv("CONSUL_INDEX") != ""
 	if strings.HasPrefix(text, "[") || consul && text == "null" {
 		ce, err := ParseConsulEvents(strings.NewReader(text))
 		if err != nil {

@@ -20,7 +20,7 @@ func TestBuilt(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	if got := w.run(w.path("stretcher"), "-version"); got != "stretcher version 1.2.3-test\n" {
+	if got := w.run(w.path("stretcher"), "-version"); got != "version: 1.2.3-test\n" {
 		t.Errorf("-version prints %q", got)
 	}
 

@@ -34,7 +34,7 @@ pipe, and deploys that manifest.
   -timeout TIME          time limit for the download of src (default no limit)
   -retry N               retries after a failed download (default 0)
   -retry-wait TIME       wait before each retry (default 3s)
-  -random-delay TIME     sleep a random time in [0,TIME) on start (default 0)
+  -random-delay TIME     sleep a random time of up to TIME on start (default 0)
   -command-timeout TIME  time limit for each command (default no limit)
   -max-size SIZE         refuse archives that unpack to more (default no limit)
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
@@ -47,7 +47,7 @@ A TIME is a number of seconds, such as 1.5, or a number with a unit, such as
 500ms, 30s or 2m.
 
 The exit status is 0 after a success, 1 after a failure, and 2 for an invalid
-option. Under consul watch (CONSUL_INDEX is set) it is 0 after a failure too,
+option. Under consul watch (CONSUL_INDEX is set and not empty) it is 0 after a failure too,
 because the watch would exit otherwise.
 
 Examples:
@@ -63,7 +63,7 @@ func main() {
 		return
 	}
 	if errors.Is(err, errShowVersion) {
-		fmt.Println("stretcher version", stretcher.Version)
+		fmt.Println("version:", stretcher.Version) // as the original: provisioning recipes compare it
 		return
 	}
 	if err != nil {
@@ -80,7 +80,7 @@ func main() {
 // exitFailed exits after a failure. Under Consul the exit status is 0, because
 // consul watch would exit after any other status of its handler.
 func exitFailed() {
-	if _, consul := os.LookupEnv("CONSUL_INDEX"); consul {
+	if os.Getenv("CONSUL_INDEX") != "" {
 		os.Exit(0)
 	}
 	os.Exit(1)
@@ -101,6 +101,7 @@ func parseFlags(args []string) (stretcher.Config, error) {
 	f.BoolVar(&showVersion, "v", false, "")
 	f.BoolVar(&showVersion, "version", false, "")
 	f.Func("max-bandwidth", "", size(&conf.MaxBandWidth))
+	f.Func("max-band-width", "", size(&conf.MaxBandWidth)) // its name in later releases of the original
 	f.Func("max-size", "", size(&maxSize))
 	f.Func("connections", "", count(&conf.Connections, 1))
 	f.Func("retry", "", count(&conf.Retry, 0))
@@ -110,7 +111,7 @@ func parseFlags(args []string) (stretcher.Config, error) {
 	f.Func("command-timeout", "", seconds(&conf.CommandTimeout))
 	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
 	f.Func("log-level", "", func(s string) error {
-		switch s {
+		switch s = strings.ToUpper(s); s {
 		case "DEBUG", "INFO", "WARN", "ERROR":
 			conf.LogLevel = s
 			return nil

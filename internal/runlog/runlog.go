@@ -21,6 +21,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/logutils"
@@ -47,9 +48,11 @@ type Log struct {
 }
 
 // New returns a Log that writes lines of the level and above to out, and keeps
-// them in buf, which it empties. The level "" is INFO.
+// them in buf, which it empties. A level may be in upper or lower case. One that is
+// unknown is INFO, so that the error that says so is shown.
 func New(out io.Writer, buf *bytes.Buffer, level string) *Log {
-	if level == "" {
+	level = strings.ToUpper(level)
+	if !slices.Contains(Levels, level) {
 		level = "INFO"
 	}
 	l := &Log{out: out, buf: buf}

@@ -50,6 +50,9 @@ func TestLevels(t *testing.T) {
 		{"DEBUG", all, all},
 		{"INFO", fromInfo, fromInfo},
 		{"", fromInfo, fromInfo},
+		{"debug", all, all},
+		{"Warn", "[WARN] w\n[ERROR] e\n", fromInfo},
+		{"unknown", fromInfo, fromInfo},
 		{"WARN", "[WARN] w\n[ERROR] e\n", fromInfo},
 		{"ERROR", "[ERROR] e\n", fromInfo},
 	} {
