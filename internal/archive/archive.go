@@ -191,7 +191,7 @@ func (a *Archive) Data() io.ReaderAt { return a.data }
 // RootMode returns the mode of the archive's entry "." or "./". ok is false if
 // the archive has no such entry.
 func (a *Archive) RootMode() (mode fs.FileMode, ok bool) {
-	if a.Tree.Root.Implicit {
+	if a.Tree.Root.Implicit() {
 		return 0, false
 	}
 	return a.Tree.Root.FileMode(), true

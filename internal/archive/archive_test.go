@@ -41,7 +41,7 @@ func indexBytes(t testing.TB, data []byte, maxSize int64) (*Archive, error) {
 func contentsOf(t testing.TB, a *Archive, name string) string {
 	t.Helper()
 	e, err := a.Tree.LookUp(name)
-	if err != nil || !e.IsRegular() || e.Segments != nil {
+	if err != nil || !e.IsRegular() || e.Segments() != nil {
 		t.Fatalf("%s: %+v, %v", name, e, err)
 	}
 	b := make([]byte, e.Size)
@@ -334,10 +334,10 @@ func FuzzIndexArchive(f *testing.F) {
 		var check func(path string, e *Entry)
 		check = func(path string, e *Entry) {
 			stored := e.Size
-			if e.Segments != nil {
+			if e.Segments() != nil {
 				stored = 0
 				end := int64(0)
-				for _, seg := range e.Segments {
+				for _, seg := range e.Segments() {
 					if seg.Offset < end || seg.Length <= 0 || seg.Length > e.Size-seg.Offset {
 						t.Errorf("%s: segment %v after %d of %d", path, seg, end, e.Size)
 					}
@@ -348,7 +348,8 @@ func FuzzIndexArchive(f *testing.F) {
 			if e.IsRegular() && (stored < 0 || stored > limit || e.Offset < 0 || e.Offset+stored > size) {
 				t.Errorf("%s: %d bytes at %d of %d", path, stored, e.Offset, size)
 			}
-			for name, child := range e.Children {
+			for child := range e.Children() {
+				name := child.Name
 				if name == "" || name == "." || name == ".." || strings.Contains(name, "/") || !e.IsDir() {
 					t.Errorf("%q in %q", name, path)
 				}

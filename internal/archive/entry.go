@@ -2,7 +2,6 @@ package archive
 
 import (
 	"archive/tar"
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,20 +11,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Entry is a file of any type in a Tree. It corresponds to an inode: several
-// names of the tree may share it, if there are hard links.
+// Entry is a name in a Tree, with the file of any type that has it. An archive
+// may have millions of them, so an Entry has 64 bytes, and what few of them need
+// is elsewhere, see Inode.
 type Entry struct {
-	Mode     uint32 // type and permissions, as in st_mode of stat(2)
-	Implicit bool   // a directory that exists only because of the names below it
-	Names    int    // how many names the tree has for the entry
-	Owner    *Owner // nil for an implicit directory
-	Mtime    unix.Timespec
-	Size     int64     // of a regular file in bytes, holes included
-	Offset   int64     // of a regular file's first byte in the archive's Data
-	Segments []Segment // of a sparse file; nil for other files
-	Device   uint64    // the number of a device, as in st_rdev of stat(2)
-	Target   string    // of a symbolic link
-	Children map[string]*Entry
+	Name   string // in its directory, "" for the root
+	Owner  *Owner // nil for an implicit directory
+	Size   int64  // of a regular file in bytes, holes included
+	Offset int64  // of a regular file's first byte in the archive's Data
+	inode  *Inode // nil if all of it is zero
+	sec    int64  // the modification time
+	nsec   int32
+	Mode   uint32 // type and permissions, as in st_mode of stat(2)
+}
+
+// Inode is what only some entries have. The names of a file that has several,
+// which are entries of their own, share it.
+type Inode struct {
+	children children // of a directory
+	segments []Segment
+	target   string
+	device   uint64
+	links    int // how many names the file has in the tree, if it ever was the target of a hard link
+	implicit bool
 }
 
 // Owner is the owner of an entry as the archive has it. The ids count where
@@ -53,7 +61,7 @@ const (
 // newEntry makes an entry from a tar header, without its name and contents. It
 // returns nil for a hard link, which adds a name but no inode.
 func (t *Tree) newEntry(hdr *tar.Header) (*Entry, error) {
-	e := &Entry{Mode: uint32(hdr.Mode) & 0o7777}
+	e := &Entry{Mode: uint32(hdr.Mode) & 0o7777, sec: hdr.ModTime.Unix(), nsec: int32(hdr.ModTime.Nanosecond())}
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		if strings.HasSuffix(hdr.Name, "/") { // how old versions of tar write a directory
@@ -65,24 +73,23 @@ func (t *Tree) newEntry(hdr *tar.Header) (*Entry, error) {
 		return nil, nil
 	case tar.TypeSymlink:
 		e.Mode |= unix.S_IFLNK
-		e.Target = hdr.Linkname
+		e.SetTarget(hdr.Linkname)
 	case tar.TypeDir, typeDumpDir:
 		e.Mode |= unix.S_IFDIR
 	case tar.TypeFifo:
 		e.Mode |= unix.S_IFIFO
 	case tar.TypeChar:
 		e.Mode |= unix.S_IFCHR
-		e.Device = unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
+		e.SetDevice(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)))
 	case tar.TypeBlock:
 		e.Mode |= unix.S_IFBLK
-		e.Device = unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
+		e.SetDevice(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)))
 	case typeMultiVolume:
 		return nil, errors.New("is the rest of a file that begins in another volume")
 	default:
 		e.Mode |= unix.S_IFREG
 		t.warnOnce("unknown type "+string(rune(hdr.Typeflag)), "archive entry %q has the unknown type %q, taken for a regular file", hdr.Name, hdr.Typeflag)
 	}
-	e.Mtime = unix.Timespec{Sec: hdr.ModTime.Unix(), Nsec: int64(hdr.ModTime.Nanosecond())}
 	const noID = 1<<32 - 1 // chown(2) takes this id as a request to keep the owner
 	if hdr.Uid < 0 || hdr.Uid >= noID || hdr.Gid < 0 || hdr.Gid >= noID {
 		return nil, fmt.Errorf("impossible owner %d:%d", hdr.Uid, hdr.Gid)
@@ -111,6 +118,74 @@ func (e *Entry) IsRegular() bool { return e.Kind() == unix.S_IFREG }
 // IsSymlink reports whether the entry is a symbolic link.
 func (e *Entry) IsSymlink() bool { return e.Kind() == unix.S_IFLNK }
 
+// Mtime returns the modification time.
+func (e *Entry) Mtime() unix.Timespec { return unix.Timespec{Sec: e.sec, Nsec: int64(e.nsec)} }
+
+// SetMtime sets the modification time.
+func (e *Entry) SetMtime(t unix.Timespec) { e.sec, e.nsec = t.Sec, int32(t.Nsec) }
+
+// Implicit reports whether the entry is a directory that exists only because of
+// the names below it.
+func (e *Entry) Implicit() bool { return e.inode != nil && e.inode.implicit }
+
+// Inode returns a pointer that is the same for all names of a file that has
+// several, and nil for most other entries.
+func (e *Entry) Inode() *Inode { return e.inode }
+
+// Links returns how many names the tree has for the file.
+func (e *Entry) Links() int {
+	if e.inode == nil || e.inode.links == 0 {
+		return 1
+	}
+	return e.inode.links
+}
+
+// Segments returns the segments of a sparse file. They are nil for other files.
+func (e *Entry) Segments() []Segment {
+	if e.inode == nil {
+		return nil
+	}
+	return e.inode.segments
+}
+
+// Target returns the target of a symbolic link.
+func (e *Entry) Target() string {
+	if e.inode == nil {
+		return ""
+	}
+	return e.inode.target
+}
+
+// SetTarget sets the target of a symbolic link.
+func (e *Entry) SetTarget(target string) { e.details().target = target }
+
+// Device returns the number of a device, as in st_rdev of stat(2).
+func (e *Entry) Device() uint64 {
+	if e.inode == nil {
+		return 0
+	}
+	return e.inode.device
+}
+
+// SetDevice sets the number of a device.
+func (e *Entry) SetDevice(device uint64) { e.details().device = device }
+
+// details returns the inode, which it makes if there is none.
+func (e *Entry) details() *Inode {
+	if e.inode == nil {
+		e.inode = &Inode{}
+	}
+	return e.inode
+}
+
+// link returns a further name of the entry's file.
+func (e *Entry) link(name string) *Entry {
+	e.details().links = e.Links() + 1
+	further := *e
+	further.Name = name
+	return &further
+}
+
 // FileMode returns the permissions, setuid, setgid and sticky bits in the form
 // of package fs, without the type.
 func (e *Entry) FileMode() fs.FileMode {
@@ -129,19 +204,16 @@ func (e *Entry) FileMode() fs.FileMode {
 
 // setAttributes gives a directory the attributes of a later entry for it.
 func (e *Entry) setAttributes(later *Entry) {
-	e.Implicit, e.Mode, e.Owner, e.Mtime = false, later.Mode, later.Owner, later.Mtime
-}
-
-// ByOffset compares two names of a directory for slices.SortFunc: by the place
-// of their data in the archive, so that the data is read in order, then by name.
-func (e *Entry) ByOffset(a, b string) int {
-	return cmp.Or(cmp.Compare(e.Children[a].Offset, e.Children[b].Offset), cmp.Compare(a, b))
+	e.Mode, e.Owner, e.sec, e.nsec = later.Mode, later.Owner, later.sec, later.nsec
+	if e.inode != nil {
+		e.inode.implicit = false
+	}
 }
 
 // Count returns how many names there are from e down, that of e included.
 func (e *Entry) Count() int64 {
 	n := int64(1)
-	for _, child := range e.Children {
+	for child := range e.Children() {
 		n += child.Count()
 	}
 	return n
@@ -150,16 +222,16 @@ func (e *Entry) Count() int64 {
 // StoredSize returns how many bytes the regular files from e down consist of,
 // without their holes. A file counts once for each of its names.
 func (e *Entry) StoredSize() (n int64) {
-	for _, child := range e.Children {
+	for child := range e.Children() {
 		n += child.StoredSize()
 	}
 	if !e.IsRegular() {
 		return n
 	}
-	if e.Segments == nil {
+	if e.Segments() == nil {
 		return n + e.Size
 	}
-	for _, seg := range e.Segments {
+	for _, seg := range e.Segments() {
 		n += seg.Length
 	}
 	return n
@@ -170,12 +242,12 @@ func (e *Entry) StoredSize() (n int64) {
 // of e, and with whether the name is a directory. It is not called for names in
 // a directory that it excludes.
 func (e *Entry) Prune(dir string, excluded func(path string, isDir bool) bool) {
-	for name, child := range e.Children {
-		path := path.Join(dir, name)
+	e.Filter(func(child *Entry) bool {
+		path := path.Join(dir, child.Name)
 		if excluded(path, child.IsDir()) {
-			delete(e.Children, name)
-		} else if child.IsDir() {
-			child.Prune(path, excluded)
+			return false
 		}
-	}
+		child.Prune(path, excluded)
+		return true
+	})
 }

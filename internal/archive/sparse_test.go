@@ -42,15 +42,15 @@ func TestSparseFormats(t *testing.T) {
 // otherwise.
 func checkSparse(t *testing.T, a *Archive, name string, e *Entry, extents []tartest.Extent) {
 	last := extents[len(extents)-1]
-	if size := last.Offset + last.Length; e.Size != size || e.Segments == nil {
-		t.Errorf("%s: size %d, segments %v; want size %d", name, e.Size, e.Segments, size)
+	if size := last.Offset + last.Length; e.Size != size || e.Segments() == nil {
+		t.Errorf("%s: size %d, segments %v; want size %d", name, e.Size, e.Segments(), size)
 	}
 	var want, got int64 // bytes that are not zero
 	for _, x := range extents {
 		want += x.Length
 	}
 	offset := e.Offset
-	for _, seg := range e.Segments {
+	for _, seg := range e.Segments() {
 		b := make([]byte, seg.Length)
 		if n, err := a.Data().ReadAt(b, offset); n < len(b) {
 			t.Fatalf("%s: %v", name, err)
@@ -84,7 +84,7 @@ func TestSparseHugeHole(t *testing.T) {
 	data = append(data, tartest.RawHeader("huge", tar.TypeReg, 0)...)
 	data = append(data, make([]byte, 1024)...)
 	a := mustIndex(t, data)
-	if e := a.Tree.Root.Children["huge"]; e == nil || e.Size != 1<<63-1 || len(e.Segments) != 0 || e.Segments == nil {
+	if e := a.Tree.Root.Child("huge"); e == nil || e.Size != 1<<63-1 || len(e.Segments()) != 0 || e.Segments() == nil {
 		t.Fatalf("%+v", e)
 	}
 }

@@ -28,13 +28,13 @@ type Tree struct {
 
 // NewTree returns a tree that consists of an implicit root directory.
 func NewTree() *Tree {
-	return &Tree{Root: newImplicitDir(), Owners: map[Owner]*Owner{}, warned: map[string]bool{}}
+	return &Tree{Root: newImplicitDir(""), Owners: map[Owner]*Owner{}, warned: map[string]bool{}}
 }
 
 // newImplicitDir makes a directory that the archive has no entry for. Like
 // tar(1), it gives the directory the mode that mkdir(1) would.
-func newImplicitDir() *Entry {
-	return &Entry{Mode: unix.S_IFDIR | 0o777&^unixfs.Umask(), Implicit: true, Names: 1}
+func newImplicitDir(name string) *Entry {
+	return &Entry{Name: name, Mode: unix.S_IFDIR | 0o777&^unixfs.Umask(), inode: &Inode{implicit: true}}
 }
 
 // InternOwner returns a pointer to an owner equal to o. Equal owners have equal
@@ -64,7 +64,10 @@ func (t *Tree) add(hdr *tar.Header, offset int64, segments []Segment) (*Entry, e
 		return nil, err
 	}
 	if e != nil && e.IsRegular() {
-		e.Size, e.Offset, e.Segments = hdr.Size, offset, segments
+		e.Size, e.Offset = hdr.Size, offset
+		if segments != nil {
+			e.details().segments = segments
+		}
 	}
 	name, err := t.cleanName(hdr.Name)
 	if err != nil {
@@ -77,8 +80,9 @@ func (t *Tree) add(hdr *tar.Header, offset int64, segments []Segment) (*Entry, e
 		t.Root.setAttributes(e)
 		return t.Root, nil
 	}
+	var target *Entry
 	if e == nil {
-		if e, err = t.linkTarget(hdr.Linkname); err != nil {
+		if target, err = t.linkTarget(hdr.Linkname); err != nil {
 			return nil, err
 		}
 		t.HasLinks = true
@@ -87,24 +91,27 @@ func (t *Tree) add(hdr *tar.Header, offset int64, segments []Segment) (*Entry, e
 	if err != nil {
 		return nil, err
 	}
-	old := parent.Children[base]
+	old := parent.Child(base)
 	switch {
 	case old == nil:
-	case old == e:
-		return e, nil // a hard link to itself
-	case old.IsDir() && e.IsDir():
+	case target != nil && (old == target || old.inode != nil && old.inode == target.inode):
+		return old, nil // a hard link to itself
+	case old.IsDir() && e != nil && e.IsDir():
 		old.setAttributes(e)
 		return old, nil
-	case old.IsDir() && len(old.Children) > 0:
+	case old.HasChildren():
 		return nil, errors.New("replaces a directory that is not empty")
-	default:
-		old.Names--
+	case old.Links() > 1:
+		old.inode.links--
 	}
-	if parent.Children == nil {
-		parent.Children = map[string]*Entry{}
+	// Without Clone, the name would keep the memory of the whole path.
+	base = strings.Clone(base)
+	if target != nil {
+		e = target.link(base)
+	} else {
+		e.Name = base
 	}
-	parent.Children[base] = e
-	e.Names++
+	parent.Put(e)
 	return e, nil
 }
 
@@ -116,7 +123,7 @@ func (t *Tree) linkTarget(target string) (*Entry, error) {
 		var parent *Entry
 		var base string
 		if parent, base, err = t.parentOf(name, false); err == nil {
-			e = parent.Children[base]
+			e = parent.Child(base)
 		}
 	}
 	switch {
@@ -196,25 +203,22 @@ func (t *Tree) walk(dir *Entry, path string, create bool, links *int) (*Entry, e
 		if name == "" || name == "." {
 			continue
 		}
-		next := dir.Children[name]
+		next := dir.Child(name)
 		switch {
 		case next == nil && create:
-			next = newImplicitDir()
-			if dir.Children == nil {
-				dir.Children = map[string]*Entry{}
-			}
-			dir.Children[name] = next
+			next = newImplicitDir(strings.Clone(name))
+			dir.Put(next)
 		case next == nil:
 			return nil, fmt.Errorf("%q of its path does not exist", name)
 		case next.IsSymlink():
-			if strings.HasPrefix(next.Target, "/") || hasDotDot(next.Target) {
-				return nil, fmt.Errorf("%q of its path is a symbolic link out of there, to %q", name, next.Target)
+			if strings.HasPrefix(next.Target(), "/") || hasDotDot(next.Target()) {
+				return nil, fmt.Errorf("%q of its path is a symbolic link out of there, to %q", name, next.Target())
 			}
 			if *links++; *links > maxLinks {
 				return nil, fmt.Errorf("%q of its path: %w", name, unix.ELOOP)
 			}
 			var err error
-			if next, err = t.walk(dir, next.Target, false, links); err != nil {
+			if next, err = t.walk(dir, next.Target(), false, links); err != nil {
 				return nil, err
 			}
 		case !next.IsDir():
@@ -246,20 +250,20 @@ func (t *Tree) LookUp(name string) (*Entry, error) {
 			path = path[:len(path)-1]
 			continue
 		}
-		e := dir.Children[name]
+		e := dir.Child(name)
 		switch {
 		case e == nil:
 			return nil, fs.ErrNotExist
 		case !e.IsSymlink():
 			path = append(path, e)
 			continue
-		case strings.HasPrefix(e.Target, "/"):
-			return nil, fmt.Errorf("%q is a symbolic link out of the archive, to %q", name, e.Target)
+		case strings.HasPrefix(e.Target(), "/"):
+			return nil, fmt.Errorf("%q is a symbolic link out of the archive, to %q", name, e.Target())
 		}
 		if links++; links > maxLinks {
 			return nil, unix.ELOOP
 		}
-		left = append(strings.Split(e.Target, "/"), left...)
+		left = append(strings.Split(e.Target(), "/"), left...)
 	}
 	return path[len(path)-1], nil
 }

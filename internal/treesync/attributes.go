@@ -113,7 +113,7 @@ func (at *attributes) checkDefaultACL(dir int) {
 
 // permissions returns the mode, without the type, that an entry's file gets.
 func (at *attributes) permissions(e *archive.Entry) uint32 {
-	if at.root || at.exact || e.Implicit {
+	if at.root || at.exact || e.Implicit() {
 		return e.Mode & 0o7777
 	}
 	return e.Mode & 0o777 &^ at.umask
@@ -140,15 +140,15 @@ func (at *attributes) setFile(fd, dir int, name string, e *archive.Entry) error 
 			return err
 		}
 	}
-	return unixfs.SetModTime(dir, name, e.Mtime)
+	return unixfs.SetModTime(dir, name, e.Mtime())
 }
 
 // setDir sets the owner, mode and time of an open directory.
 func (at *attributes) setDir(fd int, e *archive.Entry) error {
 	// The time first, since the name "." cannot be looked up in a directory that
 	// its new mode or owner closes to this process.
-	if !e.Implicit {
-		if err := unixfs.SetModTime(fd, ".", e.Mtime); err != nil {
+	if !e.Implicit() {
+		if err := unixfs.SetModTime(fd, ".", e.Mtime()); err != nil {
 			return err
 		}
 	}
@@ -176,7 +176,7 @@ func (at *attributes) setOther(dir int, name string, e *archive.Entry) error {
 			return err
 		}
 	}
-	return unixfs.SetModTime(dir, name, e.Mtime)
+	return unixfs.SetModTime(dir, name, e.Mtime())
 }
 
 // match reports whether a file has the owner, mode and time of an entry.
@@ -184,7 +184,7 @@ func (at *attributes) match(st *unix.Stat_t, e *archive.Entry) bool {
 	uid, gid := at.owner(e)
 	return (uid < 0 || int(st.Uid) == uid) && int(st.Gid) == gid &&
 		(e.IsSymlink() || st.Mode&0o7777 == at.permissions(e)) &&
-		(e.Implicit || st.Mtim == e.Mtime)
+		(e.Implicit() || st.Mtim == e.Mtime())
 }
 
 // mayRepair reports whether a file whose contents are the entry's can be made
@@ -214,5 +214,5 @@ func (at *attributes) repair(dir int, name string, e *archive.Entry) error {
 			return err
 		}
 	}
-	return unixfs.SetModTime(dir, name, e.Mtime)
+	return unixfs.SetModTime(dir, name, e.Mtime())
 }

@@ -77,7 +77,7 @@ func (c *committer) place(fd int, p *dirPlan) error {
 		}
 	}
 	for _, name := range p.repairs {
-		if err := c.attrs.repair(fd, name, p.entry.Children[name]); err != nil {
+		if err := c.attrs.repair(fd, name, p.entry.Child(name)); err != nil {
 			return p.error(name, err)
 		}
 	}

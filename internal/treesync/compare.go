@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"path"
 	"slices"
 	"sync"
@@ -81,18 +80,20 @@ func (c *comparison) compareDir(fd int, mount unixfs.MountID, p *dirPlan) error 
 	have := make(map[string]bool, len(found))
 	for _, old := range found {
 		have[old.Name] = true
-		if p.entry.Children[old.Name] != nil {
+		if p.entry.Child(old.Name) != nil {
 			both = append(both, old)
 		} else {
 			extra = append(extra, old)
 		}
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(p.entry.Children), p.entry.ByOffset) {
-		if !have[name] {
-			missing = append(missing, name)
+	for _, e := range p.entry.ByOffset() {
+		if !have[e.Name] {
+			missing = append(missing, e.Name)
 		}
 	}
-	slices.SortFunc(both, func(a, b unixfs.Dirent) int { return p.entry.ByOffset(a.Name, b.Name) })
+	slices.SortFunc(both, func(a, b unixfs.Dirent) int {
+		return archive.CompareOffsets(p.entry.Child(a.Name), p.entry.Child(b.Name))
+	})
 	if _, err := c.planRemovals(fd, mount, p, extra); err != nil {
 		return err
 	}
@@ -105,12 +106,12 @@ func (c *comparison) compareDir(fd int, mount unixfs.MountID, p *dirPlan) error 
 		work.do(func() error { return c.compareFiles(fd, mount, p, chunk) })
 	}
 	for _, old := range both {
-		if e := p.entry.Children[old.Name]; e.IsDir() && old.IsDir() {
+		if e := p.entry.Child(old.Name); e.IsDir() && old.IsDir() {
 			work.do(func() error { return c.compareSubdir(fd, mount, p, old.Name, e) })
 		}
 	}
 	work.wait()
-	if p.foreign && (p.differs || p.changes() && !p.entry.Implicit) {
+	if p.foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
 		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
 	}
 	return nil
@@ -151,7 +152,7 @@ func (c *comparison) compareFiles(fd int, mount unixfs.MountID, p *dirPlan, olds
 		if err := c.workers.ctx.Err(); err != nil {
 			return err
 		}
-		e := p.entry.Children[old.Name]
+		e := p.entry.Child(old.Name)
 		if old.IsDir() && e.IsDir() {
 			continue
 		}
@@ -208,7 +209,7 @@ func (c *comparison) decide(fd int, mount unixfs.MountID, p *dirPlan, old unixfs
 	case same && c.attrs.match(&st, e):
 		return decision{action: keep}, nil
 	case same && c.attrs.mayRepair(&st, e):
-		return decision{action: repair, retimed: e.IsRegular() && st.Mtim.Sec != e.Mtime.Sec}, nil
+		return decision{action: repair, retimed: e.IsRegular() && st.Mtim.Sec != e.Mtime().Sec}, nil
 	}
 	return decision{action: replace}, nil
 }
@@ -256,9 +257,9 @@ func (c *comparison) sameFile(dir int, old unixfs.Dirent, e *archive.Entry, st *
 	}
 	if e.IsSymlink() {
 		target, err := unixfs.ReadLink(dir, old.Name)
-		return target == e.Target, err
+		return target == e.Target(), err
 	}
-	return e.Kind() == unix.S_IFIFO || st.Rdev == e.Device, nil
+	return e.Kind() == unix.S_IFIFO || st.Rdev == e.Device(), nil
 }
 
 func (c *comparison) sameRegular(dir int, name string, e *archive.Entry, st *unix.Stat_t) (bool, error) {
@@ -284,7 +285,7 @@ func (c *comparison) sameRegular(dir int, name string, e *archive.Entry, st *uni
 // stageMissing stages names that dest does not have.
 func (c *comparison) stageMissing(p *dirPlan, names []string) error {
 	for _, name := range names {
-		e := p.entry.Children[name]
+		e := p.entry.Child(name)
 		if err := c.stage(p, name, e); err != nil {
 			return err
 		}

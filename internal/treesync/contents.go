@@ -38,7 +38,7 @@ func (c archiveContents) open(*archive.Entry) (*window, error) {
 type dirContents struct{ root *os.Root }
 
 func (c dirContents) open(e *archive.Entry) (*window, error) {
-	file, err := c.root.Open(e.Target)
+	file, err := c.root.Open(e.Target())
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func newReader(c contents, e *archive.Entry) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.Segments != nil {
+	if e.Segments() != nil {
 		w.Close()
 		return nil, errors.New("is a sparse file")
 	}
@@ -102,7 +102,7 @@ func newReader(c contents, e *archive.Entry) (io.ReadCloser, error) {
 
 // copyContents writes the entry's bytes to a new file and leaves its holes.
 func copyContents(ctx context.Context, fd int, c contents, e *archive.Entry) error {
-	segments := e.Segments
+	segments := e.Segments()
 	if segments == nil {
 		segments = []archive.Segment{{Offset: 0, Length: e.Size}}
 	} else if err := unix.Ftruncate(fd, e.Size); err != nil {
@@ -149,7 +149,7 @@ func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry) (bo
 	defer data.Close()
 	buf := compareBuffers.Get().(*[64 << 10]byte)
 	defer compareBuffers.Put(buf)
-	stored := e.Segments
+	stored := e.Segments()
 	if stored == nil {
 		stored = []archive.Segment{{Offset: 0, Length: e.Size}}
 	}

@@ -3,7 +3,6 @@ package treesync
 import (
 	"context"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"sync"
@@ -43,7 +42,7 @@ func extract(ctx context.Context, a *archive.Archive, dir string) error {
 	attrs.checkDefaultACL(root)
 	x := &extractor{contents: archiveContents{a.Data()}, attrs: attrs, workers: newWorkers(ctx)}
 	if a.Tree.HasLinks {
-		x.firstNames = map[*archive.Entry]string{}
+		x.firstNames = map[*archive.Inode]string{}
 	}
 	x.fill(root, "", a.Tree.Root)
 	if err := x.workers.end(); err != nil {
@@ -67,7 +66,7 @@ type extractor struct {
 	mu sync.Mutex // guards the following, while workers fill them
 	// firstNames has the path under which an entry with several names is
 	// created. If it is nil, each name becomes a file of its own.
-	firstNames map[*archive.Entry]string
+	firstNames map[*archive.Inode]string
 	links      []link
 }
 
@@ -86,26 +85,25 @@ func (x *extractor) linksFiles() bool { return x.firstNames != nil }
 // mode and time. Before that the mode might forbid to create files in it, and
 // each file changes the time.
 func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
-	names := slices.SortedFunc(maps.Keys(d.Children), d.ByOffset)
+	children := d.ByOffset()
 	work := x.workers.newGroup()
 	const batch = 16
-	for chunk := range slices.Chunk(names, batch) {
+	for chunk := range slices.Chunk(children, batch) {
 		work.do(func() error {
-			for _, name := range chunk {
-				e := d.Children[name]
+			for _, e := range chunk {
 				if e.IsDir() {
 					continue
 				}
-				if err := x.file(fd, path.Join(dir, name), name, e); err != nil {
+				if err := x.file(fd, path.Join(dir, e.Name), e.Name, e); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	for _, name := range names {
-		if e := d.Children[name]; e.IsDir() {
-			work.do(func() error { return x.directory(fd, path.Join(dir, name), name, e) })
+	for _, e := range children {
+		if e.IsDir() {
+			work.do(func() error { return x.directory(fd, path.Join(dir, e.Name), e.Name, e) })
 		}
 	}
 	work.wait()
@@ -116,7 +114,7 @@ func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
 }
 
 func (x *extractor) setDir(fd int, dir string, d *archive.Entry) error {
-	if d.Implicit && (dir == "" || !x.attrs.defaultACL) {
+	if d.Implicit() && (dir == "" || !x.attrs.defaultACL) {
 		return nil // created by the caller, or with the right mode
 	}
 	if err := x.attrs.setDir(fd, d); err != nil {
@@ -129,7 +127,7 @@ func (x *extractor) setDir(fd int, dir string, d *archive.Entry) error {
 // dirPath is its path in the tree.
 func (x *extractor) directory(parent int, dirPath, name string, d *archive.Entry) error {
 	mode := uint32(0o777) // less the umask, if the archive has no entry for it
-	if !d.Implicit {
+	if !d.Implicit() {
 		mode = 0o700
 	}
 	if err := unix.Mkdirat(parent, name, mode); err != nil {
@@ -150,7 +148,7 @@ func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error
 	if err := x.workers.ctx.Err(); err != nil {
 		return err
 	}
-	if x.linksFiles() && e.Names > 1 && x.isFurtherName(e, filePath) {
+	if x.linksFiles() && e.Links() > 1 && x.isFurtherName(e, filePath) {
 		return nil
 	}
 	var err error
@@ -158,9 +156,9 @@ func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error
 	case e.IsRegular():
 		err = x.regular(dir, name, e)
 	case e.IsSymlink():
-		err = unix.Symlinkat(e.Target, dir, name)
+		err = unix.Symlinkat(e.Target(), dir, name)
 	default:
-		if err = unix.Mknodat(dir, name, e.Mode&(unix.S_IFMT|0o777), int(e.Device)); err == unix.EPERM && e.Kind() != unix.S_IFIFO {
+		if err = unix.Mknodat(dir, name, e.Mode&(unix.S_IFMT|0o777), int(e.Device())); err == unix.EPERM && e.Kind() != unix.S_IFIFO {
 			err = fmt.Errorf("only root can make a device: %w", err)
 		}
 	}
@@ -178,11 +176,11 @@ func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error
 func (x *extractor) isFurtherName(e *archive.Entry, filePath string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if _, exists := x.firstNames[e]; exists {
+	if _, exists := x.firstNames[e.Inode()]; exists {
 		x.links = append(x.links, link{e, filePath})
 		return true
 	}
-	x.firstNames[e] = filePath
+	x.firstNames[e.Inode()] = filePath
 	return false
 }
 
@@ -209,7 +207,7 @@ func (x *extractor) makeLinks(ctx context.Context, root int) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		first := x.firstNames[l.entry]
+		first := x.firstNames[l.entry.Inode()]
 		if err := linkBelow(root, first, l.path); err != nil {
 			return fmt.Errorf("%s: link to %s: %w", l.path, first, err)
 		}
@@ -236,15 +234,15 @@ func linkBelow(root int, from, to string) error {
 // setDirs sets the owners, modes and times of a directory and those below it,
 // the deepest first.
 func (x *extractor) setDirs(ctx context.Context, fd int, dir string, d *archive.Entry) error {
-	for name, e := range d.Children {
+	for e := range d.Children() {
 		if !e.IsDir() {
 			continue
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		subPath := path.Join(dir, name)
-		sub, err := unixfs.OpenDir(fd, name)
+		subPath := path.Join(dir, e.Name)
+		sub, err := unixfs.OpenDir(fd, e.Name)
 		if err != nil {
 			return fmt.Errorf("%s: %w", subPath, err)
 		}

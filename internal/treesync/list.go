@@ -3,7 +3,6 @@ package treesync
 import (
 	"bufio"
 	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -46,14 +45,14 @@ func (l listing) placed(p *dirPlan) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if e := p.entry.Children[name]; e != nil && !e.IsDir() {
+		if e := p.entry.Child(name); e != nil && !e.IsDir() {
 			l.entry(path.Join(p.path, name), e)
 		}
 	}
 	for _, name := range names {
 		if sub := subs[name]; sub != nil {
 			l.placed(sub)
-		} else if e := p.entry.Children[name]; e.IsDir() {
+		} else if e := p.entry.Child(name); e.IsDir() {
 			l.entry(path.Join(p.path, name), e)
 		}
 	}
@@ -63,16 +62,16 @@ func (l listing) placed(p *dirPlan) {
 func (l listing) entry(entryPath string, e *archive.Entry) {
 	switch {
 	case e.IsSymlink():
-		entryPath += " -> " + e.Target
+		entryPath += " -> " + e.Target()
 	case e.IsDir():
 		entryPath += "/"
 	}
 	l.line(entryPath)
-	names := slices.Sorted(maps.Keys(e.Children))
+	children := e.ByName()
 	for _, dirs := range []bool{false, true} {
-		for _, name := range names {
-			if child := e.Children[name]; child.IsDir() == dirs {
-				l.entry(entryPath+name, child)
+		for _, child := range children {
+			if child.IsDir() == dirs {
+				l.entry(entryPath+child.Name, child)
 			}
 		}
 	}

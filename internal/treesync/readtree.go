@@ -25,7 +25,7 @@ func readTree(dir string) (*archive.Tree, error) {
 		return nil, err
 	}
 	t := archive.NewTree()
-	t.Root = newEntry(t, &st)
+	t.Root = newEntry(t, "", &st)
 	return t, readDir(t, fd, "", t.Root)
 }
 
@@ -35,22 +35,23 @@ func readDir(t *archive.Tree, fd int, dir string, d *archive.Entry) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
 	}
-	d.Children = make(map[string]*archive.Entry, len(list))
 	for _, found := range list {
 		filePath := path.Join(dir, found.Name)
 		var st unix.Stat_t
 		if err := unix.Fstatat(fd, found.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("%s: %w", filePath, err)
 		}
-		e := newEntry(t, &st)
-		d.Children[found.Name] = e
+		e := newEntry(t, found.Name, &st)
+		d.Put(e)
 		switch {
 		case e.IsDir():
 			err = readSubdir(t, fd, found.Name, filePath, e)
 		case e.IsSymlink():
-			e.Target, err = unixfs.ReadLink(fd, found.Name)
+			var target string
+			target, err = unixfs.ReadLink(fd, found.Name)
+			e.SetTarget(target)
 		case e.IsRegular():
-			e.Target = filePath
+			e.SetTarget(filePath)
 		}
 		if err != nil {
 			return err
@@ -68,7 +69,12 @@ func readSubdir(t *archive.Tree, parent int, name, dir string, d *archive.Entry)
 	return readDir(t, fd, dir, d)
 }
 
-func newEntry(t *archive.Tree, st *unix.Stat_t) *archive.Entry {
+func newEntry(t *archive.Tree, name string, st *unix.Stat_t) *archive.Entry {
 	owner := t.InternOwner(archive.Owner{UID: int(st.Uid), GID: int(st.Gid)})
-	return &archive.Entry{Mode: st.Mode, Names: 1, Owner: owner, Mtime: st.Mtim, Size: st.Size, Device: st.Rdev}
+	e := &archive.Entry{Name: name, Mode: st.Mode, Owner: owner, Size: st.Size}
+	e.SetMtime(st.Mtim)
+	if kind := e.Kind(); kind == unix.S_IFCHR || kind == unix.S_IFBLK {
+		e.SetDevice(st.Rdev)
+	}
+	return e
 }

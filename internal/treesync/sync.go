@@ -57,7 +57,7 @@ func Sync(ctx context.Context, a *archive.Archive, dest string, o Options) error
 	if err != nil {
 		return err
 	}
-	if a.Tree.Root.Implicit {
+	if a.Tree.Root.Implicit() {
 		a.Tree.Root.Mode = unix.S_IFDIR | uint32(o.Mode)&0o7777
 	}
 	return syncTree(ctx, a.Tree, archiveContents{a.Data()}, attrs, dest, o)
@@ -163,12 +163,13 @@ func addRulesFrom(rules *rsyncfilter.List, tree *archive.Tree, from contents, na
 // and names in its root that the next sweep would take for staging directories.
 func prune(root *archive.Entry, rules *rsyncfilter.List) {
 	root.Prune("", rules.Excluded)
-	for name, e := range root.Children {
-		if e.IsDir() && unixfs.IsTempName(name) {
-			log.Printf("[WARN] %s is not synced: such names are for temporary directories", name)
-			delete(root.Children, name)
+	root.Filter(func(e *archive.Entry) bool {
+		if !e.IsDir() || !unixfs.IsTempName(e.Name) {
+			return true
 		}
-	}
+		log.Printf("[WARN] %s is not synced: such names are for temporary directories", e.Name)
+		return false
+	})
 }
 
 // openDest opens the directory dest, and creates it if only the last element of

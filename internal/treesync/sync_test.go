@@ -99,11 +99,11 @@ var mtimePattern = regexp.MustCompile(` mtime \S+`)
 func withoutTimes(lines map[string]string, t *archive.Tree) map[string]string {
 	var drop func(path string, e *archive.Entry)
 	drop = func(path string, e *archive.Entry) {
-		if e.Implicit && lines[path] != "" {
+		if e.Implicit() && lines[path] != "" {
 			lines[path] = mtimePattern.ReplaceAllString(lines[path], "")
 		}
-		for name, child := range e.Children {
-			drop(filepath.Join(path, name), child)
+		for child := range e.Children() {
+			drop(filepath.Join(path, child.Name), child)
 		}
 	}
 	drop(".", t.Root)
