@@ -1,5 +1,7 @@
 # make help    lists the targets
-# make test    runs all tests, against real servers; they must pass
+# make test    runs all tests, against real servers; they must pass. Programs that
+#              are missing are installed only if it is run by root, or with the
+#              command to become root: make test SUDO=sudo
 # make check   runs the unit tests only: no servers, no race detector
 
 PREFIX   ?= /usr/local
@@ -17,7 +19,8 @@ help:
 	@echo 'make install  install to $$DESTDIR$$PREFIX/bin (PREFIX is $(PREFIX))'
 	@echo 'make demo     deploy a sample application on this machine, in a temporary directory'
 	@echo 'make check    go vet and unit tests, no servers'
-	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync'
+	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync;'
+	@echo '              with SUDO=sudo, it may install missing Debian packages'
 	@echo 'make lint     gofmt, go vet, staticcheck'
 	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
@@ -43,7 +46,7 @@ test: deps build
 # Besides Go, the tests need system packages and the servers whose versions are
 # pinned in e2e/tools.
 deps:
-	e2e/deps.sh
+	SUDO='$(SUDO)' e2e/deps.sh
 	$(MAKE) bin/tools/servers.built
 
 bin/tools/servers.built: e2e/tools/go.mod e2e/tools/go.sum
@@ -63,12 +66,14 @@ lint: bin/tools/lint.built
 	bin/tools/staticcheck ./...
 	cd e2e && ../bin/tools/staticcheck ./...
 
+# Minimizing an interesting input takes up to a minute by default, during which
+# nothing else is tried.
 fuzz:
 	@set -e; \
 	grep -rl --include='*_test.go' '^func Fuzz' . | grep -v '^\./e2e/' | sort | while read -r file; do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
 			echo "$$target ($$file)"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" </dev/null; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$(dirname "$$file")" </dev/null; \
 		done; \
 	done
 
