@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -176,6 +177,35 @@ func TestExamplesByHand(t *testing.T) {
 			if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 2 || !strings.Contains(string(out), "usage:") {
 				t.Errorf("%s %q: %v\n%s", script, args, err, out)
 			}
+		}
+	}
+}
+
+// The agent accepts the options in the example units, and none of its steps can
+// hold up later deployments for ever.
+func TestExampleUnits(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []string{"stretcher-consul.service", "stretcher-serf.service"} {
+		text, err := os.ReadFile(filepath.Join("..", "examples", "systemd", unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, command, found := strings.Cut(strings.ReplaceAll(string(text), "\\\n", " "), "/usr/local/bin/stretcher ")
+		if !found {
+			t.Errorf("%s does not start stretcher", unit)
+			continue
+		}
+		command, _, _ = strings.Cut(command, "\n")
+		options := strings.Fields(strings.Trim(command, `"`))
+		for _, limit := range []string{"-timeout", "-command-timeout", "-max-size"} {
+			if !slices.Contains(options, limit) {
+				t.Errorf("%s: the options %q lack %s", unit, options, limit)
+			}
+		}
+		h := newHost(t)
+		out, err := h.command(stretcherPath, append(options, "-version")...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: stretcher %q: %v\n%s", unit, options, err, out)
 		}
 	}
 }
