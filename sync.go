@@ -84,8 +84,8 @@ func prepare(s strategy, dest string) error {
 // sync makes dest equal to the archive by the strategy.
 func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive) error {
 	m := d.manifest
-	if _, ok := src.RootMode(); ok && m.DestMode != nil {
-		log.Printf("dest_mode %04o is not applied: the archive brings the mode of its root directory", *m.DestMode)
+	if mode, ok := src.RootMode(); ok && m.DestMode != nil && uint32(*m.DestMode) != mode {
+		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
 	}
 	log.Printf("Syncing to %s", m.Dest)
 	unixfs.SweepTempDirs(m.Dest, unixfs.TempPrefix)

@@ -17,9 +17,9 @@ type consul struct {
 	lan  string // address at which other agents join it
 }
 
-// startConsul starts an agent: a server that forms its own cluster, or a client of
-// the given server.
-func startConsul(t *testing.T, join *consul) *consul {
+// startConsul starts an agent with more arguments: a server that forms its own
+// cluster, or a client of the given server.
+func startConsul(t *testing.T, join *consul, more ...string) *consul {
 	t.Helper()
 	c := &consul{host: newHost(t)}
 	consulTool := tool(t, "consul")
@@ -37,7 +37,7 @@ func startConsul(t *testing.T, join *consul) *consul {
 		} else {
 			args = append(args, "-data-dir", t.TempDir(), "-retry-join", join.lan, "-retry-interval", "1s")
 		}
-		return c.host.command(consulTool, args...)
+		return c.host.command(consulTool, append(args, more...)...)
 	}, c.ready)
 	return c
 }
@@ -245,4 +245,42 @@ func TestConsulAgentRestart(t *testing.T) {
 	watch.waitForOutput("Done", 2)
 	two.wantDeployed(t, h.path("dest"))
 	wantWatching(t, watch)
+}
+
+// The agent itself can watch, if it is configured to. It shows the output of the
+// handler only at its debug level. A reload restarts the watch, which deploys the
+// last event again.
+func TestConsulWatchOfAgent(t *testing.T) {
+	t.Parallel()
+	for level, shown := range map[string]bool{"info": false, "debug": true} {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			config := h.path("etc", "watch.json")
+			write(t, config, fmt.Appendf(nil, `{"watches": [{"type": "event", "name": "deploy", "handler_type": "script", "args": ["sh", "-c", %q]}]}`, "exec "+stretcherPath+" -retry 3"))
+			c := startConsul(t, nil, "-log-level", level, "-config-file", config)
+			r := newRelease(t, "one")
+			c.fire(h.publish("one", r, r.manifest, "commands: {success: [echo done >> "+h.path("deployed")+"]}"))
+			waitForDeployments := func(want string) {
+				t.Helper()
+				waitFor(t, "the deployments", func() error {
+					deployed, err := os.ReadFile(h.path("deployed"))
+					if err == nil && string(deployed) != want {
+						err = fmt.Errorf("there were %q", deployed)
+					}
+					return err
+				})
+			}
+			waitForDeployments("done\n")
+			r.wantDeployed(t, h.path("dest"))
+
+			output(t, c.host.command(tool(t, "consul"), "reload", "-http-addr", c.http))
+			waitForDeployments("done\ndone\n")
+			if shown {
+				c.waitForOutput("Deploy manifest succeeded.", 2)
+			} else if strings.Contains(c.output(), "Deploy manifest succeeded.") {
+				t.Errorf("the agent shows the output of its handler at level %s:\n%s", level, c.output())
+			}
+		})
+	}
 }

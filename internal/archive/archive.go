@@ -33,7 +33,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"sync"
 
@@ -188,13 +187,13 @@ func (a *Archive) index(stream *tarStream, maxSize int64) error {
 // until the archive is closed.
 func (a *Archive) Data() io.ReaderAt { return a.data }
 
-// RootMode returns the mode of the archive's entry "." or "./". ok is false if
-// the archive has no such entry.
-func (a *Archive) RootMode() (mode fs.FileMode, ok bool) {
+// RootMode returns the mode of the archive's entry "." or "./", as the bits of
+// chmod(2). ok is false if the archive has no such entry.
+func (a *Archive) RootMode() (mode uint32, ok bool) {
 	if a.Tree.Root.Implicit() {
 		return 0, false
 	}
-	return a.Tree.Root.FileMode(), true
+	return a.Tree.Root.Mode & 0o7777, true
 }
 
 // TakeOver makes the archive the owner of the spool that it was read from. If
