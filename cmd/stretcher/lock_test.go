@@ -14,7 +14,7 @@ import (
 func hold(w *world, dest string) *agent {
 	w.write("holder.yml", w.archive(dest)+"commands: {pre: [echo begin >> order; n=0; until test -e go || test $((n += 1)) -gt 10000; do sleep 0.02; done; echo end >> order]}\n")
 	a := w.start("holder.yml", nil)
-	w.until("the holder has begun", func() bool {
+	a.until("the holder has begun", func() bool {
 		_, err := os.Stat(w.path("order"))
 		return err == nil
 	})
@@ -102,7 +102,7 @@ func TestLockOfSymlink(t *testing.T) {
 	w.write("first.yml", w.archive(w.path("current"))+"commands: {pre: ['ln -sfn r2 current; until [ -e go ]; do sleep 0.02; done'], post: ['echo first >> order']}\n")
 	w.write("second.yml", w.archive(w.path("current"))+"commands: {pre: ['echo second >> order']}\n")
 	first := w.start("first.yml", nil)
-	w.until("current leads to r2", func() bool {
+	first.until("current leads to r2", func() bool {
 		target, err := os.Readlink(w.path("current"))
 		return err == nil && target == "r2"
 	})

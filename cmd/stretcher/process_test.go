@@ -71,12 +71,15 @@ func (w *world) run(name string, args ...string) string {
 	return string(out)
 }
 
-// archive creates app.tar with one file and returns the beginning of a manifest
-// that deploys it to the path dest.
+// archive returns the beginning of a manifest that deploys app.tar, which has one
+// file, to the path dest. The archive is packed once: packed again, it would have
+// another checksum than in the manifests before, if a second has begun since.
 func (w *world) archive(dest string) string {
 	w.t.Helper()
-	w.write("app/file", "content\n")
-	w.run("tar", "-cf", "app.tar", "-C", "app", "file")
+	if _, err := os.Stat(w.path("app.tar")); err != nil {
+		w.write("app/file", "content\n")
+		w.run("tar", "-cf", "app.tar", "-C", "app", "file")
+	}
 	sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
 	return fmt.Sprintf("src: file://%s\nchecksum: %s\ndest: %s\n", w.path("app.tar"), sum, dest)
 }
@@ -169,11 +172,28 @@ func (w *world) startCommand(cmd *exec.Cmd, variables []string) *agent {
 
 func (a *agent) pid() int { return a.cmd.Process.Pid }
 
-// logged waits until the log contains a match of pattern.
+// logged waits until the log contains a match of pattern. It fails at once when
+// the agent has ended without it.
 func (a *agent) logged(pattern string) {
 	a.world.t.Helper()
 	re := regexp.MustCompile("(?m)" + pattern)
-	a.world.until("the log matches "+pattern, func() bool { return re.MatchString(a.log.String()) })
+	a.until("the log matches "+pattern, func() bool { return re.MatchString(a.log.String()) })
+}
+
+// until waits until the condition is true, or the agent has ended; then it must be
+// true.
+func (a *agent) until(what string, is func() bool) {
+	a.world.t.Helper()
+	a.world.until(what, func() bool {
+		ended := a.endsWithin(0) // before the condition, which may come true with the end
+		if is() {
+			return true
+		}
+		if ended {
+			a.world.t.Fatalf("the agent has ended, and it is not true that %s", what)
+		}
+		return false
+	})
 }
 
 func (a *agent) signal(s syscall.Signal) {
@@ -185,6 +205,11 @@ func (a *agent) signal(s syscall.Signal) {
 
 // endsWithin reports whether the agent exits within this time.
 func (a *agent) endsWithin(d time.Duration) bool {
+	select {
+	case <-a.ended:
+		return true
+	default:
+	}
 	select {
 	case <-a.ended:
 		return true
