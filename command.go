@@ -66,6 +66,10 @@ func (cs CommandLines) InvokePipe(src *bytes.Buffer) error {
 
 func (c CommandLine) empty() bool { return strings.TrimSpace(string(c)) == "" }
 
+// label names the command in the log and in errors. Secrets are redacted first,
+// since half a URL might not be recognized as one.
+func (c CommandLine) label() string { return proc.Label(redact.Text(string(c))) }
+
 func (c *Commands) empty() bool {
 	for _, list := range []CommandLines{c.Pre, c.Post, c.Success, c.Failure} {
 		for _, line := range list {
@@ -124,26 +128,25 @@ func (r *runner) logged(ctx context.Context, c CommandLine) error {
 	if c.empty() {
 		return nil
 	}
-	log.Println("invoking command:", c)
-	return r.log(ctx, c.String(), exec.Command("sh", "-c", c.String()))
+	log.Println("invoking command:", c.label())
+	return r.log(ctx, c.label(), exec.Command("sh", "-c", c.String()))
 }
 
 func (r *runner) piped(ctx context.Context, c CommandLine, src io.Reader) error {
 	if c.empty() {
 		return nil
 	}
-	log.Println("invoking command:", c)
+	log.Println("invoking command:", c.label())
 	cmd := exec.Command("sh", "-c", c.String())
 	cmd.Stdin = src
 	cmd.Stdout = os.Stdout
 	cmd.Stderr = os.Stderr
-	return proc.Run(ctx, c.String(), cmd, r.Options)
+	return proc.Run(ctx, c.label(), cmd, r.Options)
 }
 
 // log runs cmd with its output in the log. Errors call the command name.
 func (r *runner) log(ctx context.Context, name string, cmd *exec.Cmd) error {
 	out := newOutputLog()
-	defer out.Close()
 	cmd.Stdout = out
 	cmd.Stderr = out
 	return proc.Run(ctx, name, cmd, r.Options)

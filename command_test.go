@@ -28,7 +28,7 @@ func TestInvoke(t *testing.T) {
 		{"cat", "", ""}, // there is nothing on stdin
 		{"exit 7", "", "failed: exit 7 exit status 7"},
 		{"echo why; false", "why\n", "failed: echo why; false exit status 1"},
-		{"kill -TERM $$", "", "failed: kill -TERM $$ signal: terminated"},
+		{"kill -TERM $$", "", "failed: kill -TERM $$: terminated by signal SIGTERM"},
 		{"echo '%s %d %%'", "%s %d %%\n", ""},
 	} {
 		var err error
@@ -103,7 +103,7 @@ func TestRunnerTimeout(t *testing.T) {
 	r := &runner{proc.Options{Timeout: 50 * time.Millisecond}}
 	var err error
 	logOf(func() { err = r.logged(t.Context(), "sleep 600") })
-	if err == nil || err.Error() != "failed: sleep 600 timeout after 50ms" {
+	if err == nil || err.Error() != "failed: sleep 600: timeout after 50ms" {
 		t.Errorf("got error %v", err)
 	}
 }

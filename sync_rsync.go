@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -91,7 +92,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 		args = append(args, "--exclude="+pattern)
 	}
 	args = append(args, unixfs.CleanPath(from)+"/", unixfs.CleanPath(to)+"/")
-	name := "rsync " + strings.Join(args, " ")
+	name := proc.Label("rsync " + strings.Join(args, " "))
 	log.Println("invoking command:", name)
 	return r.log(ctx, name, exec.Command("rsync", args...))
 }

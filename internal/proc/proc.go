@@ -23,9 +23,13 @@
 //
 // Only the process group is terminated. A process that left it, for example by
 // setsid(1), is a daemon that is meant to stay.
+//
+// The log tells once a minute that a command is still running, and how long it
+// took if that was more than a second.
 package proc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +38,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -50,7 +55,12 @@ const (
 	// outputWait is how long the output of a command that has ended is read
 	// while a process that it left behind holds it open.
 	outputWait = 3 * time.Second
+	// notable is how long a command has to run for its end to be logged.
+	notable = time.Second
 )
+
+// reportInterval is how often the log tells that a command is still running.
+var reportInterval = time.Minute
 
 // Options are the conditions under which Run runs a command. The zero value
 // runs it in the environment of this process and without a time limit.
@@ -69,14 +79,15 @@ type Options struct {
 // When ctx is done or the time limit passes first, Run terminates the whole
 // group: with SIGTERM, and after 5 seconds with SIGKILL.
 //
-// An error reads "failed: NAME REASON", where the reason is the exit status,
-// "timeout after TIMEOUT", the cause of ctx, or why cmd could not be started.
-// It wraps an *exec.ExitError or the cause of ctx. It is no error that cmd does
-// not read all of its stdin.
+// An error reads "failed: NAME exit status N" or "failed: NAME: REASON", where
+// the reason is the signal that ended cmd, "timeout after TIMEOUT", the cause of
+// ctx, or why cmd could not be started. It wraps an *exec.ExitError or the cause
+// of ctx. It is no error that cmd does not read all of its stdin.
 //
 // After an abort, and when a command could not be ended, Run may return while
 // cmd.Stdin is still read and cmd.Stdout and cmd.Stderr are still written to. A
-// LineWriter allows for that.
+// LineWriter allows for that: Run closes it if it is cmd.Stdout, so that nothing
+// is logged after the end of the command.
 func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -84,7 +95,7 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 		defer cancel()
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("failed: %s not started: %w", name, context.Cause(ctx))
+		return failed(name+": not started", context.Cause(ctx))
 	}
 	cmd.Env = o.Env
 	cmd.WaitDelay = outputWait
@@ -96,11 +107,19 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("failed: %s %w", name, err)
+		return failed(name, err)
 	}
+	begin := time.Now()
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
-	return supervise(ctx, name, cmd.Process, waited, o.Abort)
+	err := supervise(ctx, name, cmd.Process, waited, o.Abort)
+	if w, ok := cmd.Stdout.(*LineWriter); ok {
+		w.Close() // always nil
+	}
+	if took := time.Since(begin); took > notable {
+		log.Printf("command ended after %s: %s", took.Round(100*time.Millisecond), name)
+	}
+	return err
 }
 
 type state int
@@ -120,6 +139,9 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 	var aborted <-chan struct{}   // nil, and so without effect, until ctx is done
 	var deadline <-chan time.Time // of the state
 	pause := 5 * time.Millisecond // before the next look at the group
+	begin := time.Now()
+	report := time.NewTicker(reportInterval)
+	defer report.Stop()
 	for {
 		ended, look := waited, (<-chan time.Time)(nil)
 		if now == terminating {
@@ -143,6 +165,11 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 			signalGroup(name, p.Pid, unix.SIGTERM)
 			signalGroup(name, p.Pid, unix.SIGCONT) // a stopped process would not act on SIGTERM
 			now, deadline = terminating, time.After(killWait)
+
+		case <-report.C:
+			if now == running && !hasEnded(p) {
+				log.Printf("still running after %s: %s", time.Since(begin).Round(time.Second), name)
+			}
 
 		case <-look:
 			pause = min(2*pause, 100*time.Millisecond)
@@ -185,9 +212,30 @@ func outcome(name string, err error) error {
 	return nil
 }
 
+// failed returns the error of a command. "exit status N" follows the name without
+// a colon, since it is documented so.
 func failed(name string, reason error) error {
-	return fmt.Errorf("failed: %s %w", name, reason)
+	var exit *exec.ExitError
+	if !errors.As(reason, &exit) {
+		return fmt.Errorf("failed: %s: %w", name, reason)
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return &signalError{fmt.Sprintf("failed: %s: terminated by signal %s", name, signalName(status.Signal())), exit}
+	}
+	return fmt.Errorf("failed: %s %w", name, exit)
 }
+
+// signalName returns a name such as SIGTERM. Real-time signals have only numbers.
+func signalName(s syscall.Signal) string { return cmp.Or(unix.SignalName(s), strconv.Itoa(int(s))) }
+
+// signalError is an exec.ExitError with a text that names the signal.
+type signalError struct {
+	text string
+	exit *exec.ExitError
+}
+
+func (e *signalError) Error() string { return e.text }
+func (e *signalError) Unwrap() error { return e.exit }
 
 // hasEnded reports whether cmd.Wait has collected the exit status of p. It may
 // still be waiting for the output then.

@@ -125,7 +125,8 @@ func TestRun(t *testing.T) {
 		{"cat", "", ""}, // stdin is empty
 		{"exit 7", "", "failed: NAME exit status 7"},
 		{"echo why; false", "why\n", "failed: NAME exit status 1"},
-		{"kill -TERM $$", "", "failed: NAME signal: terminated"},
+		{"kill -TERM $$", "", "failed: NAME: terminated by signal SIGTERM"},
+		{"kill -40 $$", "", "failed: NAME: terminated by signal 40"},
 	} {
 		var out bytes.Buffer
 		cmd := shell("", test.script)
@@ -147,14 +148,14 @@ func TestRun(t *testing.T) {
 func TestRunNotStarted(t *testing.T) {
 	t.Parallel()
 	err := Run(t.Context(), "NAME", exec.Command("/no/such/program"), Options{})
-	if !errors.Is(err, os.ErrNotExist) || err.Error() != "failed: NAME fork/exec /no/such/program: no such file or directory" {
+	if !errors.Is(err, os.ErrNotExist) || err.Error() != "failed: NAME: fork/exec /no/such/program: no such file or directory" {
 		t.Errorf("a program that does not exist: got error %v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errStopped)
 	dir := t.TempDir()
 	err = Run(ctx, "NAME", shell(dir, "touch never"), Options{})
-	if !errors.Is(err, errStopped) || err.Error() != "failed: NAME not started: stopped" {
+	if !errors.Is(err, errStopped) || err.Error() != "failed: NAME: not started: stopped" {
 		t.Errorf("with a context that is done: got error %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "never")); err == nil {
@@ -196,7 +197,7 @@ func TestRunStdin(t *testing.T) {
 func TestRunTimeout(t *testing.T) {
 	t.Parallel()
 	err := Run(t.Context(), "NAME", shell("", "sleep 600"), Options{Timeout: 50 * time.Millisecond})
-	if err == nil || err.Error() != "failed: NAME timeout after 50ms" {
+	if err == nil || err.Error() != "failed: NAME: timeout after 50ms" {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -215,7 +216,7 @@ func TestRunCancelled(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			err := Run(cancelWhenStarted(t, dir, errStopped), "NAME", shell(dir, script), Options{})
-			if !errors.Is(err, errStopped) || err.Error() != "failed: NAME stopped" {
+			if !errors.Is(err, errStopped) || err.Error() != "failed: NAME: stopped" {
 				t.Errorf("got error %v", err)
 			}
 			for _, file := range []string{"pid", "child"} {
@@ -289,8 +290,7 @@ func TestRunAbortedWhileOutputIsHeld(t *testing.T) {
 	if !lives(child) {
 		t.Error("the detached process does not live: Run waited for the end of its output")
 	}
-	w.Close()
-	if !errors.Is(err, errStopped) || err.Error() != "failed: NAME stopped" {
+	if !errors.Is(err, errStopped) || err.Error() != "failed: NAME: stopped" {
 		t.Errorf("got error %v", err)
 	}
 	before := logged.String()
@@ -299,7 +299,7 @@ func TestRunAbortedWhileOutputIsHeld(t *testing.T) {
 	}
 	until(t, "the output of the detached process is closed", func() bool { return !lives(child) })
 	if after := logged.String(); after != before {
-		t.Errorf("%d bytes were logged after Close", len(after)-len(before))
+		t.Errorf("%d bytes were logged after Run", len(after)-len(before))
 	}
 }
 
@@ -337,6 +337,7 @@ func TestRunLeavesProcess(t *testing.T) {
 		}
 		wg.Wait()
 	})
+	logged = regexp.MustCompile(`(?m)^command ended after [3-9].*\n`).ReplaceAllString(logged, "")
 	const warning = " left a process behind that holds its output: no longer reading it (redirect the output of daemons)\n"
 	for _, name := range []string{"success", "success cancelled"} {
 		line := "[WARN] " + name + warning
@@ -357,9 +358,7 @@ func TestRunAbortedAfterEnd(t *testing.T) {
 	abort := make(chan struct{})
 	ctx := cancelWhenEnded(t, dir, abort)
 	cmd := shell(dir, leavesBehind)
-	w := NewLineWriter(log.New(io.Discard, "", 0), func() {})
-	defer w.Close()
-	cmd.Stdout = w
+	cmd.Stdout = NewLineWriter(log.New(io.Discard, "", 0), func() {})
 	if err := Run(ctx, "NAME", cmd, Options{Abort: abort}); !errors.Is(err, errStopped) {
 		t.Errorf("got error %v", err)
 	}
@@ -431,6 +430,27 @@ func TestGroupLives(t *testing.T) {
 	cmd.Wait()
 	if groupLives(group) {
 		t.Error("a group that does not exist lives")
+	}
+}
+
+// The log tells that a command is still running, and when it has ended, after the
+// last line of its output. A short command has neither.
+func TestRunReports(t *testing.T) {
+	defer func(d time.Duration) { reportInterval = d }(reportInterval)
+	reportInterval = 100 * time.Millisecond
+	logged := logOf(func() {
+		for _, script := range []string{"sleep 1.2; printf last; exit 3", "true"} {
+			cmd := shell("", script)
+			w := NewLineWriter(log.Default(), func() {})
+			cmd.Stdout = w
+			if err := Run(t.Context(), "NAME "+script, cmd, Options{}); err != nil && err.Error() != "failed: NAME "+script+" exit status 3" {
+				t.Errorf("got error %v", err)
+			}
+		}
+	})
+	name := "NAME sleep 1.2; printf last; exit 3\n"
+	if want := regexp.MustCompile(`^(still running after [01]s: ` + name + `){5,}last\ncommand ended after [1-9][0-9.]*s: ` + name + `$`); !want.MatchString(logged) {
+		t.Errorf("logged %q", logged)
 	}
 }
 
