@@ -88,7 +88,6 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
 	}
 	log.Printf("Syncing to %s", m.Dest)
-	unixfs.SweepTempDirs(m.Dest, unixfs.TempPrefix)
 	return s.deploy(ctx, d, src)
 }
 

@@ -71,6 +71,7 @@ func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.
 	if err != nil {
 		return err
 	}
+	unixfs.SweepTempDirs(d.manifest.Dest, unixfs.TempPrefix) // excludes may protect them from rsync
 	return d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
 		return s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest)
 	})

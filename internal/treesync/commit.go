@@ -2,7 +2,9 @@ package treesync
 
 import (
 	"context"
+	"path"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +17,15 @@ type committer struct {
 	attrs   *attributes
 	staging *staging
 	workers *workers // of the current pass over dest
+
+	mu    sync.Mutex // guards taken
+	taken []takenOut
+}
+
+// takenOut is a name of dest that was moved to the staging directory.
+type takenOut struct {
+	from         *dirPlan
+	name, staged string
 }
 
 // commit puts in place what is staged, then removes what has to go, and then
@@ -78,7 +89,7 @@ func (c *committer) place(fd int, p *dirPlan) error {
 	}
 	for _, name := range p.repairs {
 		if err := c.attrs.repair(fd, name, p.entry.Child(name)); err != nil {
-			return p.error(name, err)
+			return p.error(name, unixfs.ExplainDenied(fd, name, err))
 		}
 	}
 	return nil
@@ -98,7 +109,7 @@ func (c *committer) placeStaged(fd int, p *dirPlan) error {
 			work.do(func() error {
 				for _, name := range chunk {
 					if err := place(name); err != nil {
-						return p.error(name, err)
+						return p.error(name, unixfs.ExplainDenied(fd, name, err))
 					}
 				}
 				return nil
@@ -138,7 +149,7 @@ func (c *committer) swap(stagedIn, fd int, p *dirPlan, name string) error {
 func (c *committer) remove(fd int, p *dirPlan) error {
 	for _, name := range p.removals {
 		if err := c.takeOut(fd, p, name); err != nil {
-			return p.error(name, err)
+			return err
 		}
 	}
 	return nil
@@ -149,11 +160,14 @@ func (c *committer) remove(fd int, p *dirPlan) error {
 func (c *committer) takeOut(fd int, p *dirPlan, name string) error {
 	stagingFD, free, err := c.staging.nextName(p)
 	if err == nil && unix.Renameat(fd, name, stagingFD, free) == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.taken = append(c.taken, takenOut{p, name, free})
 		return nil
 	}
 	// The disk may be too full for a staging directory. A directory may be
 	// read-only to its owner, or on a lower layer of an overlay (EXDEV).
-	return removeAll(c.workers, c.attrs.root, fd, name)
+	return removeAll(c.workers, c.attrs.root, fd, name, path.Join(p.path, name))
 }
 
 // finish gives a directory its owner, mode and time. If it holds a staging
@@ -168,7 +182,7 @@ func (c *committer) finish(fd int, p *dirPlan) error {
 // finishTops finishes the top directories of the mounts, dest itself last.
 func (c *committer) finishTops() error {
 	for _, d := range slices.Backward(c.staging.dirs) {
-		if err := c.finishDir(d.topFD, d.top); err != nil {
+		if err := c.finishDir(d.topDir.fd, d.top); err != nil {
 			return err
 		}
 	}

@@ -29,17 +29,22 @@ type comparison struct {
 	mu        sync.Mutex // guards the lists of a dirPlan while workers fill them
 }
 
-// compare plans how to make dest equal to a tree; dest is an open directory,
-// and destPath its path. It changes nothing that staging.undo does not restore.
-func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int, destPath string) (*plan, error) {
+// openDir is a directory of dest, open as fd.
+type openDir struct {
+	fd     int
+	traits unixfs.Traits
+}
+
+// compare plans how to make dest, an open directory, equal to a tree. It changes
+// nothing that staging.undo does not restore.
+func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int) (*plan, error) {
 	c.attrs.checkDefaultACL(dest)
 	c.workers = newWorkers(ctx)
 	c.extractor = &extractor{contents: c.contents, attrs: c.attrs, workers: c.workers}
 	c.plan = &plan{root: &dirPlan{entry: root}}
-	mount, err := c.beginDir(dest, c.plan.root, unixfs.MountID{})
+	d, err := c.beginDir(dest, c.plan.root, unixfs.MountID{})
 	if err == nil {
-		c.plan.root.staging.parent = destPath // as errors should name it
-		err = c.compareDir(dest, mount, c.plan.root)
+		err = c.compareDir(d, c.plan.root)
 	}
 	c.workers.stopOn(err)
 	return c.plan, c.workers.end()
@@ -47,31 +52,31 @@ func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int,
 
 // beginDir notes the attributes of a directory that dest and the tree both
 // have, and whether it is on another mount than its parent.
-func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (unixfs.MountID, error) {
+func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (openDir, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return unixfs.MountID{}, p.error("", err)
+		return openDir{}, p.error("", err)
 	}
 	p.mode, p.differs = st.Mode, !c.attrs.match(&st, p.entry)
 	p.foreign = !c.attrs.root && int(st.Uid) != c.attrs.uid
-	mount := unixfs.MountOf(fd, &st)
-	if mount == parent {
-		return mount, nil
+	traits, err := unixfs.TraitsOf(fd, "")
+	if err != nil {
+		return openDir{}, p.error("", err)
 	}
-	var err error
-	if p.staging, err = c.staging.addDir(fd, st.Mtim, p); err != nil {
-		return mount, p.error("", err)
+	d := openDir{fd, traits}
+	if traits.Mount == parent {
+		return d, nil
 	}
-	if p != c.plan.root { // dest itself was swept before
-		unixfs.SweepTempDirs(p.staging.parent, unixfs.TempPrefix)
+	if p.staging, err = c.staging.addDir(d, st.Mtim, p); err != nil {
+		return d, p.error("", err)
 	}
-	return mount, nil
+	return d, p.staging.sweep()
 }
 
 // compareDir plans what is to be done in a directory that dest and the tree
 // both have, and below it.
-func (c *comparison) compareDir(fd int, mount unixfs.MountID, p *dirPlan) error {
-	found, err := unixfs.ReadDir(fd)
+func (c *comparison) compareDir(d openDir, p *dirPlan) error {
+	found, err := unixfs.ReadDir(d.fd)
 	if err != nil {
 		return p.error("", err)
 	}
@@ -94,41 +99,41 @@ func (c *comparison) compareDir(fd int, mount unixfs.MountID, p *dirPlan) error 
 	slices.SortFunc(both, func(a, b unixfs.Dirent) int {
 		return archive.CompareOffsets(p.entry.Child(a.Name), p.entry.Child(b.Name))
 	})
-	if _, err := c.planRemovals(fd, mount, p, extra); err != nil {
+	if _, err := c.planRemovals(d, p, extra); err != nil {
 		return err
 	}
 	work := c.workers.newGroup()
 	const batch = 16
 	for chunk := range slices.Chunk(missing, batch) {
-		work.do(func() error { return c.stageMissing(p, chunk) })
+		work.do(func() error { return c.stageMissing(d, p, chunk) })
 	}
 	for chunk := range slices.Chunk(both, batch) {
-		work.do(func() error { return c.compareFiles(fd, mount, p, chunk) })
+		work.do(func() error { return c.compareFiles(d, p, chunk) })
 	}
 	for _, old := range both {
 		if e := p.entry.Child(old.Name); e.IsDir() && old.IsDir() {
-			work.do(func() error { return c.compareSubdir(fd, mount, p, old.Name, e) })
+			work.do(func() error { return c.compareSubdir(d, p, old.Name, e) })
 		}
 	}
 	work.wait()
 	if p.foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
 		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
 	}
-	return nil
+	return c.mayChange(d, p)
 }
 
-func (c *comparison) compareSubdir(parentFD int, parentMount unixfs.MountID, parent *dirPlan, name string, e *archive.Entry) error {
+func (c *comparison) compareSubdir(parentDir openDir, parent *dirPlan, name string, e *archive.Entry) error {
 	p := &dirPlan{name: name, path: path.Join(parent.path, name), entry: e, staging: parent.staging}
-	fd, err := c.staging.openDir(parentFD, name)
+	fd, err := c.staging.openDir(parentDir.fd, name)
 	if err != nil {
 		return p.error("", err)
 	}
 	defer unix.Close(fd)
-	mount, err := c.beginDir(fd, p, parentMount)
+	d, err := c.beginDir(fd, p, parentDir.traits.Mount)
 	if err != nil {
 		return err
 	}
-	if err := c.compareDir(fd, mount, p); err != nil {
+	if err := c.compareDir(d, p); err != nil {
 		return err
 	}
 	if p.differs {
@@ -147,7 +152,7 @@ func (c *comparison) compareSubdir(parentFD int, parentMount unixfs.MountID, par
 // compareFiles decides on names that dest and the tree both have, and acts on
 // the decision. It leaves those that are directories on both sides to
 // compareSubdir.
-func (c *comparison) compareFiles(fd int, mount unixfs.MountID, p *dirPlan, olds []unixfs.Dirent) error {
+func (c *comparison) compareFiles(dir openDir, p *dirPlan, olds []unixfs.Dirent) error {
 	for _, old := range olds {
 		if err := c.workers.ctx.Err(); err != nil {
 			return err
@@ -156,11 +161,14 @@ func (c *comparison) compareFiles(fd int, mount unixfs.MountID, p *dirPlan, olds
 		if old.IsDir() && e.IsDir() {
 			continue
 		}
-		d, err := c.decide(fd, mount, p, old, e)
+		d, err := c.decide(dir, p, old, e)
 		if err != nil {
 			return err
 		}
-		if err := c.act(p, old.Name, e, d); err != nil {
+		if err := c.mayAct(dir, old, d.action); err != nil {
+			return p.error(old.Name, err)
+		}
+		if err := c.act(dir, p, old.Name, e, d); err != nil {
 			return err
 		}
 	}
@@ -185,11 +193,11 @@ const (
 
 // decide compares what dest has under a name with the tree's entry. At most one
 // of them is a directory.
-func (c *comparison) decide(fd int, mount unixfs.MountID, p *dirPlan, old unixfs.Dirent, e *archive.Entry) (decision, error) {
+func (c *comparison) decide(dir openDir, p *dirPlan, old unixfs.Dirent, e *archive.Entry) (decision, error) {
 	if old.IsDir() {
 		// What is in it goes as if the tree had nothing under this name.
 		sub := &dirPlan{path: path.Join(p.path, old.Name)}
-		kept, err := c.planRemoval(fd, mount, sub, old.Name)
+		kept, err := c.planRemoval(dir, sub, old.Name)
 		if err != nil {
 			return decision{}, err
 		}
@@ -202,7 +210,7 @@ func (c *comparison) decide(fd int, mount unixfs.MountID, p *dirPlan, old unixfs
 		return decision{action: replace}, nil
 	}
 	var st unix.Stat_t
-	same, err := c.sameFile(fd, old, e, &st)
+	same, err := c.sameFile(dir.fd, old, e, &st)
 	switch {
 	case err != nil:
 		return decision{}, p.error(old.Name, err)
@@ -215,7 +223,7 @@ func (c *comparison) decide(fd int, mount unixfs.MountID, p *dirPlan, old unixfs
 }
 
 // act adds a decision to the plan of the directory, and stages what it needs.
-func (c *comparison) act(p *dirPlan, name string, e *archive.Entry, d decision) error {
+func (c *comparison) act(dir openDir, p *dirPlan, name string, e *archive.Entry, d decision) error {
 	switch d.action {
 	case keep:
 		c.plan.unchanged.Add(1)
@@ -230,7 +238,7 @@ func (c *comparison) act(p *dirPlan, name string, e *archive.Entry, d decision) 
 		}
 		c.mu.Unlock()
 	case replace:
-		if err := c.stage(p, name, e); err != nil {
+		if err := c.stage(dir, p, name, e); err != nil {
 			return err
 		}
 		c.mu.Lock()
@@ -283,10 +291,10 @@ func (c *comparison) sameRegular(dir int, name string, e *archive.Entry, st *uni
 }
 
 // stageMissing stages names that dest does not have.
-func (c *comparison) stageMissing(p *dirPlan, names []string) error {
+func (c *comparison) stageMissing(dir openDir, p *dirPlan, names []string) error {
 	for _, name := range names {
 		e := p.entry.Child(name)
-		if err := c.stage(p, name, e); err != nil {
+		if err := c.stage(dir, p, name, e); err != nil {
 			return err
 		}
 		c.plan.created.Add(e.Count())
@@ -298,12 +306,13 @@ func (c *comparison) stageMissing(p *dirPlan, names []string) error {
 }
 
 // stage creates an entry, with all that is below it, in the staging directory.
-func (c *comparison) stage(p *dirPlan, name string, e *archive.Entry) error {
-	fd, err := c.staging.openFor(p)
+func (c *comparison) stage(dir openDir, p *dirPlan, name string, e *archive.Entry) error {
+	fd, err := c.staging.openFor(dir.fd, p)
 	if err != nil {
 		return p.error(name, err)
 	}
 	defer unix.Close(fd)
+	c.plan.bytes.Add(e.StoredSize())
 	if !e.IsDir() {
 		err = c.extractor.file(fd, path.Join(p.path, name), name, e)
 	} else {
@@ -312,7 +321,6 @@ func (c *comparison) stage(p *dirPlan, name string, e *archive.Entry) error {
 	if err != nil {
 		return err
 	}
-	c.plan.bytes.Add(e.StoredSize())
 	mode := c.attrs.permissions(e)
 	if !e.IsDir() || c.attrs.root || mode&unix.S_IWUSR != 0 || c.workers.stopped() {
 		return nil
@@ -330,11 +338,11 @@ func (c *comparison) stage(p *dirPlan, name string, e *archive.Entry) error {
 
 // planRemovals plans the removal of names that the tree lacks. It reports
 // whether it keeps one of them, or of what is below, because it is protected.
-func (c *comparison) planRemovals(fd int, mount unixfs.MountID, p *dirPlan, extra []unixfs.Dirent) (kept bool, err error) {
+func (c *comparison) planRemovals(d openDir, p *dirPlan, extra []unixfs.Dirent) (kept bool, err error) {
 	slices.SortFunc(extra, byRemoval)
 	for _, old := range extra {
 		if p.isTop() && old.IsDir() && unixfs.IsTempName(old.Name) {
-			continue // another run's, which is alive, or another user's
+			continue // another run's, which is alive
 		}
 		oldPath := path.Join(p.path, old.Name)
 		if c.rules.Excluded(oldPath, old.IsDir()) {
@@ -342,13 +350,16 @@ func (c *comparison) planRemovals(fd int, mount unixfs.MountID, p *dirPlan, extr
 			continue
 		}
 		if !old.IsDir() {
+			if err := c.mayAct(d, old, replace); err != nil {
+				return false, pathError{oldPath, err}
+			}
 			p.removals = append(p.removals, old.Name)
 			p.deleted = append(p.deleted, oldPath)
 			c.plan.deleted.Add(1)
 			continue
 		}
 		sub := &dirPlan{name: old.Name, path: oldPath, staging: p.staging}
-		keptBelow, err := c.planRemoval(fd, mount, sub, old.Name)
+		keptBelow, err := c.planRemoval(d, sub, old.Name)
 		if err != nil {
 			return false, err
 		}
@@ -378,24 +389,34 @@ func byRemoval(a, b unixfs.Dirent) int {
 	return cmp.Compare(b.Name, a.Name)
 }
 
-// planRemoval is planRemovals for all that is in the directory name.
-func (c *comparison) planRemoval(parent int, mount unixfs.MountID, p *dirPlan, name string) (kept bool, err error) {
-	fd, err := unixfs.OpenDir(parent, name)
+// planRemoval is planRemovals for all that is in the directory name, and for
+// that directory itself.
+func (c *comparison) planRemoval(parent openDir, p *dirPlan, name string) (kept bool, err error) {
+	fd, err := unixfs.OpenDir(parent.fd, name)
 	if err != nil {
 		return false, p.error("", err)
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	d := openDir{fd: fd}
+	if d.traits, err = unixfs.TraitsOf(fd, ""); err != nil {
 		return false, p.error("", err)
 	}
-	if unixfs.MountOf(fd, &st) != mount {
-		return false, p.error("", errors.New("is a mount point, and not in the archive: exclude it, or unmount it"))
+	if d.traits.Mount != parent.traits.Mount {
+		return false, p.error("", errMountPoint)
 	}
-	p.mode = st.Mode
+	p.mode = d.traits.Mode
 	found, err := unixfs.ReadDir(fd)
 	if err != nil {
 		return false, p.error("", err)
 	}
-	return c.planRemovals(fd, mount, p, found)
+	kept, err = c.planRemovals(d, p, found)
+	if err == nil {
+		err = c.mayChange(d, p)
+	}
+	if err == nil && !kept {
+		if denied := c.mayRemove(parent, d.traits); denied != nil {
+			err = p.error("", denied)
+		}
+	}
+	return kept, err
 }

@@ -118,7 +118,7 @@ func (x *extractor) setDir(fd int, dir string, d *archive.Entry) error {
 		return nil // created by the caller, or with the right mode
 	}
 	if err := x.attrs.setDir(fd, d); err != nil {
-		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
+		return pathError{path.Join(".", dir), err}
 	}
 	return nil
 }
@@ -131,11 +131,11 @@ func (x *extractor) directory(parent int, dirPath, name string, d *archive.Entry
 		mode = 0o700
 	}
 	if err := unix.Mkdirat(parent, name, mode); err != nil {
-		return fmt.Errorf("%s: %w", dirPath, err)
+		return pathError{dirPath, err}
 	}
 	fd, err := unixfs.OpenDir(parent, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", dirPath, err)
+		return pathError{dirPath, err}
 	}
 	defer unix.Close(fd)
 	x.fill(fd, dirPath, d)
@@ -166,7 +166,7 @@ func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error
 		err = x.attrs.setOther(dir, name, e)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", filePath, err)
+		return pathError{filePath, err}
 	}
 	return nil
 }
@@ -209,7 +209,7 @@ func (x *extractor) makeLinks(ctx context.Context, root int) error {
 		}
 		first := x.firstNames[l.entry.Inode()]
 		if err := linkBelow(root, first, l.path); err != nil {
-			return fmt.Errorf("%s: link to %s: %w", l.path, first, err)
+			return pathError{l.path, fmt.Errorf("link to %s: %w", escape(first), err)}
 		}
 	}
 	return nil
@@ -244,7 +244,7 @@ func (x *extractor) setDirs(ctx context.Context, fd int, dir string, d *archive.
 		subPath := path.Join(dir, e.Name)
 		sub, err := unixfs.OpenDir(fd, e.Name)
 		if err != nil {
-			return fmt.Errorf("%s: %w", subPath, err)
+			return pathError{subPath, err}
 		}
 		err = x.setDirs(ctx, sub, subPath, e)
 		unix.Close(sub)

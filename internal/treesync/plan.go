@@ -1,7 +1,6 @@
 package treesync
 
 import (
-	"fmt"
 	"path"
 	"sync/atomic"
 
@@ -53,5 +52,14 @@ func (p *dirPlan) isTop() bool { return p.staging != nil && p.staging.top == p }
 
 // error adds to err the path of name, or of the directory itself if name is "".
 func (p *dirPlan) error(name string, err error) error {
-	return fmt.Errorf("%s: %w", path.Join(".", p.path, name), err)
+	return pathError{path.Join(".", p.path, name), err}
 }
+
+// pathError is an error at a path below dest.
+type pathError struct {
+	path string
+	err  error
+}
+
+func (e pathError) Error() string { return escape(e.path) + ": " + e.err.Error() }
+func (e pathError) Unwrap() error { return e.err }

@@ -1,7 +1,6 @@
 package treesync
 
 import (
-	"fmt"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -33,13 +32,13 @@ func readTree(dir string) (*archive.Tree, error) {
 func readDir(t *archive.Tree, fd int, dir string, d *archive.Entry) error {
 	list, err := unixfs.ReadDir(fd)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path.Join(".", dir), err)
+		return pathError{path.Join(".", dir), err}
 	}
 	for _, found := range list {
 		filePath := path.Join(dir, found.Name)
 		var st unix.Stat_t
 		if err := unix.Fstatat(fd, found.Name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("%s: %w", filePath, err)
+			return pathError{filePath, err}
 		}
 		e := newEntry(t, found.Name, &st)
 		d.Put(e)
@@ -63,7 +62,7 @@ func readDir(t *archive.Tree, fd int, dir string, d *archive.Entry) error {
 func readSubdir(t *archive.Tree, parent int, name, dir string, d *archive.Entry) error {
 	fd, err := unixfs.OpenDir(parent, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
+		return pathError{dir, err}
 	}
 	defer unix.Close(fd)
 	return readDir(t, fd, dir, d)

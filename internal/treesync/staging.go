@@ -1,13 +1,14 @@
 package treesync
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 
@@ -30,10 +31,10 @@ type staging struct {
 // top directory, and is created when something is staged.
 type stagingDir struct {
 	top       *dirPlan      // of the top directory
-	topFD     int           // the open top directory
+	topDir    openDir       // the top directory, open as long as the staging
 	topMtime  unix.Timespec // of the top directory as it was
 	topOpened bool          // the top directory got another mode, see open
-	parent    string        // a path of the top directory
+	asRoot    bool
 	temp      *unixfs.TempDir
 	names     int // how many names nextName has returned
 }
@@ -44,20 +45,38 @@ type openedDir struct {
 	mode uint32 // as it was
 }
 
-// addDir adds the staging directory of a mount whose top directory is open as
-// fd.
-func (s *staging) addDir(fd int, mtime unix.Timespec, p *dirPlan) (*stagingDir, error) {
-	topFD, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+// addDir adds the staging directory of a mount whose top directory is dir.
+func (s *staging) addDir(dir openDir, mtime unix.Timespec, p *dirPlan) (*stagingDir, error) {
+	topFD, err := unix.FcntlInt(uintptr(dir.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	// Not by its path in dest: whoever may write there could have made it lead
-	// elsewhere by now.
-	d := &stagingDir{top: p, topFD: topFD, topMtime: mtime, parent: unixfs.DescriptorPath(topFD)}
+	d := &stagingDir{top: p, topDir: openDir{topFD, dir.traits}, topMtime: mtime, asRoot: s.attrs.root}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirs = append(s.dirs, d)
 	return d, nil
+}
+
+// parent returns a path of the top directory. It is not the path in dest:
+// whoever may write there could have made that lead elsewhere by now.
+func (d *stagingDir) parent() string { return unixfs.DescriptorPath(d.topDir.fd) }
+
+// sweep removes the staging directories that killed runs left in the top
+// directory. If one cannot be removed, that is an error: it may hold what was in
+// dest, and dest would not be equal to the archive.
+func (d *stagingDir) sweep() error {
+	var errs []error
+	err := unixfs.RemoveAbandoned(d.parent(), unixfs.TempPrefix, func(name string) error {
+		w := newWorkers(context.Background())
+		w.stopOn(removeAll(w, d.asRoot, d.topDir.fd, name, path.Join(d.top.path, name)))
+		errs = append(errs, w.end())
+		return nil
+	})
+	if err := firstOf(append(errs, err)); err != nil {
+		return fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	return nil
 }
 
 // openDir opens a directory of dest. If an ordinary user has no right to read
@@ -86,8 +105,9 @@ func (s *staging) openDir(parent int, name string) (int, error) {
 }
 
 // openFor opens the subdirectory of the staging directory that holds what is
-// staged for a directory of dest, and creates both if need be.
-func (s *staging) openFor(p *dirPlan) (int, error) {
+// staged for a directory of dest, which is open as dir, and creates both if need
+// be.
+func (s *staging) openFor(_ int, p *dirPlan) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fd, err := p.staging.open()
@@ -119,13 +139,23 @@ func (d *stagingDir) open() (int, error) {
 	if d.temp != nil {
 		return d.temp.Fd(), nil
 	}
-	temp, err := unixfs.NewTempDir(d.parent, unixfs.TempPrefix)
-	if errors.Is(err, fs.ErrPermission) && unix.Fchmod(d.topFD, d.top.mode&0o7777|unix.S_IRWXU) == nil {
+	if err := d.topDir.traits.Fixed("the directory " + path.Join(".", d.top.path)); err != nil {
+		return -1, fmt.Errorf("stage: %w", err) // in an append-only one, it could not be removed again
+	}
+	temp, err := unixfs.NewTempDir(d.parent(), unixfs.TempPrefix)
+	if errors.Is(err, fs.ErrPermission) && unix.Fchmod(d.topDir.fd, d.top.mode&0o7777|unix.S_IRWXU) == nil {
 		d.topOpened = true // it was a read-only directory of this user's own
-		temp, err = unixfs.NewTempDir(d.parent, unixfs.TempPrefix)
+		temp, err = unixfs.NewTempDir(d.parent(), unixfs.TempPrefix)
+	}
+	if errors.Is(err, unix.EACCES) && d.top.path == "" {
+		return -1, errNotWritable
 	}
 	if err != nil {
-		return -1, err
+		// Without the path, which is one of /proc.
+		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return -1, fmt.Errorf("create the staging directory in %s: %w", path.Join(".", d.top.path), err)
 	}
 	d.temp = temp
 	// In a directory with setgid, all that is staged would get its group.
@@ -145,10 +175,10 @@ func (s *staging) undo() {
 	unixfs.Warn("clean up", s.remove())
 	for _, d := range s.dirs {
 		if d.temp != nil {
-			unixfs.Warn("set back the time of dest", unixfs.SetModTime(d.topFD, ".", d.topMtime))
+			unixfs.Warn("set back the time of dest", unixfs.SetModTime(d.topDir.fd, ".", d.topMtime))
 		}
 		if d.topOpened {
-			unixfs.Warn("set back the mode of dest", unix.Fchmod(d.topFD, d.top.mode&0o7777))
+			unixfs.Warn("set back the mode of dest", unix.Fchmod(d.topDir.fd, d.top.mode&0o7777))
 		}
 	}
 	for _, d := range s.opened {
@@ -158,71 +188,39 @@ func (s *staging) undo() {
 
 // remove deletes the staging directories with all that is in them.
 func (s *staging) remove() error {
+	err := s.removeContents()
+	var left error
+	for _, d := range s.dirs {
+		// This removes what the workers, which stop at an error, have not.
+		if failed := d.temp.Remove(); failed != nil {
+			left = cmp.Or(err, failed) // err has the better path
+		}
+	}
+	if left != nil {
+		return fmt.Errorf("remove the staging directory: %w", left)
+	}
+	return nil
+}
+
+// removeContents deletes the staging directories by several workers, and stops
+// at the first error. It leaves them locked.
+func (s *staging) removeContents() error {
 	w := newWorkers(context.Background())
 	for _, d := range s.dirs {
 		if d.temp != nil {
-			w.stopOn(removeAll(w, s.attrs.root, d.topFD, filepath.Base(d.temp.Path)))
+			name := filepath.Base(d.temp.Path)
+			w.stopOn(removeAll(w, s.attrs.root, d.topDir.fd, name, path.Join(d.top.path, name)))
 		}
 	}
-	w.end() // whatever is left, TempDir.Remove tries again
-	var errs []error
-	for _, d := range s.dirs {
-		if err := d.temp.Remove(); err != nil {
-			errs = append(errs, fmt.Errorf("remove the staging directory: %w", err))
-		}
-	}
-	return errors.Join(errs...)
+	return w.end()
 }
 
 // close closes the directories that the staging kept open.
 func (s *staging) close() {
 	for _, d := range s.dirs {
-		unix.Close(d.topFD)
+		unix.Close(d.topDir.fd)
 	}
 	for _, d := range s.opened {
 		unix.Close(d.fd)
 	}
-}
-
-// removeAll deletes name in the directory dir, with all that is in it, by
-// several workers. asRoot is whether the process runs as root, who needs no
-// right to a directory to empty it.
-func removeAll(w *workers, asRoot bool, dir int, name string) error {
-	err := unix.Unlinkat(dir, name, 0)
-	if err == nil || err == unix.ENOENT {
-		return nil
-	}
-	if err != unix.EISDIR && err != unix.EPERM { // POSIX has EPERM for a directory
-		return err
-	}
-	fd, err := unixfs.OpenDir(dir, name)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if !asRoot {
-		// If this fails where it is needed, so does what follows.
-		unix.Fchmod(fd, 0o700)
-	}
-	list, err := unixfs.ReadDir(fd)
-	if err != nil {
-		return err
-	}
-	work := w.newGroup()
-	const batch = 64
-	for chunk := range slices.Chunk(list, batch) {
-		work.do(func() error {
-			for _, child := range chunk {
-				if err := removeAll(w, asRoot, fd, child.Name); err != nil {
-					return fmt.Errorf("%s: %w", child.Name, err)
-				}
-			}
-			return nil
-		})
-	}
-	work.wait()
-	if w.stopped() {
-		return nil // the workers have the error
-	}
-	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 }

@@ -94,24 +94,24 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 		return err
 	}
 	defer unix.Close(destFD)
-	unixfs.SweepTempDirs(dest, unixfs.TempPrefix)
 	s := &staging{attrs: attrs}
 	defer s.close()
 	compared := &comparison{rules: rules, attrs: attrs, contents: from, staging: s}
-	p, err := compared.compare(ctx, tree.Root, destFD, dest)
+	p, err := compared.compare(ctx, tree.Root, destFD)
 	if err != nil {
 		s.undo()
+		err = explain(err, p, destFD, dest)
 		if created {
 			unixfs.Warn("remove dest, which was not there before", os.Remove(dest))
 		}
-		return fmt.Errorf("sync to %s: %w", dest, err)
+		return err
 	}
 	// From here on nothing may stop half-way, not even at the end of ctx.
 	c := &committer{plan: p, attrs: attrs, staging: s}
 	start := time.Now()
 	err = c.commit(destFD)
 	took := time.Since(start)
-	leftover := s.remove()
+	leftover := c.clear(destFD)
 	if err == nil {
 		err = c.finishTops()
 	}
@@ -180,15 +180,38 @@ func openDest(dest string) (fd int, created bool, err error) {
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		// For an existing directory mkdir may also fail with EROFS, for example.
 		if _, statErr := os.Stat(dest); statErr != nil {
-			return -1, false, &fs.PathError{Op: "mkdir", Path: dest, Err: err}
+			return -1, false, unixfs.DestError(dest, err)
 		}
 	}
 	// Without O_NOFOLLOW: dest itself may be a symbolic link.
 	fd, err = unixfs.Openat(unix.AT_FDCWD, dest, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.EACCES) {
+		return -1, false, &fs.PathError{Op: "open", Path: dest, Err: err} // not readable
+	}
 	if err != nil {
-		return -1, false, &fs.PathError{Op: "open", Path: dest, Err: err}
+		return -1, false, unixfs.DestError(dest, err)
 	}
 	return fd, created, nil
+}
+
+// errNotWritable is that this user may not create or delete files in dest.
+var errNotWritable = errors.New("is not writable")
+
+// explain makes an error of the comparison one of the sync to dest, which is as
+// it was again.
+func explain(err error, p *plan, destFD int, dest string) error {
+	if errors.Is(err, errNotWritable) {
+		return unixfs.DestError(dest, unix.EACCES)
+	}
+	var at pathError
+	if full := (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && errors.As(err, &at); full {
+		needs, free := humanize.IBytes(uint64(p.bytes.Load())), "an unknown amount"
+		if n, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(destFD)); statErr == nil {
+			free = humanize.IBytes(uint64(n))
+		}
+		return fmt.Errorf("sync to %s: no space left (needs %s more, %s free) while writing %s; dest is unchanged: %w", dest, needs, free, escape(at.path), at.err)
+	}
+	return fmt.Errorf("sync to %s: %w", dest, err)
 }
 
 // report lists and logs what was done; took is how long the commit took.

@@ -110,15 +110,3 @@ func ReadLink(dir int, name string) (string, error) {
 // MountID tells mounts apart, and also the parts of a file system that have
 // device numbers of their own, such as subvolumes of btrfs.
 type MountID struct{ device, mount uint64 }
-
-// MountOf returns the mount that an open file is on; st is its status.
-func MountOf(fd int, st *unix.Stat_t) MountID {
-	id := MountID{device: st.Dev}
-	var stx unix.Statx_t
-	// Linux reports mount IDs since 5.8. On older kernels the device number has
-	// to suffice, which does not tell bind mounts of one file system apart.
-	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stx) == nil && stx.Mask&unix.STATX_MNT_ID != 0 {
-		id.mount = stx.Mnt_id
-	}
-	return id
-}

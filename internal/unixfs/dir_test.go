@@ -137,30 +137,3 @@ func TestReadLink(t *testing.T) {
 		t.Errorf("of nothing: got error %v", err)
 	}
 }
-
-// Bind mounts of one file system have the same device number.
-func TestMountOf(t *testing.T) {
-	t.Parallel()
-	dir := linksIn(t)
-	mountOf := func(path string) MountID {
-		fd := openTestDir(t, path)
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			t.Fatal(err)
-		}
-		return MountOf(fd, &st)
-	}
-	if mountOf(dir) != mountOf(dir+"/real") {
-		t.Error("a directory and one in it have different mounts")
-	}
-	if mountOf(dir) == mountOf("/proc") {
-		t.Error("two file systems have the same mount")
-	}
-	if err := unix.Mount(dir+"/other", dir+"/real", "", unix.MS_BIND, ""); err != nil {
-		t.Skipf("only root can make a bind mount: %v", err)
-	}
-	defer unix.Unmount(dir+"/real", unix.MNT_DETACH)
-	if mountOf(dir) == mountOf(dir+"/real") {
-		t.Error("a bind mount is not told apart")
-	}
-}

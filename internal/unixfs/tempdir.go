@@ -98,26 +98,46 @@ func lockTempDir(path string) (*os.File, error) {
 // number, which belong to this user, and which no live run has locked. What
 // cannot be removed is logged, since it is no reason not to deploy.
 func SweepTempDirs(parent, prefix string) {
+	Warn("remove what an earlier run left", eachAbandoned(parent, prefix, func(name string, owner int) error {
+		if owner != os.Geteuid() {
+			return nil
+		}
+		return RemoveTree(filepath.Join(parent, name))
+	}))
+}
+
+// RemoveAbandoned calls remove with the names of the directories in parent that
+// SweepTempDirs would remove, and of those of other users, and returns its
+// errors.
+func RemoveAbandoned(parent, prefix string, remove func(name string) error) error {
+	return eachAbandoned(parent, prefix, func(name string, _ int) error { return remove(name) })
+}
+
+// eachAbandoned calls do with the names and the owners of the directories in
+// parent whose names are prefix and a number, and which no live run has locked.
+func eachAbandoned(parent, prefix string, do func(name string, owner int) error) error {
 	list, err := os.ReadDir(parent)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return // a run that cannot read parent cannot have made a directory there
+		return nil // a run that cannot read parent cannot have made a directory there
 	}
-	Warn("look for what an earlier run left", err)
+	errs := []error{err}
 	for _, e := range list {
 		if !e.IsDir() || !isTempName(e.Name(), prefix) {
 			continue
 		}
 		path := filepath.Join(parent, e.Name())
-		if info, err := os.Lstat(path); err != nil || OwnerOf(info) != os.Geteuid() {
-			continue
+		info, err := os.Lstat(path)
+		if err != nil {
+			continue // gone
 		}
 		lock, err := lockTempDir(path)
-		if err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 			continue // in use, or gone
 		}
-		Warn("remove what an earlier run left", RemoveTree(path))
+		errs = append(errs, do(e.Name(), OwnerOf(info)))
 		lock.Close()
 	}
+	return errors.Join(errs...)
 }
 
 // RemoveTree is os.RemoveAll that also empties directories whose mode forbids
