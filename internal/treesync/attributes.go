@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -18,12 +19,13 @@ import (
 // they are those that the archive names; run by another user, those that tar xf
 // gives.
 type attributes struct {
-	root       bool // the process runs as root
-	exact      bool // an ordinary user's files get the modes as they are, too
-	defaultACL bool // see checkDefaultACL
-	uid, gid   int  // of the process
-	umask      uint32
-	ids        map[*archive.Owner]ids
+	root     bool // the process runs as root
+	exact    bool // an ordinary user's files get the modes as they are, too
+	uid, gid int  // of the process
+	umask    uint32
+	ids      map[*archive.Owner]ids
+
+	hasDefaultACL atomic.Bool // some directory in which files are created has one
 }
 
 type ids struct{ uid, gid int }
@@ -102,13 +104,49 @@ func (at *attributes) owner(e *archive.Entry) (uid, gid int) {
 	return owner.uid, owner.gid
 }
 
+// defaultACL is the extended attribute that holds the ACL which files that are
+// created in a directory get (acl(5), "OBJECT CREATION AND DEFAULT ACLs"). With
+// one, the kernel ignores the umask and takes modes from the ACL, so every mode
+// has to be set afterwards.
+const defaultACL = "system.posix_acl_default"
+
 // checkDefaultACL looks for a default ACL on the open directory below which
-// files are created. With one, the kernel ignores the umask and takes modes
-// from the ACL, so every mode has to be set afterwards (acl(5), "OBJECT CREATION
-// AND DEFAULT ACLs").
+// files are created.
 func (at *attributes) checkDefaultACL(dir int) {
-	n, err := unix.Fgetxattr(dir, "system.posix_acl_default", nil)
-	at.defaultACL = err == nil && n > 0
+	if n, err := unix.Fgetxattr(dir, defaultACL, nil); err == nil && n > 0 {
+		at.hasDefaultACL.Store(true)
+	}
+}
+
+// copyDefaultACL gives the directory to the default ACL of the directory from,
+// if it has one, so that what is created in to gets the ACLs that it would get in
+// from.
+func (at *attributes) copyDefaultACL(from, to int) error {
+	n, err := unix.Fgetxattr(from, defaultACL, nil)
+	if err == unix.ENODATA || err == unix.EOPNOTSUPP || err == nil && n == 0 {
+		return nil
+	}
+	at.hasDefaultACL.Store(true)
+	acl := make([]byte, max(n, 0))
+	if err == nil {
+		n, err = unix.Fgetxattr(from, defaultACL, acl)
+	}
+	if err == nil {
+		err = unix.Fsetxattr(to, defaultACL, acl[:n], 0)
+	}
+	if err != nil {
+		return fmt.Errorf("inherit the default ACL: %w", err)
+	}
+	return nil
+}
+
+// dropDefaultACL removes the default ACL that a directory inherited.
+func dropDefaultACL(dir int) error {
+	err := unix.Fremovexattr(dir, defaultACL)
+	if err == unix.ENODATA || err == unix.EOPNOTSUPP {
+		return nil
+	}
+	return err
 }
 
 // permissions returns the mode, without the type, that an entry's file gets.
@@ -122,7 +160,7 @@ func (at *attributes) permissions(e *archive.Entry) uint32 {
 // needsChmod reports whether a file that was created with mode may have got
 // another one.
 func (at *attributes) needsChmod(mode uint32) bool {
-	return mode&(0o7000|at.umask) != 0 || at.defaultACL
+	return mode&(0o7000|at.umask) != 0 || at.hasDefaultACL.Load()
 }
 
 // setFile sets the owner, mode and time of an open regular file, which was

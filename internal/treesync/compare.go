@@ -38,7 +38,6 @@ type openDir struct {
 // compare plans how to make dest, an open directory, equal to a tree. It changes
 // nothing that staging.undo does not restore.
 func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int) (*plan, error) {
-	c.attrs.checkDefaultACL(dest)
 	c.workers = newWorkers(ctx)
 	c.extractor = &extractor{contents: c.contents, attrs: c.attrs, workers: c.workers}
 	c.plan = &plan{root: &dirPlan{entry: root}}

@@ -34,6 +34,7 @@
 //	        repair   if only its mode, owner or time differs
 //	        replace  otherwise: stage the tree's
 //	        blocked  if it would be replaced, but holds protected names: fail
+//	    fail if what is to change must not: it is immutable, a mount point, ...
 //	    compare the directories that both have
 //	if that failed or was cancelled:
 //	    undo: remove the staging directories, set back modes and times
@@ -41,7 +42,7 @@
 //	    place:  rename what is staged to its place, do the repairs
 //	    remove: move what has to go to the staging directory
 //	    finish: set the owner, mode and time of the directory
-//	remove the staging directories with all that is in them
+//	clear: remove the staging directories with all that is in them
 //	finish the directories that had one, dest itself last
 //
 // Place exchanges the old and the new file where it can (RENAME_EXCHANGE), and
@@ -53,7 +54,11 @@
 // # Failures
 //
 // An error before the commit leaves dest as it was. An error in the commit stops
-// it, and leaves some names new and others old. What a killed run leaves (the
+// it, and leaves some names new and others old. If clear finds an old file that
+// cannot be deleted, it moves it back to where it was, and fails: what exists is
+// to stay in its place, where the next run finds it again, and fails again. A
+// killed run's staging directory that sweep cannot remove fails the sync, for the
+// same reason. What a killed run leaves (the
 // process or the machine may be stopped at any time) depends on the step:
 //
 //	compare  dest as it was, with a staging directory in it, and a dest that the

@@ -114,7 +114,7 @@ func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
 }
 
 func (x *extractor) setDir(fd int, dir string, d *archive.Entry) error {
-	if d.Implicit() && (dir == "" || !x.attrs.defaultACL) {
+	if d.Implicit() && (dir == "" || !x.attrs.hasDefaultACL.Load()) {
 		return nil // created by the caller, or with the right mode
 	}
 	if err := x.attrs.setDir(fd, d); err != nil {

@@ -107,7 +107,7 @@ func (s *staging) openDir(parent int, name string) (int, error) {
 // openFor opens the subdirectory of the staging directory that holds what is
 // staged for a directory of dest, which is open as dir, and creates both if need
 // be.
-func (s *staging) openFor(_ int, p *dirPlan) (int, error) {
+func (s *staging) openFor(dir int, p *dirPlan) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fd, err := p.staging.open()
@@ -120,6 +120,15 @@ func (s *staging) openFor(_ int, p *dirPlan) (int, error) {
 			return -1, err
 		}
 		p.stagedIn = name
+		stagedIn, err := unixfs.OpenDir(fd, name)
+		if err != nil {
+			return -1, err
+		}
+		if err := s.attrs.copyDefaultACL(dir, stagedIn); err != nil {
+			unix.Close(stagedIn)
+			return -1, err
+		}
+		return stagedIn, nil
 	}
 	return unixfs.OpenDir(fd, p.stagedIn)
 }
@@ -158,8 +167,9 @@ func (d *stagingDir) open() (int, error) {
 		return -1, fmt.Errorf("create the staging directory in %s: %w", path.Join(".", d.top.path), err)
 	}
 	d.temp = temp
-	// In a directory with setgid, all that is staged would get its group.
-	if err := errors.Join(unix.Fchown(temp.Fd(), -1, os.Getegid()), unix.Fchmod(temp.Fd(), 0o700)); err != nil {
+	// In a directory with setgid, all that is staged would get its group, and in
+	// one with a default ACL that ACL.
+	if err := cmp.Or(unix.Fchown(temp.Fd(), -1, os.Getegid()), unix.Fchmod(temp.Fd(), 0o700), dropDefaultACL(temp.Fd())); err != nil {
 		return -1, fmt.Errorf("prepare the staging directory: %w", err)
 	}
 	return temp.Fd(), nil
