@@ -2,7 +2,6 @@ package stretcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"math/rand/v2"
@@ -65,7 +64,7 @@ func (c Config) check() error {
 		}
 	}
 	if c.LogLevel != "" && !slices.Contains(runlog.Levels, strings.ToUpper(c.LogLevel)) {
-		return errors.New("the log level is none of " + strings.Join(runlog.Levels, ", "))
+		return fmt.Errorf("the log level %q is not one of %s", c.LogLevel, strings.Join(runlog.Levels, ", "))
 	}
 	return nil
 }

@@ -20,14 +20,14 @@ func TestConfigCheck(t *testing.T) {
 		}
 	}
 	for want, c := range map[string]Config{
-		"the timeout is negative":               {Timeout: -1},
-		"the initial sleep is negative":         {InitSleep: -1},
-		"the retry count is negative":           {Retry: -1},
-		"the retry wait is negative":            {RetryWait: -1},
-		"the number of connections is negative": {Connections: -1},
-		"the maximum size is negative":          {MaxSize: -1},
-		"the command timeout is negative":       {CommandTimeout: -1},
-		"the log level is none of DEBUG, INFO":  {LogLevel: "information"},
+		"the timeout is negative":                               {Timeout: -1},
+		"the initial sleep is negative":                         {InitSleep: -1},
+		"the retry count is negative":                           {Retry: -1},
+		"the retry wait is negative":                            {RetryWait: -1},
+		"the number of connections is negative":                 {Connections: -1},
+		"the maximum size is negative":                          {MaxSize: -1},
+		"the command timeout is negative":                       {CommandTimeout: -1},
+		`the log level "information" is not one of DEBUG, INFO`: {LogLevel: "information"},
 	} {
 		if err := c.check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: got error %v, expected %q", c, err, want)

@@ -64,8 +64,8 @@ func (b *bitReader) need(n int) {
 	}
 }
 
-// read reads from r once, or more often while r returns nothing. It sets rErr to io.ErrNoProgress when r
-// keeps returning neither data nor an error.
+// read reads from r once, or more often while r returns nothing. It sets rErr to
+// io.ErrNoProgress when r keeps returning neither data nor an error.
 func (b *bitReader) read() {
 	for range maxEmptyReads {
 		var n int
