@@ -8,7 +8,9 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,6 +132,54 @@ func TestRunnerCancelled(t *testing.T) {
 	}
 	if _, err := os.Stat(pid + ".never"); err == nil {
 		t.Error("a command was started with a context that has ended")
+	}
+}
+
+// A deployment that has returned logs nothing more, also where it was aborted while
+// a process holds the output of its command and goes on printing. Neither LogBuffer
+// nor the log of the next deployment gets such a line.
+func TestNothingLoggedLater(t *testing.T) {
+	t.Chdir(t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	abort := make(chan struct{})
+	close(abort)
+	m := &Manifest{Commands: Commands{Pre: CommandLines{"setsid sh -c 'echo $$ > child; while echo late; do :; done' & sleep 600"}}}
+	logOf(func() {
+		go func() {
+			defer cancel()
+			for ctx.Err() == nil {
+				if info, err := os.Stat("child"); err == nil && info.Size() > 0 {
+					time.Sleep(50 * time.Millisecond) // it is printing then
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		if err := m.DeployContext(ctx, Config{Abort: abort}); !errors.Is(err, context.Canceled) {
+			t.Errorf("got error %v", err)
+		}
+		first := LogBuffer.String() // the race detector watches it
+		if !strings.Contains(first, "late\n") {
+			t.Errorf("the command has not printed anything: %.200q", first)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if LogBuffer.String() != first {
+			t.Error("a line was logged after the deployment had returned")
+		}
+		next := &Manifest{Commands: Commands{Pre: CommandLines{"sleep 0.1"}}}
+		if err := next.Deploy(Config{}); err != nil {
+			t.Error(err)
+		}
+		if got := LogBuffer.String(); strings.Contains(got, "late\n") {
+			t.Errorf("the next deployment has logged %.200q", got)
+		}
+	})
+	child, err := os.ReadFile("child")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(child))); err == nil {
+		syscall.Kill(pid, syscall.SIGKILL) // it may have ended by SIGPIPE
 	}
 }
 

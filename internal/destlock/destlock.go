@@ -20,6 +20,7 @@
 //
 //	flock a file:
 //		try, until it is locked or its holder is known, for at most a second
+//		ask the kernel for the holder if it is still unknown
 //		fail if the holder waits for this very process
 //		log whom this deployment waits for
 //		wait until it is locked or ctx is done
@@ -40,8 +41,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -65,7 +64,9 @@ func Acquire(ctx context.Context, dest string) (*Lock, error) {
 	return l, nil
 }
 
-// acquire is Acquire with the directories that may hold the lock files.
+// acquire is Acquire with the directories that may hold the lock files. Where a
+// lock file cannot be created in one, nobody holds it there, so that the next one
+// is used.
 func acquire(ctx context.Context, dest string, directories []string) (*Lock, error) {
 	dir, err := openDirectory(directories)
 	if err != nil {
@@ -73,6 +74,17 @@ func acquire(ctx context.Context, dest string, directories []string) (*Lock, err
 	}
 	defer dir.Close()
 	sweep(dir)
+	l, err := acquireIn(ctx, dir, dest)
+	rest := directories[slices.Index(directories, dir.Name())+1:]
+	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
+	if full && len(rest) > 0 {
+		log.Printf("[WARN] directory for locks: %v: using another one", err)
+		return acquire(ctx, dest, rest)
+	}
+	return l, err
+}
+
+func acquireIn(ctx context.Context, dir *os.File, dest string) (*Lock, error) {
 	for {
 		names, err := namesOf(dest)
 		if err != nil {
@@ -192,7 +204,8 @@ func flock(ctx context.Context, f *os.File, dest string) error {
 // that has just begun has not written its line yet, and just after a handover
 // the file may still name the previous, dead holder: both pass in an instant. A
 // holder that is not known after a second will not be, either because it could
-// not write its line or because it runs in another PID namespace.
+// not write its line or because it runs in another PID namespace. Then the
+// kernel is asked who it is.
 func tryLock(ctx context.Context, f *os.File) (locked bool, by holder, err error) {
 	for deadline := time.Now().Add(time.Second); ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -202,8 +215,11 @@ func tryLock(ctx context.Context, f *os.File) (locked bool, by holder, err error
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return false, holder{}, err
 		}
-		if by = readHolder(f); by.lives() || time.Now().After(deadline) {
+		if by = readHolder(f); by.lives() {
 			return false, by, nil
+		}
+		if time.Now().After(deadline) {
+			return false, by.orLocker(f), nil
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):
@@ -239,60 +255,4 @@ func waitLock(ctx context.Context, f *os.File) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// holder is what a lock file tells about who holds it.
-type holder struct {
-	pid   int    // 0 is unknown
-	since string // a time as in RFC 3339, or "unknown"
-}
-
-// writeHolder writes into the lock file f that this process holds it.
-func writeHolder(f *os.File) error {
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(f, "%d %s\n", os.Getpid(), time.Now().Format(time.RFC3339))
-	return err
-}
-
-// readHolder reads what writeHolder has written. Without a complete line, the
-// holder is unknown.
-func readHolder(f *os.File) holder {
-	buf := make([]byte, 128)
-	n, _ := f.ReadAt(buf, 0) // always io.EOF, as the line is shorter
-	line, _, complete := strings.Cut(string(buf[:n]), "\n")
-	pid, since, _ := strings.Cut(line, " ")
-	number, err := strconv.Atoi(pid)
-	if !complete || err != nil {
-		return holder{since: "unknown"}
-	}
-	return holder{number, since}
-}
-
-func (h holder) name() string {
-	if h.pid == 0 {
-		return "unknown"
-	}
-	return strconv.Itoa(h.pid)
-}
-
-func (h holder) lives() bool {
-	return h.pid > 0 && unix.Kill(h.pid, 0) != unix.ESRCH
-}
-
-// isAncestor reports whether this process descends from pid. It does not from
-// itself: another deployment of the same process goes on without this one.
-func isAncestor(pid int) bool {
-	for p := os.Getppid(); p > 1; {
-		if p == pid {
-			return true
-		}
-		stat, err := unixfs.ReadProcessStat(fmt.Sprintf("/proc/%d/stat", p))
-		if err != nil {
-			return false
-		}
-		p = stat.Parent
-	}
-	return false
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -84,9 +85,9 @@ func OwnerOf(info fs.FileInfo) int {
 }
 
 // Umask returns the file mode creation mask of this process as it was at the
-// first call. It is read from /proc/self/status, since umask(2) can only read
-// it by setting it, which would affect files that other goroutines create at
-// that moment. Without /proc that risk is taken.
+// first call. It is read from /proc/self/status, since umask(2) can only read it
+// by setting it, which would affect the files that other goroutines create at that
+// moment.
 var Umask = sync.OnceValue(func() uint32 {
 	status, err := os.ReadFile("/proc/self/status")
 	if err == nil {
@@ -97,7 +98,23 @@ var Umask = sync.OnceValue(func() uint32 {
 			}
 		}
 	}
-	mask := unix.Umask(0o077)
-	unix.Umask(mask)
-	return uint32(mask)
+	return threadUmask()
 })
+
+// threadUmask returns the umask where /proc does not tell it. It sets that of a
+// thread which has one of its own (unshare(2), CLONE_FS), and ends the thread.
+// Where a sandbox forbids that, the umask of the process is stricter for an
+// instant, but never more permissive.
+func threadUmask() uint32 {
+	mask := make(chan int)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine, as it stays locked
+		unshared := unix.Unshare(unix.CLONE_FS) == nil
+		old := unix.Umask(0o077)
+		if !unshared {
+			unix.Umask(old)
+		}
+		mask <- old
+	}()
+	return uint32(<-mask)
+}

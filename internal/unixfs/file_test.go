@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -140,7 +141,7 @@ func TestReadAtWriteAt(t *testing.T) {
 // The test starts itself under other umasks, which the shell sets and prints.
 func TestUmask(t *testing.T) {
 	if os.Getenv("TEST_UMASK") != "" {
-		fmt.Printf("%04o\n", Umask())
+		fmt.Printf("%04o\n%04o\n", Umask(), threadUmask())
 		return
 	}
 	t.Parallel()
@@ -149,8 +150,50 @@ func TestUmask(t *testing.T) {
 		cmd.Env = append(os.Environ(), "TEST_UMASK=1")
 		out, err := cmd.CombinedOutput()
 		lines := strings.Split(string(out), "\n")
-		if err != nil || len(lines) < 2 || lines[0] != mask || lines[1] != mask {
-			t.Errorf("umask %s: the shell and Umask say %q: %v", mask, out, err)
+		if err != nil || len(lines) < 3 || lines[0] != mask || lines[1] != mask || lines[2] != mask {
+			t.Errorf("umask %s: the shell, Umask and threadUmask say %q: %v", mask, out, err)
+		}
+	}
+}
+
+// Reading the umask without /proc does not change the modes of files that are
+// created at the same time.
+func TestThreadUmask(t *testing.T) {
+	t.Parallel()
+	allowed := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		allowed <- unix.Unshare(unix.CLONE_FS)
+	}()
+	if err := <-allowed; err != nil {
+		t.Skip("a sandbox forbids threads to have an umask of their own:", err)
+	}
+	dir := t.TempDir()
+	want := 0o666 &^ Umask()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 3000 {
+			threadUmask()
+		}
+	}()
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		path := filepath.Join(dir, fmt.Sprint(i%100))
+		os.Remove(path)
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != os.FileMode(want) {
+			t.Fatalf("a file was created with mode %04o, expected %04o", got, want)
 		}
 	}
 }
