@@ -30,6 +30,7 @@ missing_packages() {
 		xz xz-utils
 		bzip2 bzip2
 		setfacl acl
+		setfacl acl
 		getfacl acl
 		chattr e2fsprogs
 		setpriv util-linux

@@ -1,12 +1,9 @@
 package treesync
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/user"
-	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -30,65 +27,27 @@ type attributes struct {
 
 type ids struct{ uid, gid int }
 
-// newAttributes looks up the users and groups of a tree, each once.
-func newAttributes(t *archive.Tree) (*attributes, error) {
+// newAttributes looks up the users and groups of a tree, each once. If ctx ends
+// before that, the error is its cause.
+func newAttributes(ctx context.Context, t *archive.Tree) (*attributes, error) {
 	at := &attributes{uid: os.Geteuid(), gid: os.Getegid(), umask: unixfs.Umask(), ids: map[*archive.Owner]ids{}}
 	at.root = at.uid == 0
 	if !at.root {
 		return at, nil
 	}
-	users, groups := map[string]int{}, map[string]int{}
+	users, groups := newDirectory("passwd", userID), newDirectory("group", groupID)
 	for _, o := range t.Owners {
-		uid, err := lookUp(users, o.User, o.UID, func(name string) (string, error) {
-			u, err := user.Lookup(name)
-			if err != nil {
-				return "", err
-			}
-			return u.Uid, nil
-		})
+		uid, err := users.lookUp(ctx, o.User, o.UID)
 		if err != nil {
 			return nil, fmt.Errorf("look up user %q: %w", o.User, err)
 		}
-		gid, err := lookUp(groups, o.Group, o.GID, func(name string) (string, error) {
-			g, err := user.LookupGroup(name)
-			if err != nil {
-				return "", err
-			}
-			return g.Gid, nil
-		})
+		gid, err := groups.lookUp(ctx, o.Group, o.GID)
 		if err != nil {
 			return nil, fmt.Errorf("look up group %q: %w", o.Group, err)
 		}
 		at.ids[o] = ids{uid, gid}
 	}
 	return at, nil
-}
-
-// lookUp returns the id that find knows for a name, or else id, which the
-// archive gives. known caches the answers of find, -1 standing for an unknown
-// name.
-func lookUp(known map[string]int, name string, id int, find func(string) (string, error)) (int, error) {
-	if name == "" {
-		return id, nil
-	}
-	if found, ok := known[name]; ok {
-		if found < 0 {
-			return id, nil
-		}
-		return found, nil
-	}
-	s, err := find(name)
-	var noUser user.UnknownUserError
-	var noGroup user.UnknownGroupError
-	switch {
-	case errors.As(err, &noUser), errors.As(err, &noGroup), errors.Is(err, fs.ErrNotExist):
-		known[name] = -1 // ErrNotExist: the system has no /etc/passwd
-		return id, nil
-	case err != nil:
-		return 0, err
-	}
-	known[name], err = strconv.Atoi(s)
-	return known[name], err
 }
 
 // owner returns whom an entry's file belongs to. A uid of -1 stands for whoever

@@ -130,7 +130,7 @@ func TestSyncKeepsImmutable(t *testing.T) {
 // can go through its steps.
 func newSync(t *testing.T, a *archive.Archive, dest string) (fd int, c *comparison) {
 	t.Helper()
-	attrs, err := newAttributes(a.Tree)
+	attrs, err := newAttributes(t.Context(), a.Tree)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func Extract(ctx context.Context, a *archive.Archive, dir string) error {
 }
 
 func extract(ctx context.Context, a *archive.Archive, dir string) error {
-	attrs, err := newAttributes(a.Tree)
+	attrs, err := newAttributes(ctx, a.Tree)
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ type Options struct {
 // If Sync fails before it commits, dest is as it was. If ctx ends before that,
 // the error is its cause; a commit is not interrupted.
 func Sync(ctx context.Context, a *archive.Archive, dest string, o Options) error {
-	attrs, err := newAttributes(a.Tree)
+	attrs, err := newAttributes(ctx, a.Tree)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func SyncDir(ctx context.Context, from, dest string, o Options) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", from, err)
 	}
-	attrs, err := newAttributes(tree)
+	attrs, err := newAttributes(ctx, tree)
 	if err != nil {
 		return err
 	}

@@ -586,7 +586,7 @@ func TestSyncStagingFails(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		stopped := errors.New("stopped")
 		a := mustIndex(t, tartest.Make(t, members...))
-		attrs, err := newAttributes(a.Tree)
+		attrs, err := newAttributes(t.Context(), a.Tree)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -600,7 +600,7 @@ func TestSyncStagingFails(t *testing.T) {
 		dest := filepath.Join(t.TempDir(), "dest")
 		broken := errors.New("broken disk")
 		a := mustIndex(t, tartest.Make(t, members...))
-		attrs, err := newAttributes(a.Tree)
+		attrs, err := newAttributes(t.Context(), a.Tree)
 		if err != nil {
 			t.Fatal(err)
 		}
