@@ -104,8 +104,8 @@ func (h *host) publish(name string, r *release, manifest func(src, dest string, 
 	src := h.path("files", name+".tar.gz")
 	write(h.t, src, r.archive)
 	url := h.path("files", name+".yml")
-	write(h.t, url, []byte(manifest("file://"+src, h.path("dest"), more...)))
-	return "file://" + url
+	write(h.t, url, []byte(manifest(fileURL(src), h.path("dest"), more...)))
+	return fileURL(url)
 }
 
 func TestConsulWatch(t *testing.T) {
@@ -127,7 +127,7 @@ func TestConsulWatch(t *testing.T) {
 	c.fire(h.publish("bad", two, two.badManifest))
 	watch.waitForOutput("Checksum mismatch", 1)
 	watch.waitForOutput("Deploy manifest failed:", 1)
-	c.fire("file://" + h.path("files", "missing.yml"))
+	c.fire(fileURL(h.path("files", "missing.yml")))
 	watch.waitForOutput("Load manifest failed:", 1)
 	c.fire("") // an event without a payload
 	watch.waitForOutput("has no payload", 1)
@@ -201,7 +201,7 @@ func TestConsulCluster(t *testing.T) {
 	r := newRelease(t, "one")
 	src, manifest := shared.path("app.tar.gz"), shared.path("app.yml")
 	write(t, src, r.archive)
-	write(t, manifest, []byte(r.manifest("file://"+src, `{{ must_env "HOME" }}/app`)))
+	write(t, manifest, []byte(r.manifest(fileURL(src), `{{ must_env "HOME" }}/app`)))
 
 	var hosts []*host
 	var watches []*server
@@ -211,7 +211,7 @@ func TestConsulCluster(t *testing.T) {
 		watch.waitForOutput(noEvent, 1)
 		hosts, watches = append(hosts, h), append(watches, watch)
 	}
-	first.fire("file://" + manifest)
+	first.fire(fileURL(manifest))
 	for i, watch := range watches {
 		watch.waitForOutput("Done", 1)
 		r.wantDeployed(t, hosts[i].path("home", "app"))

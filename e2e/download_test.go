@@ -150,7 +150,7 @@ func TestDownloadThroughCuts(t *testing.T) {
 				})
 				h := server.host(t, c)
 				write(t, h.path("deploy.yml"), []byte(one.manifest(server.src(c, name), h.path("dest"))))
-				o := h.stretcher("file://"+h.path("deploy.yml"), flags...).wantSuccess().wantLog("unexpected EOF; next in")
+				o := h.stretcher(fileURL(h.path("deploy.yml")), flags...).wantSuccess().wantLog("unexpected EOF; next in")
 				if strings.Contains(o.log, "starting over") {
 					t.Errorf("the download started over:\n%s", o.log)
 				}
@@ -174,7 +174,7 @@ func TestDownloadThroughCuts(t *testing.T) {
 				})
 				h := server.host(t, c)
 				write(t, h.path("deploy.yml"), []byte(two.manifest(server.src(c, name), h.path("dest"))))
-				h.stretcher("file://"+h.path("deploy.yml"), flags...).wantSuccess().wantLog("starting over")
+				h.stretcher(fileURL(h.path("deploy.yml")), flags...).wantSuccess().wantLog("starting over")
 				two.wantDeployed(t, h.path("dest"))
 			})
 		}
@@ -250,7 +250,7 @@ commands:
   failure: ["grep VmHWM /proc/$PPID/status"]
 `, server.URL, strings.Repeat("0", 32), h.path("dest")))
 			cmd := h.command(plainPath(t), "-connections", strconv.Itoa(connections))
-			cmd.Stdin = strings.NewReader("file://" + h.path("deploy.yml"))
+			cmd.Stdin = strings.NewReader(fileURL(h.path("deploy.yml")))
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			tooLong := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })

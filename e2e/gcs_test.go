@@ -125,9 +125,9 @@ func TestGCS(t *testing.T) {
 	t.Run("appears between retries", func(t *testing.T) {
 		h := g.host(t)
 		agent := h.start("gs://deploys/late/deploy.yml", "-retry=1000", "-retry-wait=100ms")
-		agent.waitForLog("fetch gs://deploys/late/deploy.yml: attempt 1")
+		agent.waitForLog("Fetch gs://deploys/late/deploy.yml: attempt 1")
 		g.upload("deploys", "late/deploy.yml", []byte(r.manifest("gs://deploys/late/app.tar.gz", h.path("dest"))))
-		agent.waitForLog("fetch gs://deploys/late/app.tar.gz: attempt 1")
+		agent.waitForLog("Fetch gs://deploys/late/app.tar.gz: attempt 1")
 		g.upload("deploys", "late/app.tar.gz", r.archive)
 		agent.wait().wantSuccess()
 		r.wantDeployed(t, h.path("dest"))

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,6 +117,12 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 	cmd.Env = h.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	return cmd
+}
+
+// fileURL returns the URL of a file. The directory of a subtest may have a # in
+// its name, which a URL has to escape.
+func fileURL(path string) string {
+	return (&url.URL{Scheme: "file", Path: path}).String()
 }
 
 // outcome is the result of a run of the agent.

@@ -67,7 +67,7 @@ func TestByHand(t *testing.T) {
 				manifest += "sync_strategy: " + strategy + "\n"
 			}
 			write(t, h.path("files", "deploy.yml"), []byte(manifest))
-			url := "file://" + h.path("files", "deploy.yml")
+			url := fileURL(h.path("files", "deploy.yml"))
 			h.stretcher(url).wantSuccess()
 			wantSameTree(t, h.path("dest"), h.path("work", "hand", "dest"))
 			// Deploy again: there is nothing to change.
@@ -91,7 +91,7 @@ func archiveManifest(t *testing.T, archive, dest string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("src: file://%s\nchecksum: %x\ndest: %s\n", archive, sha256.Sum256(data), dest)
+	return fmt.Sprintf("src: %s\nchecksum: %x\ndest: %s\n", fileURL(archive), sha256.Sum256(data), dest)
 }
 
 // makeTree creates a tree that contains files of every type. The trees of two
@@ -257,7 +257,7 @@ func TestByHandMv(t *testing.T) {
 	h.env = append(h.env, "ARCHIVE="+h.path("app.tar.gz"))
 	output(t, h.command("sh", "-c", "tar -C ../new -czf $ARCHIVE . && mkdir hand && tar -C hand -xf $ARCHIVE"))
 	write(t, h.path("files", "deploy.yml"), []byte(archiveManifest(t, h.path("app.tar.gz"), h.path("dest"))+"sync_strategy: mv\n"))
-	url := "file://" + h.path("files", "deploy.yml")
+	url := fileURL(h.path("files", "deploy.yml"))
 	h.stretcher(url).wantSuccess()
 	wantSameTree(t, h.path("dest"), h.path("work", "hand"))
 	// It fails if dest exists.

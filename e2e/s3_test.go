@@ -216,7 +216,7 @@ func TestS3(t *testing.T) {
 		agent.waitForLog("NoSuchKey")
 		write(t, filepath.Join(root, "deploys", "late/deploy.yml"), []byte(r.manifest("s3://deploys/late/app.tar.gz", h.path("dest"))))
 		agent.waitForLog("Downloading src:")
-		agent.waitForLog("fetch s3://deploys/late/app.tar.gz: attempt 1")
+		agent.waitForLog("Fetch s3://deploys/late/app.tar.gz: attempt 1")
 		write(t, filepath.Join(root, "deploys", "late/app.tar.gz"), r.archive)
 		agent.wait().wantSuccess()
 		r.wantDeployed(t, h.path("dest"))

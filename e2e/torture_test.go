@@ -88,9 +88,9 @@ func (s *site) publish(name string, archive []byte, more ...string) string {
 	src := s.path("files", name+".tar.gz")
 	write(s.t, src, archive)
 	sum := sha256.Sum256(archive)
-	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n%s\n", "file://"+src, hex.EncodeToString(sum[:]), s.dest, strings.Join(more, "\n"))
+	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n%s\n", fileURL(src), hex.EncodeToString(sum[:]), s.dest, strings.Join(more, "\n"))
 	write(s.t, s.path("files", name+".yml"), []byte(manifest))
-	return "file://" + s.path("files", name+".yml")
+	return fileURL(s.path("files", name+".yml"))
 }
 
 // tell returns a command that records that it ran and for which result.

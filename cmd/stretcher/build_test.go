@@ -36,7 +36,7 @@ func TestBuilt(t *testing.T) {
 	cmd := exec.Command(w.path("stretcher"))
 	cmd.Dir = w.dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+w.path("tmp"))
-	cmd.Stdin = strings.NewReader("file://" + w.path("manifest.yml"))
+	cmd.Stdin = strings.NewReader(w.url("manifest.yml"))
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -127,7 +127,7 @@ func TestOracle(t *testing.T) {
 			}
 			w.run("sh", "-c", pack)
 			sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
-			manifest := fmt.Sprintf("src: file://%s\nchecksum: %s\ndest: %s\nsync_strategy: %s\n", w.path("app.tar"), sum, w.path("dest"), test.strategy)
+			manifest := fmt.Sprintf("src: %s\nchecksum: %s\ndest: %s\nsync_strategy: %s\n", w.url("app.tar"), sum, w.path("dest"), test.strategy)
 			if test.excludes != nil {
 				manifest += excludes
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,12 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+
+// url returns the URL of a file. The directory of a subtest may have a # in its
+// name, which a URL has to escape.
+func (w *world) url(name string) string {
+	return (&url.URL{Scheme: "file", Path: w.path(name)}).String()
+}
 
 // write writes a file. Each %s in the text is replaced with the directory.
 func (w *world) write(name, text string) {
@@ -81,7 +88,7 @@ func (w *world) archive(dest string) string {
 		w.run("tar", "-cf", "app.tar", "-C", "app", "file")
 	}
 	sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
-	return fmt.Sprintf("src: file://%s\nchecksum: %s\ndest: %s\n", w.path("app.tar"), sum, dest)
+	return fmt.Sprintf("src: %s\nchecksum: %s\ndest: %s\n", w.url("app.tar"), sum, dest)
 }
 
 // agent is a running stretcher.
@@ -97,7 +104,7 @@ type agent struct {
 func (w *world) start(event string, variables []string, flags ...string) *agent {
 	w.t.Helper()
 	if !strings.Contains(event, "://") {
-		event = "file://" + w.path(event)
+		event = w.url(event)
 	}
 	cmd := exec.Command("stretcher", flags...)
 	cmd.Stdin = strings.NewReader(event + "\n")
@@ -141,7 +148,7 @@ func (w *world) asUser() (uid int, start func(manifest string, flags ...string) 
 	return uid, func(manifest string, flags ...string) *agent {
 		t.Helper()
 		cmd := exec.Command(w.path("stretcher"), flags...)
-		cmd.Stdin = strings.NewReader("file://" + w.path(manifest))
+		cmd.Stdin = strings.NewReader(w.url(manifest))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 		return w.startCommand(cmd, nil)
 	}

@@ -247,7 +247,7 @@ func TestSignalUnderNohup(t *testing.T) {
 	w := newWorld(t)
 	w.write("manifest.yml", "commands:\n  pre: ['"+forever+"']\n"+failed)
 	cmd := exec.Command("sh", "-c", `trap "" HUP; exec stretcher`)
-	cmd.Stdin = strings.NewReader("file://" + w.path("manifest.yml"))
+	cmd.Stdin = strings.NewReader(w.url("manifest.yml"))
 	a := w.startCommand(cmd, nil)
 	w.pid("child.pid")
 	a.signal(syscall.SIGHUP)

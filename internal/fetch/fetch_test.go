@@ -916,16 +916,22 @@ func TestFetchTorture(t *testing.T) {
 func TestCheckURL(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ url, want string }{
-		{"", `"" is no URL: expected s3://, gs://, http://, https:// or file://`},
-		{"/path/to/manifest.yml", `"/path/to/manifest.yml" is no URL: expected s3://, gs://, http://, https:// or file://`},
+		{"", `"" is not a URL: expected s3://, gs://, http://, https:// or file://`},
+		{"/path/to/manifest.yml", `"/path/to/manifest.yml" is not a URL: did you mean "file:///path/to/manifest.yml"?`},
+		{"user:s3cret@host/a?token=s3cret", `"user:REDACTED@host/a?token=REDACTED" is not a URL: expected s3://, gs://, http://, https:// or file://`},
+		{"a\x1b[2J", `"a\x1b[2J" is not a URL: expected s3://, gs://, http://, https:// or file://`},
+		{"x://\x1b[2J", `x://\x1b[2J: unknown scheme "x": expected s3, gs, http, https or file`},
+		{"file:a", `"file:a" is not a URL: expected s3://, gs://, http://, https:// or file://`},
 		{"ftp://host/a", `ftp://host/a: unknown scheme "ftp": expected s3, gs, http, https or file`},
 		{"s3://bucket", "s3://bucket: expected a bucket and a key, as in s3://bucket/key"},
 		{"s3://bucket/", "s3://bucket/: expected a bucket and a key, as in s3://bucket/key"},
 		{"gs:///key", "gs:///key: expected a bucket and a key, as in gs://bucket/key"},
+		{"gs://bucket//", "gs://bucket//: expected a bucket and a key, as in gs://bucket/key"},
+		{"s3://bucket/?a", "s3://bucket/?a: expected a bucket and a key, as in s3://bucket/key"},
 		{"http://", "http://: the URL names no host"},
 		{"http:///a", "http:///a: the URL names no host"},
 		{"http://:80/a", "http://:80/a: the URL names no host"},
-		{"http://host:99999/a", "http://host:99999/a: the URL's port 99999 is none"},
+		{"http://host:99999/a", "http://host:99999/a: 99999 is not a valid port"},
 		{"http://host:port/a", "http://host:port/a: malformed URL: special characters have to be percent-encoded"},
 		{"http://host/%zz", "http://host/%zz: malformed URL: special characters have to be percent-encoded"},
 	} {
@@ -941,7 +947,7 @@ func TestCheckURL(t *testing.T) {
 }
 
 func FuzzNewSource(f *testing.F) {
-	for _, u := range []string{"s3://bucket/a%20b", "gs://b/%zz", "http://u:p@h:80/a?b#c", "https://[::1]/", "file:///a%00", "file://localhost/a", "a://b", "://", "HTTP://ÄÖ/"} {
+	for _, u := range []string{"s3://bucket/a%20b", "gs://b/%zz", "http://u:p@h:80/a?b#c", "https://[::1]/", "file:///a%00", "file:/a?b", "file:/", "file://localhost/a", "a://b", "://", "HTTP://ÄÖ/"} {
 		f.Add(u)
 	}
 	f.Fuzz(func(t *testing.T, u string) {

@@ -51,7 +51,7 @@ func newLimiter(bytesPerSecond uint64) *rate.Limiter {
 }
 
 // name returns the URL without its secrets, for the log and for errors.
-func (f *fetcher) name() string { return redact.URL(f.url) }
+func (f *fetcher) name() string { return printable(redact.URL(f.url)) }
 
 // fetch fetches the whole object and ends the spool with the result.
 func (f *fetcher) fetch(ctx context.Context) (err error) {
@@ -59,6 +59,9 @@ func (f *fetcher) fetch(ctx context.Context) (err error) {
 	f.source, err = newSource(f.url, f.Options)
 	if err != nil {
 		return err
+	}
+	if part := ignoredPart(f.url); part != "" {
+		f.logf("[WARN] Fetch %s: what follows the %c is ignored: write %%%02X for one that is part of the name", f.name(), part[0], part[0])
 	}
 	defer func() { unixfs.Warn("close "+f.name(), f.source.close()) }()
 	if err := f.retry(ctx, f.name(), f.attempt); err != nil {
@@ -92,7 +95,7 @@ func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.C
 			wait = max(wait, min(busy.retryAfter, maxRetryAfter))
 		}
 		f.progress.retries.Add(1)
-		f.logf("[WARN] fetch %s: attempt %d of %d failed: %v; next in %s", name, n+1, f.Retries+1, err, wait.Round(time.Millisecond))
+		f.logf("[WARN] Fetch %s: attempt %d of %d failed: %v; next in %s", name, n+1, f.Retries+1, err, wait.Round(time.Millisecond))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -209,7 +212,7 @@ func (f *fetcher) open(ctx context.Context, offset, length int64) (*transfer, er
 
 // restart discards what the spool has.
 func (f *fetcher) restart() error {
-	f.logf("[WARN] fetch %s: starting over: the object changed, or its server cannot continue after %d bytes", f.name(), f.spool.len())
+	f.logf("[WARN] Fetch %s: starting over: the object changed, or its server cannot continue after %d bytes", f.name(), f.spool.len())
 	f.validator = ""
 	return f.spool.restart()
 }

@@ -263,7 +263,7 @@ func (c *connection) work(ctx context.Context, p *part) error {
 			err := c.fetchPart(ctx, p)
 			if err != nil && ctx.Err() == nil && !c.answered && c.parts.leave(c, p) {
 				// The server may limit the number of connections of a client.
-				c.logf("[WARN] fetch %s: going on with one connection less: %v", c.name(), err)
+				c.logf("[WARN] Fetch %s: continuing with one connection less: %v", c.name(), err)
 				left = true
 				return nil
 			}
@@ -300,7 +300,7 @@ func (c *connection) fetchPart(ctx context.Context, p *part) error {
 		case errors.Is(err, errShort):
 		case errors.Is(err, errSlow):
 			replaced++
-			c.logf("fetch part %d of %s: %v: connecting anew", p.number, c.name(), err)
+			c.logf("Fetch part %d of %s: %v: using a new connection", p.number, c.name(), err)
 		default:
 			return err
 		}

@@ -119,7 +119,7 @@ func TestParallelFaults(t *testing.T) {
 				w.WriteHeader(503)
 				return true
 			},
-			logged: "going on with one connection less: 503 Service Unavailable"},
+			logged: "continuing with one connection less: 503 Service Unavailable"},
 		{name: "only whole objects allowed",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				if r.Header.Get("Range") == "" {
@@ -128,7 +128,7 @@ func TestParallelFaults(t *testing.T) {
 				w.WriteHeader(403)
 				return true
 			},
-			logged: "going on with one connection less: 403 Forbidden"},
+			logged: "continuing with one connection less: 403 Forbidden"},
 		{name: "only one connection answered", free: true,
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
 				if n == 0 {
@@ -142,7 +142,7 @@ func TestParallelFaults(t *testing.T) {
 				f.serve(w, withoutRanges(r))
 				return true
 			},
-			logged:   "going on with one connection less: the server ignores ranges",
+			logged:   "continuing with one connection less: the server ignores ranges",
 			unlogged: "starting over"},
 		{name: "ranges ignored later on",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
@@ -302,7 +302,7 @@ func TestParallelSlowPart(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, got, content)
-			if !strings.Contains(logged, "part 16 of "+f.URL+": ") || !strings.Contains(logged, errSlow.Error()+": connecting anew") {
+			if !strings.Contains(logged, "part 16 of "+f.URL+": ") || !strings.Contains(logged, errSlow.Error()+": using a new connection") {
 				t.Errorf("log:\n%s", logged)
 			}
 			if strings.Contains(logged, "failed") || requests.Load() < 2 {

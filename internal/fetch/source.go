@@ -56,18 +56,24 @@ func (e busyError) Unwrap() error { return e.error }
 // newSource returns the source of a URL, without opening it.
 func newSource(rawURL string, o Options) (source, error) {
 	scheme, rest, ok := strings.Cut(rawURL, "://")
+	if path, oneSlash := cutFilePath(rawURL); oneSlash {
+		scheme, rest, ok = "file", path, true
+	}
 	if !ok {
-		return nil, fmt.Errorf("%.200q is no URL: expected s3://, gs://, http://, https:// or file://", rawURL)
+		return nil, notURL(rawURL)
 	}
 	var s source
 	var err error
 	switch scheme = strings.ToLower(scheme); scheme {
 	case "file":
-		s, err = newFileSource(rest)
+		s, err = newFileSource(withoutQuery(rest))
 	case "http", "https":
 		s, err = newHTTPSource(rawURL, o)
 	case "s3", "gs":
-		bucket, key, _ := strings.Cut(rest, "/")
+		bucket, key, _ := strings.Cut(withoutQuery(rest), "/")
+		if scheme == "gs" {
+			key = strings.TrimLeft(key, "/") // as the original does
+		}
 		switch {
 		case bucket == "" || key == "":
 			err = fmt.Errorf("expected a bucket and a key, as in %s://bucket/key", scheme)
@@ -80,9 +86,46 @@ func newSource(rawURL string, o Options) (source, error) {
 		err = fmt.Errorf("unknown scheme %q: expected s3, gs, http, https or file", scheme)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", redact.URL(rawURL), err)
+		return nil, fmt.Errorf("%s: %w", printable(redact.URL(rawURL)), err)
 	}
 	return s, nil
+}
+
+// cutFilePath returns the path of a URL with a single slash, as file:/path,
+// which is another spelling of file:///path (RFC 8089, section 2).
+func cutFilePath(rawURL string) (path string, ok bool) {
+	const prefix = "file:/"
+	if len(rawURL) < len(prefix) || !strings.EqualFold(rawURL[:len(prefix)], prefix) || strings.HasPrefix(rawURL[len(prefix):], "/") {
+		return "", false
+	}
+	return rawURL[len(prefix)-1:], true
+}
+
+// notURL returns the error for a text without a scheme.
+func notURL(text string) error {
+	shown := strings.TrimPrefix(redact.URL("x://"+text), "x://")
+	if strings.HasPrefix(text, "/") {
+		return fmt.Errorf("%.200q is not a URL: did you mean %.200q?", shown, "file://"+shown)
+	}
+	return fmt.Errorf("%.200q is not a URL: expected s3://, gs://, http://, https:// or file://", shown)
+}
+
+// withoutQuery returns what follows the scheme of a URL without its query and
+// fragment, which the original ignores in URLs that name no web server.
+func withoutQuery(rest string) string {
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		return rest[:i]
+	}
+	return rest
+}
+
+// ignoredPart returns the part of a URL that its source ignores, with the ? or #
+// before it. It is "" where nothing is ignored.
+func ignoredPart(rawURL string) string {
+	if scheme, _, _ := strings.Cut(strings.ToLower(rawURL), ":"); scheme == "http" || scheme == "https" {
+		return ""
+	}
+	return rawURL[len(withoutQuery(rawURL)):]
 }
 
 // unescape decodes percent escapes. Text with an invalid escape, such as

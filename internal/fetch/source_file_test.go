@@ -24,16 +24,24 @@ func TestFileURLs(t *testing.T) {
 		{"file://DIR/größe", "größe"},
 		{"file://DIR/gr%C3%B6%C3%9Fe", "größe"},
 		{"file://DIR/a+b%2Bc", "a+b+c"},
-		{"file://DIR/a#b?c", "a#b?c"},
+		{"file:DIR/plain", "plain"},
+		{"File:DIR/a%20b", "a b"},
+		{"file://DIR/plain?a=b", "plain"},
+		{"file://DIR/plain#a?b", "plain"},
+		{"file:DIR/plain?a#b", "plain"},
+		{"file://DIR/a%23b%3Fc", "a#b?c"},
 		{"file://DIR/100%", "100%"},
 		{"file://DIR/./plain", "plain"},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, test.name), []byte(test.name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := download(t, Options{}, strings.Replace(test.url, "DIR", dir, 1))
+		got, logged, err := download(t, Options{}, strings.Replace(test.url, "DIR", dir, 1))
 		if err != nil || string(got) != test.name {
 			t.Errorf("%s: got %q, %v", test.url, got, err)
+		}
+		if ignored := strings.Contains(logged, "[WARN]"); ignored != strings.ContainsAny(test.url, "?#") {
+			t.Errorf("%s: log:\n%s", test.url, logged)
 		}
 	}
 }

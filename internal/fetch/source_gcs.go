@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 		return s.client, nil
 	}
 	s.transport = onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
-	hc := &http.Client{Transport: gcsTransport{s.transport, s.userAgent}}
+	hc := &http.Client{Transport: gcsTransport{boundedErrors{s.transport}, s.userAgent}}
 	options := []option.ClientOption{option.WithHTTPClient(hc)}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		creds, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{storage.ScopeReadOnly}})
@@ -97,22 +98,19 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string, rang
 		return storage.ErrObjectNotExist
 	}
 	if token, ok := errors.AsType[*auth.Error](err); ok && token.Response != nil {
-		text := fmt.Sprintf("%.500s", strings.Join(strings.Fields(token.Error()), " ")) // has several lines and contains the whole answer
-		return fmt.Errorf("GCP credentials: %w", httpStatusError(text, token.Response.StatusCode, token.Response.Header))
+		status := withReason(errors.New(printable(token.Response.Status)), reason(token.Response.Header.Get("Content-Type"), token.Body))
+		return fmt.Errorf("GCP credentials: %w", httpStatusError(status, token.Response.StatusCode, token.Response.Header))
 	}
 	api, ok := errors.AsType[*googleapi.Error](err)
 	if !ok {
 		return withoutURL(err) // the server has not answered
 	}
-	switch {
-	case ranged && api.Code == http.StatusRequestedRangeNotSatisfiable:
+	if ranged && api.Code == http.StatusRequestedRangeNotSatisfiable {
 		return errChanged
-	case api.Code == http.StatusRequestTimeout:
-		return err
-	case api.Code == http.StatusTooManyRequests, api.Code >= 500:
-		return busyError{err, retryAfter(api.Header.Get("Retry-After"))}
 	}
-	return permanent(err)
+	status := fmt.Errorf("%d %s", api.Code, http.StatusText(api.Code))
+	status = withReason(status, cmp.Or(reason(api.Header.Get("Content-Type"), []byte(api.Body)), textReason(api.Message)))
+	return httpStatusError(status, api.Code, api.Header)
 }
 
 func (s *gcsSource) closeIdle() {

@@ -59,11 +59,15 @@ func TestGCSRequest(t *testing.T) {
 	for _, test := range []struct{ url, path string }{
 		{"gs://bucket/key", "/bucket/key"},
 		{"gs://bucket/a/b/c.tar.gz", "/bucket/a/b/c.tar.gz"},
+		{"gs://bucket//key", "/bucket/key"},
+		{"gs://bucket///a//b", "/bucket/a//b"},
 		{"gs://bucket/a b", "/bucket/a b"},
 		{"gs://bucket/a%20b", "/bucket/a b"},
 		{"gs://bucket/größe/日本", "/bucket/größe/日本"},
 		{"gs://bucket/a+b%2Bc", "/bucket/a+b+c"},
-		{"gs://bucket/a#b?c", "/bucket/a#b?c"},
+		{"gs://bucket/a%23b%3Fc", "/bucket/a#b?c"},
+		{"gs://bucket/a#b?c", "/bucket/a"},
+		{"gs://bucket/a?b#c", "/bucket/a"},
 	} {
 		f := serveGCS(t, []byte("content"), nil)
 		if _, _, err := download(t, Options{}, test.url); err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +54,7 @@ func checkHost(u *url.URL) error {
 		return errors.New("the URL names no host")
 	}
 	if _, err := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16); err != nil {
-		return fmt.Errorf("the URL's port %s is none", u.Port())
+		return fmt.Errorf("%s is not a valid port", u.Port())
 	}
 	return nil
 }
@@ -67,7 +68,7 @@ func onlyHTTP1(t *http.Transport) *http.Transport {
 		if resp.StatusCode == http.StatusOK {
 			return nil
 		}
-		return fmt.Errorf("proxy: %w", httpStatusError(resp.Status, resp.StatusCode, resp.Header))
+		return fmt.Errorf("proxy: %w", httpStatusError(errors.New(printable(resp.Status)), resp.StatusCode, resp.Header))
 	}
 	if t.TLSClientConfig != nil {
 		t.TLSClientConfig.NextProtos = nil // Clone copies "h2" in it
@@ -151,10 +152,11 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
 		err = errChanged
 	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
-		err = httpStatusError(resp.Status, resp.StatusCode, resp.Header)
+		err = withReason(errors.New(printable(resp.Status)), readReason(resp))
 		if resp.Request.URL.String() != req.URL.String() {
 			err = fmt.Errorf("%w (redirected to %s)", err, redact.URL(resp.Request.URL.String()))
 		}
+		err = httpStatusError(err, resp.StatusCode, resp.Header)
 	}
 	if err != nil {
 		resp.Body.Close()
@@ -170,10 +172,13 @@ func withoutURL(err error) error {
 	if at, ok := errors.AsType[*url.Error](err); ok {
 		err = at.Err
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return permanent(err)
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); !ok {
+		return err
 	}
-	return err
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		err = fmt.Errorf("%w (set SSL_CERT_FILE to trust another authority)", err)
+	}
+	return permanent(err)
 }
 
 func (s *httpSource) closeIdle() { s.transport.CloseIdleConnections() }
@@ -238,32 +243,6 @@ func httpValidator(h http.Header) string {
 	return h.Get("Last-Modified")
 }
 
-// httpStatusError returns the error for an answer. It is permanent unless
-// another attempt may get a better one: after 408, 429 and 5xx, and after 404,
-// because an event may arrive before the upload of its object is complete.
-func httpStatusError(status string, code int, h http.Header) error {
-	err := errors.New(status)
-	switch {
-	case code == http.StatusNotFound:
-		return err
-	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
-		return busyError{err, retryAfter(h.Get("Retry-After"))}
-	}
-	return permanent(err)
-}
-
-// retryAfter reads a Retry-After header, which has seconds or a date (RFC 9110,
-// section 10.2.3). It returns 0 where that is missing, malformed or in the past.
-func retryAfter(s string) time.Duration {
-	if seconds, err := strconv.ParseUint(s, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // out of range: seconds is the largest value
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(at))
-	}
-	return 0
-}
-
 // timings records how long each step of a request took. It has a lock because
 // net/http may call the hooks of go-httpstat from several goroutines, and they
 // have none.
@@ -309,7 +288,7 @@ func (b *timedBody) Close() error {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
 	r, now := &b.timings.result, time.Now()
-	b.logf("[DEBUG] %s %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
+	b.logf("[DEBUG] GET %s: %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
 		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, now.Sub(b.timings.firstByte), now.Sub(b.timings.start))
 	return err
 }

@@ -245,7 +245,7 @@ func TestHTTPTimings(t *testing.T) {
 			durations = append(durations, d)
 		}
 	}
-	if len(durations) != 6 || !strings.HasPrefix(line, f.URL+"/?token=REDACTED 200 OK: DNS ") {
+	if len(durations) != 6 || !strings.HasPrefix(line, "GET "+f.URL+"/?token=REDACTED: 200 OK: DNS ") {
 		t.Fatalf("the log has %q", line)
 	}
 	dns, connect, handshake, first, transfer, total = durations[0], durations[1], durations[2], durations[3], durations[4], durations[5]

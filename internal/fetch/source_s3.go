@@ -49,7 +49,7 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{
-			Transport: s.transport,
+			Transport: boundedErrors{s.transport},
 			// S3 redirects to another region, for which the signature of the
 			// request would not be valid.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -130,10 +130,10 @@ func s3Error(err error, conditional bool) error {
 	short := fmt.Errorf("%d %s", status, http.StatusText(status))
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		code = api.ErrorCode()
-		short = fmt.Errorf("%s: %s (%d)", code, api.ErrorMessage(), status)
+		short = fmt.Errorf("%s: %s (%d)", textReason(code), textReason(api.ErrorMessage()), status)
 	}
 	if id := resp.ServiceRequestID(); id != "" {
-		short = fmt.Errorf("%w, request %s", short, id)
+		short = fmt.Errorf("%w, request %s", short, textReason(id))
 	}
 	if region := resp.Response.Header.Get("X-Amz-Bucket-Region"); region != "" && (status == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed") {
 		short = fmt.Errorf("%w (set AWS_REGION to %s, where the bucket is)", short, region)

@@ -54,7 +54,9 @@ func TestS3Request(t *testing.T) {
 		{"s3://bucket/a%20b", "/bucket/a b"},
 		{"s3://bucket/größe/日本", "/bucket/größe/日本"},
 		{"s3://bucket/a+b%2Bc", "/bucket/a+b+c"},
-		{"s3://bucket/a#b?c", "/bucket/a#b?c"},
+		{"s3://bucket/a%23b%3Fc", "/bucket/a#b?c"},
+		{"s3://bucket/a#b?c", "/bucket/a"},
+		{"s3://bucket/a?b#c", "/bucket/a"},
 		{"s3://bucket/100%", "/bucket/100%"},
 		{"S3://bucket//key", "/bucket//key"},
 	} {
