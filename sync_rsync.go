@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/proc"
+	"github.com/fujiwara/stretcher/internal/rsyncoutput"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -78,6 +80,35 @@ func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.
 }
 
 func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {
+	args, err := s.arguments(from, to)
+	if err != nil {
+		return err
+	}
+	name := proc.Label("rsync " + strings.Join(args, " "))
+	log.Println("invoking command:", name)
+	lines := newOutputLog()
+	defer lines.Close()
+	output := rsyncoutput.New(lines, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
+	cmd := exec.Command("rsync", args...)
+	cmd.Stdout, cmd.Stderr = output, output
+	start := time.Now()
+	err = proc.Run(ctx, name, cmd, r.Options)
+	output.Close()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
+		return fmt.Errorf("%w: %s", err, output.Cause())
+	}
+	if err != nil {
+		return err
+	}
+	if stats, ok := output.Stats(); ok {
+		log.Printf("Synced to %s: %s, within %s", to, stats, time.Since(start).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// arguments returns those of rsync. What --stats adds to its output is not logged
+// as it is, but summed up in one line.
+func (s *RsyncStrategy) arguments(from, to string) ([]string, error) {
 	args := slices.Clone(RsyncDefaultOpts)
 	if RsyncVerboseOpt != "" {
 		args = append(args, RsyncVerboseOpt)
@@ -85,18 +116,19 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	if s.ExcludeFrom != "" {
 		file, err := excludeFile(from, s.ExcludeFrom)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		args = append(args, "--exclude-from="+file)
 	}
 	for _, pattern := range s.Excludes {
 		args = append(args, "--exclude="+pattern)
 	}
-	args = append(args, unixfs.CleanPath(from)+"/", unixfs.CleanPath(to)+"/")
-	name := proc.Label("rsync " + strings.Join(args, " "))
-	log.Println("invoking command:", name)
-	return r.log(ctx, name, exec.Command("rsync", args...))
+	return append(args, "--stats", unixfs.CleanPath(from)+"/", unixfs.CleanPath(to)+"/"), nil
 }
+
+// asksForStats reports whether an option makes rsync print statistics, which are
+// to be logged then.
+func asksForStats(option string) bool { return strings.Contains(option, "stats") }
 
 // excludeFile returns the path of the file that exclude_from names in dir, which
 // has the extracted archive. A name that leads out of dir, and anything but a

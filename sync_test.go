@@ -95,10 +95,19 @@ func TestStrategiesAlone(t *testing.T) {
 	if got := namesIn(t, to); !slices.Equal(got, []string{"file", "list"}) {
 		t.Errorf("dest has %q", got)
 	}
-	want := fmt.Sprintf("invoking command: rsync -a --delete -v --exclude-from=%s/list --exclude=*.pid %s/ %s/\n", from, from, to)
+	want := fmt.Sprintf("invoking command: rsync -a --delete -v --exclude-from=%s/list --exclude=*.pid --stats %s/ %s/\n", from, from, to)
 	if !strings.HasPrefix(logged, want) {
 		t.Errorf("logged %s\nexpected %s", logged, want)
 	}
+	if want := fmt.Sprintf("\nSynced to %s: 2 created, 0 changed, 1 deleted, within ", to); !strings.Contains(logged, want) || strings.Contains(logged, "Number of") {
+		t.Errorf("logged %s\nexpected %s", logged, want)
+	}
+	logOf(func() {
+		err := s.Sync(from, filepath.Join(dir, "missing/parent"))
+		if err == nil || !strings.Contains(err.Error(), "/missing/parent/ exit status ") || !strings.HasSuffix(err.Error(), "the parent of dest is missing, make it first") {
+			t.Errorf("the parent of dest is missing: got error %v", err)
+		}
+	})
 	s.ExcludeFrom = "missing"
 	logOf(func() {
 		if err := s.Sync(from, to); !errors.Is(err, os.ErrNotExist) {

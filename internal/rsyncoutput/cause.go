@@ -1,0 +1,144 @@
+package rsyncoutput
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+const (
+	maxCauses  = 3        // messages that an error quotes
+	maxCause   = 512      // bytes of each
+	maxMessage = 32 << 10 // bytes that a message may have: a path has at most 4096, each written as up to 5
+)
+
+// causes are the messages from which the cause of a failure is taken.
+type causes struct {
+	first   []string // messages about a cause, at most maxCauses, as rsync printed them
+	number  int      // how many there were
+	effect  string   // the first message about what is merely a consequence
+	summary string   // the last line that begins with "rsync error: " or "rsync warning: "
+	last    []byte   // the last line that was not empty
+}
+
+// beginnings are those of messages that can be about the cause.
+var beginnings = [][]byte{
+	[]byte("rsync: "), []byte("rsync error: "), []byte("rsync warning: "), []byte("ERROR: "), []byte("file has vanished: "),
+	[]byte("could not make way for "), []byte("cannot delete "), []byte("IO error encountered"),
+}
+
+// effect matches messages about consequences. A process of rsync that finds the
+// others gone says so, maybe before the one that has failed.
+var effect = regexp.MustCompile(`Broken pipe \(32\)$|Connection reset by peer \(104\)$|connection unexpectedly closed|^cannot delete non-empty directory|^IO error encountered`)
+
+func (c *causes) add(line []byte) {
+	line = line[:min(len(line), maxMessage)]
+	c.last = append(c.last[:0], line...)
+	if !slices.ContainsFunc(beginnings, func(b []byte) bool { return bytes.HasPrefix(line, b) }) {
+		return
+	}
+	text := string(line)
+	switch {
+	case strings.HasPrefix(text, "rsync error: "), strings.HasPrefix(text, "rsync warning: "):
+		c.summary = text
+	case effect.MatchString(text):
+		if c.effect == "" {
+			c.effect = text
+		}
+	default:
+		c.number++
+		if len(c.first) < maxCauses {
+			c.first = append(c.first, text)
+		}
+	}
+}
+
+func (c *causes) String() string {
+	var parts []string
+	for _, text := range c.first {
+		parts = append(parts, plain(text))
+	}
+	if more := c.number - len(c.first); more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	if len(parts) == 0 {
+		for _, text := range []string{c.effect, c.summary, string(c.last)} {
+			if text != "" {
+				parts = append(parts, plain(text))
+				break
+			}
+		}
+	}
+	text := strings.Join(parts, "; ")
+	if hint := c.hint(); hint != "" {
+		text += ": " + hint
+	}
+	return text
+}
+
+var (
+	role     = regexp.MustCompile(`^(rsync|rsync error|rsync warning): (\[[A-Za-z ]+\] )?`)
+	failed   = regexp.MustCompile(` failed: ([^:]+)$`)
+	number   = regexp.MustCompile(` \(\d+\)$`)
+	position = regexp.MustCompile(` \(code \d+\)( at [a-z0-9_]+\.c\(\d+\))?( \[[^\]]*\])?$`)
+)
+
+// plain returns a message without what only says where in rsync it comes from, and
+// without control characters.
+func plain(text string) string {
+	text = role.ReplaceAllString(text, "")
+	text = position.ReplaceAllString(text, "")
+	text = number.ReplaceAllString(text, "")
+	text = failed.ReplaceAllString(text, ": $1")
+	if len(text) > maxCause {
+		text = strings.ToValidUTF8(text[:maxCause], "") + "..."
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			fmt.Fprintf(&b, `\#%03o`, r) // as rsync itself writes them
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// hints tell what to do about the first message that matches, of those that are
+// in the error. The more specific ones come first.
+var hints = []struct {
+	message *regexp.Regexp
+	hint    string
+}{
+	{regexp.MustCompile(`^rsync: (\[Receiver\] )?mkdir .*\(2\)$`), "the parent of dest is missing, make it first"},
+	{regexp.MustCompile(`\(28\)$`), "free some space there (or inodes)"},
+	{regexp.MustCompile(`\(122\)$`), "the disk quota is used up"},
+	{regexp.MustCompile(`\(30\)$`), "it is mounted read-only"},
+	{regexp.MustCompile(`ERROR: (destination|cannot overwrite non-directory)|cannot stat destination .*\(20\)$`), "dest is a file or below one, expected a directory or nothing"},
+	{regexp.MustCompile(`send_files failed to open .*\(13\)$|opendir .*\(13\)$`), "its mode in the archive forbids this user to read it"},
+	{regexp.MustCompile(`\(13\)$`), "this user may not do that there"},
+	{regexp.MustCompile(`\(1\)$`), "it belongs to another user, or is immutable (lsattr tells)"},
+	{regexp.MustCompile(`\(16\)$`), "it is a mount point or in use"},
+	{regexp.MustCompile(`file has vanished`), "another program deletes files from TMPDIR"},
+	{regexp.MustCompile(`unknown option`), "this version of rsync does not have it"},
+	{regexp.MustCompile(`\(code 20\)`), "another process has sent rsync a signal"},
+	{regexp.MustCompile(`connection unexpectedly closed|\(32\)$|\(104\)$`), "a process of rsync has ended early, perhaps killed for lack of memory (dmesg tells)"},
+}
+
+func (c *causes) hint() string {
+	messages := c.first
+	if len(messages) == 0 {
+		messages = []string{c.effect, c.summary}
+	}
+	for _, h := range hints {
+		for _, m := range messages {
+			if h.message.MatchString(m) {
+				return h.hint
+			}
+		}
+	}
+	return ""
+}
