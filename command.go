@@ -6,15 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/redact"
+)
+
+const (
+	// maxVariable limits the variables that this package sets, in bytes.
+	maxVariable = 16 << 10
+	// shortLabel is how many bytes of a command an error has that is about its text.
+	shortLabel = 60
 )
 
 // CommandLine is a command for sh -c. One without any characters other than
@@ -71,7 +80,7 @@ func (c CommandLine) empty() bool { return strings.TrimSpace(string(c)) == "" }
 func (c CommandLine) label() string { return proc.Label(redact.Text(string(c))) }
 
 func (c *Commands) empty() bool {
-	for _, list := range []CommandLines{c.Pre, c.Post, c.Success, c.Failure} {
+	for _, list := range c.kinds() {
 		for _, line := range list {
 			if !line.empty() {
 				return false
@@ -81,7 +90,22 @@ func (c *Commands) empty() bool {
 	return true
 }
 
-func (c *Commands) checkEnv() error {
+// kinds are the lists of commands by their keys in the manifest.
+func (c *Commands) kinds() iter.Seq2[string, CommandLines] {
+	return func(yield func(string, CommandLines) bool) {
+		_ = yield("pre", c.Pre) && yield("post", c.Post) && yield("success", c.Success) && yield("failure", c.Failure)
+	}
+}
+
+// check reports what the system would not take as a command or a variable.
+func (c *Commands) check() error {
+	for kind, list := range c.kinds() {
+		for _, line := range list {
+			if strings.ContainsRune(string(line), 0) {
+				return fmt.Errorf("manifest: commands.%s: %q has a NUL byte", kind, proc.Shorten(line.label(), shortLabel))
+			}
+		}
+	}
 	for name, value := range c.Env {
 		if name == "" || strings.ContainsAny(name, "=\x00") {
 			return fmt.Errorf("manifest: commands.env: invalid variable name %q", name)
@@ -104,6 +128,32 @@ func newRunner(m *Manifest, conf Config, ev *event) *runner {
 // unlimited returns a runner for a command that is not one of the manifest's.
 func (r *runner) unlimited() *runner {
 	return &runner{proc.Options{Env: r.Env, Abort: r.Abort}}
+}
+
+// check reports what would keep a command from being started, before anything has
+// been done: that it is too long, with the environment that it will have, or that
+// there is no sh that works.
+func (r *runner) check(ctx context.Context, c *Commands) error {
+	if c.empty() {
+		return nil
+	}
+	for kind, list := range c.kinds() {
+		env := r.Env
+		if kind == "success" || kind == "failure" {
+			env = append(slices.Clone(env), resultVariables(kind, strings.Repeat("x", maxVariable), 0)...)
+		}
+		for _, line := range list {
+			if err := proc.CheckSize([]string{"sh", "-c", string(line)}, env, "put it in a script file in the archive"); err != nil {
+				return fmt.Errorf("%s command %q: %w", kind, proc.Shorten(line.label(), shortLabel), err)
+			}
+		}
+	}
+	sh := exec.CommandContext(ctx, "sh", "-c", ":")
+	sh.Env = r.Env
+	if err := sh.Run(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("commands are run by sh, which does not work: %w: install a shell, or set PATH", err)
+	}
+	return context.Cause(ctx)
 }
 
 func (r *runner) loggedAll(ctx context.Context, cs CommandLines) error {
@@ -167,12 +217,19 @@ func (d *deployment) runFailure(ctx context.Context, err error) {
 
 // runHooks runs the commands of a result, success or failure.
 func (d *deployment) runHooks(ctx context.Context, result string, commands CommandLines, text string) {
-	d.commands.Env = append(d.commands.Env,
-		"STRETCHER_DURATION="+strconv.FormatFloat(time.Since(d.start).Seconds(), 'f', 3, 64),
-		"STRETCHER_RESULT="+result,
-		"STRETCHER_ERROR="+forEnvironment(text))
+	d.commands.Env = append(d.commands.Env, resultVariables(result, text, time.Since(d.start))...)
 	if err := d.commands.pipedAll(ctx, commands, capturedLog()); err != nil {
 		log.Printf("[ERROR] %s command: %v", result, err)
+	}
+}
+
+// resultVariables are what success and failure commands have in their environment
+// besides that of the others.
+func resultVariables(result, text string, took time.Duration) []string {
+	return []string{
+		"STRETCHER_DURATION=" + strconv.FormatFloat(took.Seconds(), 'f', 3, 64),
+		"STRETCHER_RESULT=" + result,
+		"STRETCHER_ERROR=" + forEnvironment(text),
 	}
 }
 
@@ -235,7 +292,5 @@ func (m *Manifest) environment(ev *event) []string {
 // forEnvironment returns s as the value of a variable: redacted, without NUL
 // bytes, and cut to a length with which commands can still be started.
 func forEnvironment(s string) string {
-	const limit = 16 << 10
-	s = strings.ReplaceAll(redact.Text(s), "\x00", "")
-	return s[:min(len(s), limit)]
+	return proc.Shorten(strings.ReplaceAll(redact.Text(s), "\x00", ""), maxVariable)
 }

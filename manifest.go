@@ -136,7 +136,7 @@ func (m *Manifest) check() error {
 	if m.ExcludeFrom != "" && !fs.ValidPath(filepath.Clean(strings.TrimLeft(m.ExcludeFrom, "/"))) {
 		return fmt.Errorf("manifest: exclude_from %q leaves the archive: name a file inside of it", m.ExcludeFrom)
 	}
-	return m.Commands.checkEnv()
+	return m.Commands.check()
 }
 
 // looksOctal reports whether a mode was most likely written without the leading

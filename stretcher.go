@@ -141,6 +141,9 @@ func (m *Manifest) deploy(ctx context.Context, conf Config, ev *event) error {
 // commands around it.
 func (d *deployment) run(ctx context.Context) error {
 	m := d.manifest
+	if err := d.commands.check(ctx, &m.Commands); err != nil {
+		return err
+	}
 	var src *archive.Archive
 	var sync strategy
 	if m.Src != "" {

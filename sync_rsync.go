@@ -16,6 +16,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/rsyncoutput"
 	"github.com/fujiwara/stretcher/internal/unixfs"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -48,9 +49,19 @@ func (s *RsyncStrategy) Sync(from, to string) error {
 	return s.sync(context.Background(), &runner{}, from, to)
 }
 
-// prepare makes sure that the staging directory, which is in TMPDIR, will not be
-// inside of dest: rsync would delete it, and then all other files.
+// prepare makes sure that rsync can be started with all excludes, and that the
+// staging directory, which is in TMPDIR, will not be inside of dest: rsync would
+// delete it, and then all other files.
 func (s *RsyncStrategy) prepare(dest string) error {
+	args := []string{"rsync", strings.Repeat("x", 4*unix.PathMax)} // more than the other arguments have
+	for _, pattern := range s.Excludes {
+		args = append(args, "--exclude="+pattern)
+	}
+	long := strings.Repeat("x", maxVariable)
+	env := s.environment(&event{manifestURL: long, id: long})
+	if err := proc.CheckSize(args, env, "put the excludes in a file in the archive, and name it as exclude_from"); err != nil {
+		return fmt.Errorf("excludes: %w", err)
+	}
 	dir := os.TempDir()
 	realDir, err := unixfs.RealPath(dir)
 	if err != nil {
