@@ -30,7 +30,6 @@ missing_packages() {
 		xz xz-utils
 		bzip2 bzip2
 		setfacl acl
-		setfacl acl
 		getfacl acl
 		chattr e2fsprogs
 		setpriv util-linux

@@ -308,7 +308,7 @@ func (c *comparison) stageMissing(dir openDir, p *dirPlan, names []string) error
 func (c *comparison) stage(dir openDir, p *dirPlan, name string, e *archive.Entry) error {
 	fd, err := c.staging.openFor(dir.fd, p)
 	if err != nil {
-		return p.error(name, err)
+		return err
 	}
 	defer unix.Close(fd)
 	c.plan.bytes.Add(e.StoredSize())

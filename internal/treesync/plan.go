@@ -55,11 +55,18 @@ func (p *dirPlan) error(name string, err error) error {
 	return pathError{path.Join(".", p.path, name), err}
 }
 
-// pathError is an error at a path below dest.
+// pathError is an error at a path below dest, or at "." for dest itself, which
+// whoever shows the error names.
 type pathError struct {
 	path string
 	err  error
 }
 
-func (e pathError) Error() string { return escape(e.path) + ": " + e.err.Error() }
+func (e pathError) Error() string {
+	if e.path == "." {
+		return e.err.Error()
+	}
+	return escape(e.path) + ": " + e.err.Error()
+}
+
 func (e pathError) Unwrap() error { return e.err }

@@ -114,23 +114,23 @@ func (s *staging) openFor(dir int, p *dirPlan) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if p.stagedIn == "" {
-		name := p.staging.nextName()
-		if err := unix.Mkdirat(fd, name, 0o700); err != nil {
-			return -1, err
-		}
-		p.stagedIn = name
-		stagedIn, err := unixfs.OpenDir(fd, name)
-		if err != nil {
-			return -1, err
-		}
-		if err := s.attrs.copyDefaultACL(dir, stagedIn); err != nil {
-			unix.Close(stagedIn)
-			return -1, err
-		}
-		return stagedIn, nil
+	if p.stagedIn != "" {
+		return unixfs.OpenDir(fd, p.stagedIn)
 	}
-	return unixfs.OpenDir(fd, p.stagedIn)
+	name := p.staging.nextName()
+	if err := unix.Mkdirat(fd, name, 0o700); err != nil {
+		return -1, p.error("", fmt.Errorf("create a directory for what is staged: %w", err))
+	}
+	p.stagedIn = name
+	stagedIn, err := unixfs.OpenDir(fd, name)
+	if err != nil {
+		return -1, p.error("", err)
+	}
+	if err := s.attrs.copyDefaultACL(dir, stagedIn); err != nil {
+		unix.Close(stagedIn)
+		return -1, p.error("", err)
+	}
+	return stagedIn, nil
 }
 
 // nextName returns the staging directory of a directory of dest, which must not
@@ -148,8 +148,8 @@ func (d *stagingDir) open() (int, error) {
 	if d.temp != nil {
 		return d.temp.Fd(), nil
 	}
-	if err := d.topDir.traits.Fixed("the directory " + path.Join(".", d.top.path)); err != nil {
-		return -1, fmt.Errorf("stage: %w", err) // in an append-only one, it could not be removed again
+	if err := d.topDir.traits.Fixed("the directory"); err != nil {
+		return -1, d.top.error("", err) // in an append-only one, it could not be removed again
 	}
 	temp, err := unixfs.NewTempDir(d.parent(), unixfs.TempPrefix)
 	if errors.Is(err, fs.ErrPermission) && unix.Fchmod(d.topDir.fd, d.top.mode&0o7777|unix.S_IRWXU) == nil {
@@ -164,7 +164,7 @@ func (d *stagingDir) open() (int, error) {
 		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
 			err = pathErr.Err
 		}
-		return -1, fmt.Errorf("create the staging directory in %s: %w", path.Join(".", d.top.path), err)
+		return -1, d.top.error("", fmt.Errorf("create the staging directory: %w", err))
 	}
 	d.temp = temp
 	// In a directory with setgid, all that is staged would get its group, and in

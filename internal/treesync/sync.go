@@ -203,15 +203,31 @@ func explain(err error, p *plan, destFD int, dest string) error {
 	if errors.Is(err, errNotWritable) {
 		return unixfs.DestError(dest, unix.EACCES)
 	}
-	var at pathError
-	if full := (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && errors.As(err, &at); full {
-		needs, free := humanize.IBytes(uint64(p.bytes.Load())), "an unknown amount"
-		if n, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(destFD)); statErr == nil {
-			free = humanize.IBytes(uint64(n))
-		}
-		return fmt.Errorf("sync to %s: no space left (needs %s more, %s free) while writing %s; dest is unchanged: %w", dest, needs, free, escape(at.path), at.err)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("sync to %s: %w", dest, explainSpace(err, p.bytes.Load(), destFD))
 	}
 	return fmt.Errorf("sync to %s: %w", dest, err)
+}
+
+// explainSpace adds to an error of staging how many bytes that needs, as far as
+// is known, and how many there are.
+func explainSpace(err error, needs int64, destFD int) error {
+	free, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(destFD))
+	if statErr != nil {
+		return err
+	}
+	where, hint := "", ""
+	if at := (pathError{}); errors.As(err, &at) {
+		err = at.err
+		if at.path != "." {
+			where = " while writing " + escape(at.path)
+		}
+	}
+	if free >= needs {
+		hint = "; inodes or a quota may be used up"
+	}
+	return fmt.Errorf("no space left (needs %s more, %s free%s)%s; dest is unchanged: %w",
+		humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)), hint, where, err)
 }
 
 // report lists and logs what was done; took is how long the commit took.
