@@ -1,0 +1,106 @@
+package yamlfields
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// parse returns the root of the first document, or nil where there is none or it
+// is invalid.
+func (d *decoder) parse(data []byte) *yaml.Node {
+	documents := yaml.NewDecoder(bytes.NewReader(data))
+	root, err := next(documents)
+	if err == io.EOF {
+		return nil
+	}
+	if err != nil {
+		d.syntaxError(data, err)
+		return nil
+	}
+	// Anything but the end of the input is a second document, or text behind the
+	// end of the first, which is ignored even if it is invalid.
+	if second, err := next(documents); err != io.EOF {
+		line := root.Line
+		if err == nil {
+			line = second.Line
+		}
+		d.warnings.add(line, "a second YAML document is ignored")
+	}
+	return root
+}
+
+// next returns the root of the next document, or io.EOF.
+func next(documents *yaml.Decoder) (root *yaml.Node, err error) {
+	// The parser panics when it finds that its own state is inconsistent. No
+	// document may end the agent.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("yaml: %w", errParser)
+		}
+	}()
+	var document yaml.Node
+	if err := documents.Decode(&document); err != nil {
+		return nil, err
+	}
+	return document.Content[0], nil
+}
+
+var errParser = errors.New("the YAML parser does not support this document")
+
+// maxSearch is the size of the longest document in which the line of a syntax
+// error is searched for.
+const maxSearch = 64 << 10
+
+var prefix = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
+
+// syntaxError adds an error of the parser to the problems.
+//
+// The parser often gives no line, or the one where the enclosing block begins, or
+// the one before. So search for the shortest part of data, in whole lines from
+// its start, that the parser refuses in the same words.
+func (d *decoder) syntaxError(data []byte, err error) {
+	words := func(err error) string { return prefix.ReplaceAllString(err.Error(), "") }
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	line := 1
+	if len(data) <= maxSearch {
+		ends := make([]int, len(lines))
+		for i, end := 0, 0; i < len(lines); i++ {
+			end += len(lines[i])
+			ends[i] = end
+		}
+		line += sort.Search(len(lines)-1, func(i int) bool {
+			_, e := next(yaml.NewDecoder(bytes.NewReader(data[:ends[i]])))
+			return e != nil && words(e) == words(err)
+		})
+	} else if n, err := strconv.Atoi(prefix.FindStringSubmatch(err.Error())[1]); err == nil {
+		line = min(max(n, 1), len(lines))
+	}
+	d.problems.add(line, "%s", reword(words(err), lines[line-1]))
+}
+
+// reword returns a text for an error of the parser, which is a constant but for
+// the name of an anchor, and the line that it is about.
+func reword(words string, line []byte) string {
+	switch {
+	case strings.Contains(words, "tab character"),
+		words == "found character that cannot start any token" && bytes.HasPrefix(bytes.TrimLeft(line, " -"), []byte("\t")):
+		return "a TAB: YAML is indented by spaces"
+	case words == "found character that cannot start any token":
+		return "put a text that begins with @, % or a backquote in quotes"
+	case strings.HasPrefix(words, "unknown anchor "):
+		return "an alias (*) without its anchor (&) above it: put a text that begins with * in quotes"
+	case words == "did not find expected alphabetic or numeric character":
+		return "a * or & without a name after it: put a text that begins with one in quotes"
+	case words == "mapping values are not allowed in this context":
+		return `a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation`
+	}
+	return words
+}
