@@ -15,10 +15,10 @@ import (
 
 	"go.yaml.in/yaml/v2"
 
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
-	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // DefaultDestMode is the mode of dest where neither the archive nor the manifest
@@ -117,7 +117,7 @@ func (m *Manifest) check() error {
 		}
 	}
 	if m.Dest != "" {
-		if err := checkDest(m.Dest); err != nil {
+		if err := destcheck.Check(m.Dest); err != nil {
 			return fmt.Errorf("manifest: %w", err)
 		}
 	}
@@ -144,26 +144,6 @@ func (m *Manifest) check() error {
 func looksOctal(mode os.FileMode) bool {
 	decimal := strconv.Itoa(int(mode))
 	return len(decimal) == 3 && strings.Trim(decimal, "01234567") == "" && decimal[0] >= '6'
-}
-
-// checkDest refuses a dest that is relative, or that is the root directory.
-func checkDest(dest string) error {
-	if !filepath.IsAbs(dest) {
-		return fmt.Errorf("dest %q is not an absolute path", dest)
-	}
-	if strings.ContainsRune(dest, 0) {
-		return fmt.Errorf("dest %q has a NUL byte", dest)
-	}
-	real, err := unixfs.RealPath(dest)
-	isRoot := unixfs.CleanPath(dest) == "/" || err == nil && real == "/"
-	if info, err := os.Stat(real); err == nil && !isRoot { // "/" may also be bind-mounted there
-		root, err := os.Stat("/")
-		isRoot = err == nil && os.SameFile(info, root)
-	}
-	if isRoot {
-		return fmt.Errorf("dest %s is the root directory, whose other files would be deleted", dest)
-	}
-	return nil
 }
 
 // destMode returns the mode of dest for an archive that does not specify it.
