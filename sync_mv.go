@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -23,26 +23,26 @@ func (s *MvSyncStrategy) prepare(string) error { return nil }
 
 // deploy extracts the archive beside dest and renames it to dest.
 func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
-	m := d.manifest
-	parent, prefix := besideDest(m.Dest)
+	dest := d.manifest.Dest
+	parent, prefix := besideDest(dest)
 	return d.extractTo(ctx, parent, prefix, src, func(from string) error {
-		if len(m.Excludes) > 0 || m.ExcludeFrom != "" {
-			log.Println("[WARN] excludes and exclude_from do nothing with sync_strategy mv: dest is new")
-		}
-		if m.ExcludeFrom != "" {
-			if _, err := excludeFile(from, m.ExcludeFrom); err != nil {
-				return err
-			}
-		}
-		return s.Sync(from, m.Dest)
+		return s.Sync(from, dest)
 	})
 }
 
 // besideDest returns where mv makes its staging directory, and the prefix of
 // its name: beside dest, because a directory can only be renamed within its
-// file system.
+// file system. Of a long name of dest it has the first bytes only, so that the
+// number at the end is within the limit of the file system, which is 255 bytes on
+// most and 143 on eCryptfs. If two long names share one prefix, that does no harm,
+// since a staging directory in use is locked.
 func besideDest(dest string) (parent, prefix string) {
-	return filepath.Dir(dest), "." + filepath.Base(dest) + unixfs.TempPrefix
+	const limit = 100
+	name := filepath.Base(dest)
+	if len(name) > limit {
+		name = strings.ToValidUTF8(name[:limit], "") // some file systems take nothing else
+	}
+	return filepath.Dir(dest), "." + name + unixfs.TempPrefix
 }
 
 // Sync renames from to to. It fails where to exists, even as an empty

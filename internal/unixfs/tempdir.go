@@ -117,8 +117,8 @@ func RemoveAbandoned(parent, prefix string, remove func(name string) error) erro
 // parent whose names are prefix and a number, and which no live run has locked.
 func eachAbandoned(parent, prefix string, do func(name string, owner int) error) error {
 	list, err := os.ReadDir(parent)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil // a run that cannot read parent cannot have made a directory there
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOTDIR) {
+		return nil // a run that cannot list parent cannot have made a directory there
 	}
 	errs := []error{err}
 	for _, e := range list {

@@ -123,17 +123,20 @@ func TestTempDirConcurrently(t *testing.T) {
 	}
 }
 
-// A parent that is missing is ignored; one that cannot be read is logged.
+// A parent that is missing, or is a file, is ignored; one that cannot be read for
+// another reason is logged.
 func TestSweepTempDirsErrors(t *testing.T) {
-	if got := logOf(t, func() { SweepTempDirs(filepath.Join(t.TempDir(), "missing"), "p-") }); got != "" {
-		t.Errorf("of a missing parent it logged %q", got)
-	}
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := logOf(t, func() { SweepTempDirs(file, "p-") }); got == "" {
-		t.Error("of a file in the place of the parent it logged nothing")
+	if err := os.Symlink("loop", filepath.Join(dir, "loop")); err != nil {
+		t.Fatal(err)
+	}
+	for name, warns := range map[string]bool{"missing": false, "file": false, "file/below": false, "loop": true} {
+		if got := logOf(t, func() { SweepTempDirs(filepath.Join(dir, name), "p-") }); (got != "") != warns {
+			t.Errorf("%s: it logged %q", name, got)
+		}
 	}
 }
 
