@@ -1,10 +1,12 @@
 package treesync
 
 import (
+	"cmp"
 	"context"
 	"path"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +20,7 @@ type committer struct {
 	staging *staging
 	workers *workers // of the current pass over dest
 
-	mu    sync.Mutex // guards taken
+	mu    sync.Mutex // guards taken, and swaps of dirPlans
 	taken []takenOut
 }
 
@@ -26,6 +28,24 @@ type committer struct {
 type takenOut struct {
 	from         *dirPlan
 	name, staged string
+}
+
+// run carries out the plan, or undoes what it has done of it. It returns how long
+// the files of dest were not all of one kind.
+func (c *committer) run(dest int) (took time.Duration, err error) {
+	start := time.Now()
+	err = c.commit(dest)
+	took = time.Since(start)
+	if err != nil {
+		unixfs.Warn("undo the changes", c.rollBack(dest))
+		unixfs.Warn("clean up", c.clear(dest))
+		for _, d := range c.staging.dirs { // whose times that has changed
+			unixfs.Warn("undo the changes", restoreDir(dest, d.top))
+		}
+		return took, err
+	}
+	leftover := c.clear(dest)
+	return took, cmp.Or(c.finishTops(), leftover)
 }
 
 // commit puts in place what is staged, then removes what has to go, and then
@@ -130,6 +150,9 @@ func (c *committer) placeStaged(fd int, p *dirPlan) error {
 // large, and can wait until the commit is over.
 func (c *committer) swap(stagedIn, fd int, p *dirPlan, name string) error {
 	if unix.Renameat2(stagedIn, name, fd, name, unix.RENAME_EXCHANGE) == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		p.swaps = append(p.swaps, name)
 		return nil
 	}
 	// RENAME_EXCHANGE is unsupported on some file systems and denied in some

@@ -57,6 +57,7 @@ func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (openDi
 		return openDir{}, p.error("", err)
 	}
 	p.mode, p.differs = st.Mode, !c.attrs.match(&st, p.entry)
+	p.was = &attrsWere{int(st.Uid), int(st.Gid), st.Mtim}
 	p.foreign = !c.attrs.root && int(st.Uid) != c.attrs.uid
 	traits, err := unixfs.TraitsOf(fd, "")
 	if err != nil {

@@ -191,6 +191,42 @@ func TestSyncPutsBackWhatCannotBeDeleted(t *testing.T) {
 	}
 }
 
+// A commit that fails is undone.
+func TestSyncRollsBack(t *testing.T) {
+	t.Parallel()
+	for _, victim := range []string{"d/swap", "d/e/gone/x", "z/gone", "z/dir/x", "e", "d"} {
+		t.Run(strings.ReplaceAll(victim, "/", " "), func(t *testing.T) {
+			t.Parallel()
+			dest := filepath.Join(t.TempDir(), "dest")
+			makeFiles(t, dest, file{path: "a", body: "old"}, file{path: "d/swap", body: "old"}, file{path: "d/swap2", body: "old"}, file{path: "d/e/gone/x"}, file{path: "d/e/gone/"}, file{path: "z/gone"}, file{path: "z/dir/x"}, file{path: "e/same"}, file{path: "d/", mode: 0o700}, file{path: "gone/x/y"}, file{path: "link", body: "-> a"})
+			a := mustIndex(t, tartest.Make(t, tartest.Member{Name: "./", Type: tDir, Mode: 0o711}, tartest.Member{Name: "a", Body: "new"}, tartest.Member{Name: "d/", Type: tDir}, tartest.Member{Name: "d/swap", Body: "new"}, tartest.Member{Name: "d/swap2", Body: "new"},
+				tartest.Member{Name: "d/added"}, tartest.Member{Name: "d/addeddir/x"}, tartest.Member{Name: "d/e/", Type: tDir}, tartest.Member{Name: "d/e/new"}, tartest.Member{Name: "z/", Type: tDir}, tartest.Member{Name: "z/dir", Body: "was a directory"}, tartest.Member{Name: "e/", Type: tDir}, tartest.Member{Name: "link/x"}))
+			before := tartest.Snapshot(t, dest)
+			fd, compared := newSync(t, a, dest)
+			p, err := compared.compare(t.Context(), a.Tree.Root, fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// What is immutable cannot be moved; if it is in a directory that was
+			// moved as a whole, only clear finds it.
+			setFlag(t, filepath.Join(dest, victim), immutable)
+			c := &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
+			_, err = c.run(fd)
+			if err == nil || !strings.Contains(err.Error(), victim) && victim != "d" && victim != "e" {
+				t.Errorf("%v", err)
+			}
+			after := tartest.Snapshot(t, dest)
+			if victim == "d/e/gone/x" || victim == "z/dir/x" {
+				if after[victim] == "" || after["d/added"] == "" {
+					t.Errorf("%v: %v", err, after)
+				}
+				return
+			}
+			tartest.CompareSnapshots(t, before, after)
+		})
+	}
+}
+
 // What a killed run had moved to its staging directory was in dest. If it cannot
 // be deleted, dest does not equal the archive.
 func TestSyncFailsOnLeftover(t *testing.T) {

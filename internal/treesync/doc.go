@@ -54,7 +54,8 @@
 // # Failures
 //
 // An error before the commit leaves dest as it was. An error in the commit stops
-// it, and leaves some names new and others old. If clear finds an old file that
+// it and undoes it (roll back), except for repaired files, whose contents are the
+// same, and for what the file system could not exchange. If clear finds an old file that
 // cannot be deleted, it moves it back to where it was, and fails: what exists is
 // to stay in its place, where the next run finds it again, and fails again. A
 // killed run's staging directory that sweep cannot remove fails the sync, for the

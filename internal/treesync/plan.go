@@ -4,6 +4,8 @@ import (
 	"path"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fujiwara/stretcher/internal/archive"
 )
 
@@ -26,15 +28,23 @@ type dirPlan struct {
 
 	staged   []string // names to rename from stagedIn, which dest does not have
 	swapped  []string // names to exchange with those of dest
+	swaps    []string // those of swapped that the commit has exchanged
 	repairs  []string // names that only need another mode, owner or time
 	retimed  []string // those of repairs that rsync -v lists, since their time in seconds differs
 	removals []string // names to remove, with all that is below them
 	deleted  []string // the paths of all that removals and swapped delete
 	subdirs  []*dirPlan
 
-	mode    uint32 // of the directory as it was
-	foreign bool   // the directory belongs to another user, so that this one cannot change its mode
-	differs bool   // the directory's own mode, owner or time is to change
+	mode    uint32     // of the directory as it was
+	was     *attrsWere // nil if the directory stays only for protected names
+	foreign bool       // the directory belongs to another user, so that this one cannot change its mode
+	differs bool       // the directory's own mode, owner or time is to change
+}
+
+// attrsWere are what, beside its mode, the commit may change of a directory.
+type attrsWere struct {
+	uid, gid int
+	mtime    unix.Timespec
 }
 
 func (p *dirPlan) empty() bool {
@@ -51,7 +61,11 @@ func (p *dirPlan) changes() bool {
 func (p *dirPlan) isTop() bool { return p.staging != nil && p.staging.top == p }
 
 // error adds to err the path of name, or of the directory itself if name is "".
+// A nil error stays nil.
 func (p *dirPlan) error(name string, err error) error {
+	if err == nil {
+		return nil
+	}
 	return pathError{path.Join(".", p.path, name), err}
 }
 

@@ -1,8 +1,8 @@
 package treesync
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path"
 
@@ -56,54 +56,81 @@ func (c *committer) removeOrPutBack(dest int, p *dirPlan, name string, from int,
 	if err == nil {
 		return nil
 	}
-	if failed := c.putBack(dest, p, name, from, staged); failed != nil {
+	failed := c.putBack(dest, p, name, from, staged)
+	if fd, openErr := unixfs.OpenBelow(dest, path.Join(".", p.path)); openErr == nil {
+		failed = cmp.Or(failed, c.finish(fd, p))
+		unix.Close(fd)
+	}
+	if failed != nil {
 		return fmt.Errorf("%w; it could not be moved back, and is now in a directory %sNUMBER: %w", err, path.Join(p.staging.top.path, unixfs.TempPrefix), failed)
 	}
 	return err
 }
 
+// putBack moves what is staged in the directory from as staged to name in the
+// directory p of dest. A new file of that name goes to the staging directory.
 func (c *committer) putBack(dest int, p *dirPlan, name string, from int, staged string) error {
-	fd, err := unixfs.OpenBelow(dest, path.Join(".", p.path))
+	fd, err := c.openToChange(dest, p)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if !c.attrs.root && p.mode&unix.S_IWUSR == 0 {
-		if err := unix.Fchmod(fd, p.mode&0o7777|unix.S_IRWXU); err != nil {
-			return err
-		}
+	if unix.Renameat2(from, staged, fd, name, unix.RENAME_EXCHANGE) == nil {
+		return nil
 	}
-	var st unix.Stat_t
-	err = unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == nil { // the new file, which goes to the staging directory instead
-		if err = unix.Renameat2(from, staged, fd, name, unix.RENAME_EXCHANGE); err == nil {
-			return c.finish(fd, p)
-		}
-		stagingFD, free, _ := c.staging.nextName(p)
-		if err := unix.Renameat(fd, name, stagingFD, free); err != nil {
-			return err
-		}
-	} else if err != unix.ENOENT {
+	if err := c.putAway(fd, p, name); err != nil && err != unix.ENOENT {
 		return err
 	}
-	return errors.Join(unix.Renameat(from, staged, fd, name), c.finish(fd, p))
+	return unix.Renameat(from, staged, fd, name)
+}
+
+// putAway moves a new file of dest to the staging directory.
+func (c *committer) putAway(fd int, p *dirPlan, name string) error {
+	stagingFD, free, err := c.staging.nextName(p)
+	if err != nil {
+		return err
+	}
+	return unix.Renameat(fd, name, stagingFD, free)
+}
+
+// openToChange opens a directory of dest, and makes sure that its user may
+// change it.
+func (c *committer) openToChange(dest int, p *dirPlan) (int, error) {
+	fd, err := unixfs.OpenBelow(dest, path.Join(".", p.path))
+	if err == nil && !c.attrs.root {
+		// If this fails where it is needed, so does what follows.
+		unix.Fchmod(fd, p.mode&0o7777|unix.S_IRWXU)
+	}
+	return fd, err
 }
 
 // firstOf returns the first error, and says how many there are.
 func firstOf(errs []error) error {
-	var first error
-	more := 0
+	var all severalErrors
 	for _, err := range errs {
+		several, ok := err.(severalErrors)
+		if err != nil && !ok {
+			several.first = err
+		}
 		switch {
-		case err == nil:
-		case first == nil:
-			first = err
+		case several.first == nil:
+		case all.first == nil:
+			all = several
 		default:
-			more++
+			all.more += 1 + several.more
 		}
 	}
-	if more > 0 {
-		return fmt.Errorf("%w (and %d more)", first, more)
+	if all.more == 0 {
+		return all.first
 	}
-	return first
+	return all
 }
+
+// severalErrors are errors of which only the first is shown.
+type severalErrors struct {
+	first error
+	more  int
+}
+
+func (e severalErrors) Error() string { return fmt.Sprintf("%v (and %d more)", e.first, e.more) }
+func (e severalErrors) Unwrap() error { return e.first }

@@ -108,19 +108,11 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 	}
 	// From here on nothing may stop half-way, not even at the end of ctx.
 	c := &committer{plan: p, attrs: attrs, staging: s}
-	start := time.Now()
-	err = c.commit(destFD)
-	took := time.Since(start)
-	leftover := c.clear(destFD)
-	if err == nil {
-		err = c.finishTops()
-	}
-	if err == nil {
-		err = leftover
-	} else {
-		unixfs.Warn("clean up", leftover)
-	}
+	took, err := c.run(destFD)
 	if err != nil {
+		if created {
+			os.Remove(dest) // fails if something was put there
+		}
 		return fmt.Errorf("sync to %s: %w", dest, err)
 	}
 	report(p, dest, created, took, o)
