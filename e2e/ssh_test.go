@@ -1,13 +1,17 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -15,8 +19,9 @@ import (
 // sshd is an SSH server on which the user who runs the tests can log in.
 type sshd struct {
 	*host
-	user string
-	port int
+	daemon *server
+	user   string
+	port   int
 }
 
 func startSSHD(t *testing.T) *sshd {
@@ -37,7 +42,7 @@ func startSSHD(t *testing.T) *sshd {
 	for _, key := range []string{"host-key", "id"} {
 		output(t, s.command(keygen, "-q", "-t", "ed25519", "-N", "", "-f", s.path(key)))
 	}
-	startServer(t, "sshd", func() *exec.Cmd {
+	s.daemon = startServer(t, "sshd", func() *exec.Cmd {
 		s.port = freePort(t)
 		write(t, s.path("etc", "sshd_config"), fmt.Appendf(nil, `Port %d
 ListenAddress 127.0.0.1
@@ -62,16 +67,24 @@ PasswordAuthentication no
 // run runs a command over ssh, as "echo stdin | ssh host command" does.
 func (s *sshd) run(stdin, command string) (code int, out string) {
 	s.t.Helper()
-	ssh := s.command(program(s.t, "ssh"), "-F", "/dev/null", "-p", fmt.Sprint(s.port), "-i", s.path("id"), "-o", "IdentitiesOnly=yes",
-		"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile="+s.path("known_hosts"),
-		s.user+"@127.0.0.1", command)
-	ssh.Stdin = strings.NewReader(stdin)
+	ssh := s.client(stdin, command)
 	data, err := ssh.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		s.t.Fatal(err)
 	}
 	wantNoRace(s.t, string(data))
 	return ssh.ProcessState.ExitCode(), string(data)
+}
+
+// client returns an ssh client that runs a command on the server, and has not been
+// started yet.
+func (s *sshd) client(stdin, command string) *exec.Cmd {
+	s.t.Helper()
+	ssh := s.command(program(s.t, "ssh"), "-F", "/dev/null", "-p", fmt.Sprint(s.port), "-i", s.path("id"), "-o", "IdentitiesOnly=yes",
+		"-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "UserKnownHostsFile="+s.path("known_hosts"),
+		s.user+"@127.0.0.1", command)
+	ssh.Stdin = strings.NewReader(stdin)
+	return ssh
 }
 
 func TestSSH(t *testing.T) {
@@ -108,4 +121,121 @@ func TestSSH(t *testing.T) {
 			r.wantDeployed(t, s.path("dest"))
 		})
 	}
+}
+
+// A deployment goes on when its connection breaks, to its end or until it is
+// stopped by a signal. It can be found by the lock file, which has its pid.
+func TestSSHBroken(t *testing.T) {
+	t.Parallel()
+	s := startSSHD(t)
+	for _, test := range []struct {
+		name, result string
+		signal       syscall.Signal
+	}{
+		{"goes on", "success\n", 0},
+		{"is stopped", "failure post command: failed: ", syscall.SIGTERM},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRelease(t, test.name)
+			pid, proceed, result := s.path("pid"), s.path("go"), s.path("result")
+			for _, left := range []string{pid, proceed, result} {
+				os.Remove(left)
+			}
+			hook := fmt.Sprintf("echo $PPID > %s.new; mv %[1]s.new %[1]s; until test -e %s; do sleep 0.02; done; seq 20000", pid, proceed)
+			report := fmt.Sprintf("echo \"$STRETCHER_RESULT $STRETCHER_ERROR\" > %s.new; mv %[1]s.new %[1]s", result)
+			url := s.publish("broken", r, r.manifest, fmt.Sprintf("commands: {post: [%q], success: [%q], failure: [%[2]q]}", hook, report))
+			ssh := s.client(url+"\n", "TMPDIR="+s.path("tmp")+" "+stretcherPath)
+			if err := ssh.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var agent int
+			waitFor(t, "the post command", func() error {
+				data, err := os.ReadFile(pid)
+				if err == nil {
+					agent, err = strconv.Atoi(strings.TrimSpace(string(data)))
+				}
+				return err
+			})
+			session := s.sessionOf(agent)
+			if err := ssh.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			ssh.Wait() // it was killed
+			waitFor(t, "the end of the session", func() error {
+				if parent := parentOf(session); parent == s.daemon.cmd.Process.Pid {
+					return errors.New("sshd has not noticed that the connection is broken")
+				}
+				return nil
+			})
+			if !s.lockedBy(agent) {
+				t.Errorf("no lock file has the pid %d", agent)
+			}
+			if test.signal != 0 {
+				if err := syscall.Kill(agent, test.signal); err != nil {
+					t.Fatalf("the deployment does not go on: %v", err)
+				}
+			} else {
+				write(t, proceed, nil)
+			}
+			waitFor(t, "the result", func() error {
+				data, err := os.ReadFile(result)
+				if err == nil && !strings.HasPrefix(string(data), strings.TrimSuffix(test.result, "\n")) {
+					t.Fatalf("the result is %q, expected %q", data, test.result)
+				}
+				return err
+			})
+			waitFor(t, "the end of the agent", func() error {
+				if parentOf(agent) != 0 {
+					return errors.New("it is running")
+				}
+				return nil
+			})
+			r.wantDeployed(t, s.path("dest"))
+		})
+	}
+}
+
+// sessionOf returns the process of sshd for the connection that a process belongs
+// to.
+func (s *sshd) sessionOf(pid int) int {
+	s.t.Helper()
+	for pid > 1 {
+		parent := parentOf(pid)
+		if parent == s.daemon.cmd.Process.Pid {
+			return pid
+		}
+		pid = parent
+	}
+	s.t.Fatal("the agent does not descend from sshd")
+	return 0
+}
+
+// parentOf returns the parent of a process, 0 if it has ended.
+func parentOf(pid int) (parent int) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	var state string
+	fmt.Sscan(string(stat[bytes.LastIndexByte(stat, ')')+1:]), &state, &parent)
+	if state == "Z" {
+		return 0
+	}
+	return parent
+}
+
+// lockedBy reports whether a lock file of this user has a pid.
+func (s *sshd) lockedBy(pid int) bool {
+	dirs := fmt.Sprintf("/dev/shm/stretcher-%d", os.Geteuid())
+	if os.Geteuid() == 0 {
+		dirs = "/run/stretcher"
+	}
+	files, _ := filepath.Glob(dirs + "/*.lock")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err == nil && strings.HasPrefix(string(data), fmt.Sprintf("%d ", pid)) {
+			return true
+		}
+	}
+	return false
 }
