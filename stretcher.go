@@ -156,7 +156,7 @@ func (d *deployment) run(ctx context.Context) error {
 			return err
 		}
 		defer lock.Release()
-		if err := prepare(sync, m.Dest); err != nil {
+		if err := d.prepare(sync); err != nil {
 			return err
 		}
 		if src, err = d.getSrc(ctx); err != nil {

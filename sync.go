@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -29,6 +31,9 @@ type strategy interface {
 	// prepare checks, before the download, what the strategy needs. dest is
 	// locked by then.
 	prepare(dest string) error
+	// problem returns what keeps deploy from dest as it is now, which a pre
+	// command may change, and whether deploy will certainly fail because of it.
+	problem(dest string) (certain bool, err error)
 	// deploy makes dest equal to the archive.
 	deploy(ctx context.Context, d *deployment, src *archive.Archive) error
 }
@@ -72,13 +77,41 @@ func checkStrategy(name string) error {
 // any of the places where a strategy stages: the killed run may have had
 // another strategy than this one. What is in dest itself stays until the files
 // are synced, since an archive may have brought such a name there.
-func prepare(s strategy, dest string) error {
+func (d *deployment) prepare(s strategy) error {
+	dest := d.manifest.Dest
 	if err := s.prepare(dest); err != nil {
 		return err
 	}
 	unixfs.SweepTempDirs(os.TempDir(), unixfs.TempPrefix)
 	unixfs.SweepTempDirs(besideDest(dest))
+	certain, err := s.problem(dest)
+	hasPre := slices.ContainsFunc(d.manifest.Commands.Pre, func(c CommandLine) bool { return !c.empty() })
+	switch {
+	case err == nil:
+	case !certain:
+		log.Printf("[WARN] %v: the deployment may fail", err)
+	case hasPre:
+		log.Printf("[WARN] %v: the deployment will fail unless a pre command changes that", err)
+	default:
+		return err
+	}
 	return nil
+}
+
+// directoryProblem is the problem of a strategy that makes dest, or changes the
+// directory that is there.
+func directoryProblem(dest string) (certain bool, err error) {
+	err = destcheck.Problem(dest)
+	info, statErr := os.Stat(dest)
+	if err == nil || statErr != nil || !info.IsDir() {
+		return err != nil, err
+	}
+	// Its owner can make a directory writable, and where only files below others
+	// change, it need not be writable.
+	if unixfs.OwnerOf(info) == os.Geteuid() && !errors.Is(unix.Access(dest, unix.W_OK), unix.EROFS) {
+		return false, nil
+	}
+	return false, err
 }
 
 // sync makes dest equal to the archive by the strategy.

@@ -21,6 +21,10 @@ func (s *builtinStrategy) Sync(from, to string) error {
 
 func (s *builtinStrategy) prepare(string) error { return nil }
 
+func (s *builtinStrategy) problem(dest string) (certain bool, err error) {
+	return directoryProblem(dest)
+}
+
 func (s *builtinStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
 	options, done := s.options()
 	defer done()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -19,11 +20,25 @@ import (
 type MvSyncStrategy struct {
 }
 
+var errDestExists = errors.New("dest exists already, and the strategy mv does not replace it")
+
 func (s *MvSyncStrategy) prepare(string) error { return nil }
+
+func (s *MvSyncStrategy) problem(dest string) (certain bool, err error) {
+	if _, err = os.Lstat(dest); err == nil {
+		err = fmt.Errorf("mv to %s: %w", dest, errDestExists)
+	} else {
+		err = destcheck.Problem(dest)
+	}
+	return err != nil, err
+}
 
 // deploy extracts the archive beside dest and renames it to dest.
 func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
 	dest := d.manifest.Dest
+	if _, err := s.problem(dest); err != nil {
+		return err // before the archive is extracted
+	}
 	parent, prefix := besideDest(dest)
 	return d.extractTo(ctx, parent, prefix, src, func(from string) error {
 		return s.Sync(from, dest)
@@ -80,7 +95,7 @@ func (s *MvSyncStrategy) rename(from, to string) error {
 		}
 	}
 	if errors.Is(err, unix.EEXIST) {
-		return errors.New("dest exists already, and the strategy mv does not replace it")
+		return errDestExists
 	}
 	if err == nil && readOnly {
 		err = unixfs.Chmod(unix.AT_FDCWD, to, unix.S_IFDIR, mode)

@@ -77,6 +77,10 @@ func (s *RsyncStrategy) prepare(dest string) error {
 	return nil
 }
 
+func (s *RsyncStrategy) problem(dest string) (certain bool, err error) {
+	return directoryProblem(dest)
+}
+
 // deploy extracts the archive to TMPDIR and syncs it to dest from there.
 func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
 	// rsync would take a relative path with a colon in it for a host.

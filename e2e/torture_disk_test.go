@@ -91,7 +91,11 @@ func TestTortureFullDisk(t *testing.T) {
 				next := s.publish("next", full.next.pack(t), "sync_strategy: "+strategy, s.hooks())
 
 				o := s.start(next).wait().wantFailure("Deploy manifest failed:", "o space left on device", full.log)
-				if failed := failureLine(o.log); !strings.Contains(failed, dir) {
+				failed := failureLine(o.log)
+				if !strings.Contains(failed, "o space left on device") {
+					t.Errorf("the error does not tell that the disk is full: %s", failed)
+				}
+				if !strings.Contains(failed, dir) {
 					t.Errorf("the error does not name the full directory: %s", failed)
 				}
 				s.wantFailureCommands(1)
@@ -112,14 +116,12 @@ func TestTortureFullDisk(t *testing.T) {
 	}
 }
 
-// failureLine returns the lines of a log that contain the error of the deployment
-// or the errors of rsync(1).
+// failureLine returns the line of a log that contains the error of the deployment.
 func failureLine(log string) string {
-	var lines []string
 	for line := range strings.Lines(log) {
-		if strings.Contains(line, "Deploy manifest failed:") || strings.Contains(line, " rsync: ") {
-			lines = append(lines, line)
+		if strings.Contains(line, "Deploy manifest failed:") {
+			return line
 		}
 	}
-	return strings.Join(lines, "")
+	return ""
 }

@@ -62,6 +62,51 @@ func TestUserReadOnlyDest(t *testing.T) {
 	}
 }
 
+// What an ordinary user cannot write to is noticed before the download, but a
+// deployment that succeeds all the same is not refused.
+func TestUserDestOfAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	uid, start := w.asUser()
+	w.write("app/sub/file", "text")
+	w.run("touch", "-d", "2020-01-01", "app/sub/file", "app/sub", "app")
+	w.run("tar", "-cf", "app.tar", "-C", "app", ".")
+	sum, _, _ := strings.Cut(w.run("sha256sum", "app.tar"), " ")
+	deploy := func(strategy, dest string) *agent {
+		w.write("manifest.yml", fmt.Sprintf("src: file://%%s/app.tar\nchecksum: %s\ndest: %s\nsync_strategy: %s\n", sum, w.path(dest), strategy))
+		return start("manifest.yml")
+	}
+	w.run("mkdir", "other")
+	for _, strategy := range []string{"rsync", "builtin", "mv"} {
+		a := deploy(strategy, "other/new")
+		a.exits(1)
+		if log := a.log.String(); !strings.Contains(log, "/other is not writable by ") || strings.Contains(log, "Downloading src") {
+			t.Errorf("%s: a parent of another user: the log is\n%s", strategy, log)
+		}
+	}
+	for _, strategy := range []string{"rsync", "builtin"} {
+		// The directory is complete, so nothing in it has to be written.
+		w.run("rm", "-rf", "other/full")
+		w.run("cp", "-a", "app", "other/full")
+		w.run("chgrp", "-R", fmt.Sprint(uid), "other/full")
+		a := deploy(strategy, "other/full")
+		a.exits(0)
+		if log := a.log.String(); !strings.Contains(log, "[WARN] dest "+w.path("other/full")+" is not writable by ") {
+			t.Errorf("%s: a dest of another user: the log is\n%s", strategy, log)
+		}
+		// Its owner can make a directory writable.
+		a = deploy(strategy, "srv/"+strategy)
+		a.exits(0)
+		w.run("chmod", "555", "srv/"+strategy)
+		w.write("srv/"+strategy+"/stale", "")
+		a = deploy(strategy, "srv/"+strategy)
+		a.exits(0)
+		if log := a.log.String(); strings.Contains(log, "WARN") {
+			t.Errorf("%s: a read-only dest of this user: the log is\n%s", strategy, log)
+		}
+	}
+}
+
 // A command that runs as another user, for example through sudo, cannot be
 // signalled. The agent exits without it.
 func TestUserCommandOfAnother(t *testing.T) {
