@@ -14,23 +14,28 @@ var reports = func() *regexp.Regexp {
 		key     = `(?:[A-Za-z_][A-Za-z0-9_-]{0,39}|\(not a name\))`
 		path    = `(?:src|checksum|dest|dest_mode|excludes|commands|commands\.(?:pre|post|env))`
 		kind    = `(?:a text|a list|a map)`
+		quoted  = `[^\x00-\x1f\x7f]{0,200}`
 		problem = `(?:` +
-			path + ` is ` + kind + `, expected (?:a text|the keys pre, post, env|a list: write it as "- (?:pattern|command)" on a line of its own|a map: write it as "NAME: value" on lines of their own)` +
-			`|` + path + ` has ` + kind + ` where a (pattern|command) should be: put a (pattern|command) with ": " in it in quotes, as - 'a: b'` +
-			`|` + path + ` has ` + kind + ` where a text should be` +
+			path + ` is ` + kind + `, expected (?:a text|the keys pre, post, env|a list: write (?:it as )?["-]` + quoted + ` on a line of its own|a map: write it as "NAME: value" on lines of their own)` +
+			`|` + path + ` has ` + kind + ` where a (?:pattern|command) should be(?:: put a (?:pattern|command) with ": " in it in quotes, as - '` + quoted + `')?` +
+			`|` + path + `: ` + key + ` is ` + kind + `, expected a text` +
 			`|dest_mode is not a mode` +
 			`|` + kind + `, expected the keys of a manifest \(is it a manifest at all\?\)` +
 			`|` + kind + ` is used as a key: put a text that begins with { or \[ in quotes` +
 			`|<< merges ` + kind + `, expected a map or a list of maps|<< merges a list that has ` + kind + ` in it, expected a list of maps` +
 			`|a !!binary value is not valid base64|an alias refers to a value that contains it` +
-			`|there is more, which is not listed` +
-			`|unknown key ` + key + ` is ignored(: did you mean (src|checksum|dest|dest_mode|excludes|commands|pre|post|env)\?)?` +
+			`|unknown key ` + key + ` is ignored(: did you mean (src|checksum|dest|dest_mode|excludes|commands|(commands\.)?(pre|post|env))( at the top level)?\?)?` +
 			`|duplicate key ` + key + `: the last value is used|duplicate key <<: all are merged, the last one wins` +
 			`|a second YAML document is ignored` +
 			`|a TAB: YAML is indented by spaces|put a text that begins with @, % or a backquote in quotes` +
 			`|an alias \(\*\) without its anchor \(&\) above it: put a text that begins with \* in quotes` +
 			`|a \* or & without a name after it: put a text that begins with one in quotes` +
 			`|a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation` +
+			`|text after a closing quote: put the whole text in one pair of quotes` +
+			`|text after a ] or }: put a text that begins with \[ or { in quotes` +
+			`|a \[ or { is never closed, or a text in it needs quotes` +
+			`|expected a key, or an item of a list: check the indentation and the quotes|expected a key with ":" after it` +
+			`|a quote that is opened is never closed|characters that are not text \(is it a manifest at all\?\)` +
 			`|the YAML parser does not support this document`
 		// The other errors of yaml.v3.
 		words = `|block sequence entries are not allowed in this context|control characters are not allowed|could not find expected (?:':'|directive name)` +
@@ -41,7 +46,7 @@ var reports = func() *regexp.Regexp {
 			`|incomplete (?:UTF-16 character|UTF-16 surrogate pair|UTF-8 octet sequence)|invalid Unicode character|invalid length of a UTF-8 sequence|invalid (?:leading|trailing) UTF-8 octet` +
 			`|mapping keys are not allowed in this context)`
 	)
-	return regexp.MustCompile(`^(?:line [1-9][0-9]*: ` + problem + words + `(?:; |$))*$`)
+	return regexp.MustCompile(`^(?:(?:line [1-9][0-9]*: ` + problem + words + `|and [1-9][0-9]* more (?:unknown keys|duplicate keys|problems))(?:; |$))*$`)
 }()
 
 func checkReport(t *testing.T, name, report string) {

@@ -48,11 +48,11 @@ func (s *search) merge(n *yaml.Node) {
 			if m := target(item); m.Kind == yaml.MappingNode {
 				s.merge(m)
 			} else {
-				s.d.problems.add(item.Line, "<< merges a list that has %s in it, expected a list of maps", kind(m))
+				s.d.problems.add(problem, item.Line, "<< merges a list that has %s in it, expected a list of maps", kind(m))
 			}
 		}
 	default:
-		s.d.problems.add(n.Line, "<< merges %s, expected a map or a list of maps", kind(value))
+		s.d.problems.add(problem, n.Line, "<< merges %s, expected a map or a list of maps", kind(value))
 	}
 }
 
@@ -63,13 +63,13 @@ func (s *search) mapping(m *yaml.Node) {
 		e := entry{"", m.Content[i], m.Content[i+1], m}
 		if isMerge(e.key) {
 			if merges = append(merges, e.value); len(merges) > 1 {
-				s.d.warnings.add(e.key.Line, "duplicate key <<: all are merged, the last one wins")
+				s.d.warnings.add(Duplicate, e.key.Line, "duplicate key <<: all are merged, the last one wins")
 			}
 			continue
 		}
 		text, ok := s.d.scalar(e.key)
 		if !ok {
-			s.d.problems.add(e.key.Line, "%s is used as a key: put a text that begins with { or [ in quotes", kind(target(e.key)))
+			s.d.problems.add(problem, e.key.Line, "%s is used as a key: put a text that begins with { or [ in quotes", kind(target(e.key)))
 			continue
 		}
 		e.name = text.Text
@@ -79,7 +79,7 @@ func (s *search) mapping(m *yaml.Node) {
 			s.index[e.name] = len(s.list)
 			s.list = append(s.list, e)
 		case s.list[at].from == m:
-			s.d.warnings.add(e.key.Line, "duplicate key %s: the last value is used", shown(e.name))
+			s.d.warnings.add(Duplicate, e.key.Line, "duplicate key %s: the last value is used", shown(e.name))
 			s.list[at] = e
 		}
 	}
@@ -95,16 +95,31 @@ func isMerge(key *yaml.Node) bool {
 }
 
 // suggestion returns ": did you mean NAME?" for the field whose name is nearest
-// to an unknown key, or "". At most two edits are allowed, and one for a name of
-// three letters, which two edits would make any word.
-func suggestion(key string, fields []Field) string {
+// to an unknown key of the mapping at path, or "". The field may also be one of
+// another level, if none of the own level is as near: it is named by its whole path
+// then. At most two edits are allowed, and one for a name of three or four letters,
+// which two edits would make any word.
+func (d *decoder) suggestion(key, path string, fields []Field) string {
 	if len(key) > 40 {
 		return ""
 	}
 	nearest, least := "", 3
+	try := func(f Field, name string) {
+		if n := edits(strings.ToLower(key), strings.ToLower(f.Name)); n < least && n <= (len(f.Name)+1)/3 {
+			nearest, least = name, n
+		}
+	}
 	for _, f := range fields {
-		if n := edits(strings.ToLower(key), strings.ToLower(f.Name)); n < least && n <= len(f.Name)/2 {
-			nearest, least = f.Name, n
+		try(f, f.Name)
+	}
+	for _, f := range d.fields {
+		if path != "" {
+			try(f, f.Name+" at the top level")
+		}
+		if below, ok := f.To.([]Field); ok && path != f.Name {
+			for _, b := range below {
+				try(b, f.Name+"."+b.Name)
+			}
 		}
 	}
 	if nearest == "" {

@@ -32,7 +32,7 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 		if err == nil {
 			line = second.Line
 		}
-		d.warnings.add(line, "a second YAML document is ignored")
+		d.warnings.add(Document, line, "a second YAML document is ignored")
 	}
 	return root
 }
@@ -83,12 +83,16 @@ func (d *decoder) syntaxError(data []byte, err error) {
 	} else if n, err := strconv.Atoi(prefix.FindStringSubmatch(err.Error())[1]); err == nil {
 		line = min(max(n, 1), len(lines))
 	}
-	d.problems.add(line, "%s", reword(words(err), lines[line-1]))
+	d.problems.add(problem, line, "%s", reword(words(err), lines[line-1]))
 }
 
 // reword returns a text for an error of the parser, which is a constant but for
 // the name of an anchor, and the line that it is about.
 func reword(words string, line []byte) string {
+	text := bytes.TrimLeft(line, " -")
+	if i := bytes.Index(line, []byte(": ")); i >= 0 && !bytes.HasPrefix(bytes.TrimLeft(line, " "), []byte("-")) {
+		text = bytes.TrimLeft(line[i+1:], " ")
+	}
 	switch {
 	case strings.Contains(words, "tab character"),
 		words == "found character that cannot start any token" && bytes.HasPrefix(bytes.TrimLeft(line, " -"), []byte("\t")):
@@ -97,10 +101,30 @@ func reword(words string, line []byte) string {
 		return "put a text that begins with @, % or a backquote in quotes"
 	case strings.HasPrefix(words, "unknown anchor "):
 		return "an alias (*) without its anchor (&) above it: put a text that begins with * in quotes"
+	case strings.HasPrefix(words, "did not find expected") && afterQuotes.Match(text):
+		return "text after a closing quote: put the whole text in one pair of quotes"
+	case strings.HasPrefix(words, "did not find expected") && afterBracket.Match(text):
+		return "text after a ] or }: put a text that begins with [ or { in quotes"
 	case words == "did not find expected alphabetic or numeric character":
 		return "a * or & without a name after it: put a text that begins with one in quotes"
 	case words == "mapping values are not allowed in this context":
 		return `a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation`
+	case strings.HasPrefix(words, "did not find expected key"), strings.HasPrefix(words, "did not find expected '-' indicator"):
+		return "expected a key, or an item of a list: check the indentation and the quotes"
+	case words == "could not find expected ':'":
+		return `expected a key with ":" after it`
+	case words == "found unexpected end of stream":
+		return "a quote that is opened is never closed"
+	case strings.HasPrefix(words, "did not find expected ',' or"), words == "did not find expected node content":
+		return "a [ or { is never closed, or a text in it needs quotes"
+	case words == "control characters are not allowed", strings.Contains(words, "UTF-8"), strings.Contains(words, "UTF-16"):
+		return "characters that are not text (is it a manifest at all?)"
 	}
 	return words
 }
+
+// afterBracket matches a list or a map in one line with something behind it.
+var afterBracket = regexp.MustCompile(`^[\[{].*[\]}]\s*[^\s#:,\]}]`)
+
+// afterQuotes matches a text in quotes with something behind it.
+var afterQuotes = regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*[^\s#:]`)

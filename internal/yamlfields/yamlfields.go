@@ -70,13 +70,30 @@ type Scalar struct {
 	Line int
 }
 
+// Kind tells warnings apart.
+type Kind int
+
+// The kinds of warnings.
+const (
+	Unknown   Kind = iota // an unknown key
+	Duplicate             // a key that is set again
+	Document              // a second document
+	problem               // an error
+)
+
 // Warning is a part of the document that Decode ignores.
 type Warning struct {
-	Line int // counted from 1
+	Kind Kind
+	Line int // counted from 1; 0 for a Text that stands for several lines
 	Text string
 }
 
-func (w Warning) String() string { return fmt.Sprintf("line %d: %s", w.Line, w.Text) }
+func (w Warning) String() string {
+	if w.Line == 0 {
+		return w.Text
+	}
+	return fmt.Sprintf("line %d: %s", w.Line, w.Text)
+}
 
 // Decode decodes the first document of data. Fields without a key in the document
 // keep their values, so an empty document is valid.
@@ -88,27 +105,33 @@ func (w Warning) String() string { return fmt.Sprintf("line %d: %s", w.Line, w.T
 // The error is a single line, with all problems in the order of their lines, as
 // "line 2: ...; line 5: ...". After an error, some of the fields have been set.
 // Neither the error nor the warnings contain anything of data but keys that
-// consist of at most 40 letters, digits, "_" and "-". At most 20 problems and 20
-// warnings are listed.
+// consist of at most 40 letters, digits, "_" and "-", and, where at least two keys
+// are known, so that data is no arbitrary file, texts that stand where a list of
+// them should be. At most 10 problems, and 10 warnings of each kind, are listed,
+// followed by one that says how many more there are.
 func Decode(data []byte, fields []Field) ([]Warning, error) {
 	d := &decoder{referenced: map[*yaml.Node]bool{}}
 	if root := d.parse(data); root != nil {
 		d.walk(root, map[*yaml.Node]bool{})
 		if len(d.problems) == 0 {
+			d.fields = fields
+			d.quote = d.known(root, fields) >= 2
 			d.mapping(root, "", fields)
 		}
 	}
 	if len(d.problems) == 0 {
-		return d.warnings.sorted(), nil
+		return d.warnings.listed(), nil
 	}
 	var texts []string
-	for _, p := range d.problems.sorted() {
+	for _, p := range d.problems.listed() {
 		texts = append(texts, p.String())
 	}
-	return d.warnings.sorted(), errors.New(strings.Join(texts, "; "))
+	return d.warnings.listed(), errors.New(strings.Join(texts, "; "))
 }
 
 type decoder struct {
+	fields             []Field             // those of the document
+	quote              bool                // whether values may be quoted
 	referenced         map[*yaml.Node]bool // the nodes that aliases refer to
 	warnings, problems report
 }
@@ -119,7 +142,7 @@ func (d *decoder) walk(n *yaml.Node, open map[*yaml.Node]bool) {
 	if n.Kind == yaml.AliasNode {
 		d.referenced[n.Alias] = true
 		if open[n.Alias] {
-			d.problems.add(n.Line, "an alias refers to a value that contains it")
+			d.problems.add(problem, n.Line, "an alias refers to a value that contains it")
 		}
 		return
 	}
@@ -128,6 +151,23 @@ func (d *decoder) walk(n *yaml.Node, open map[*yaml.Node]bool) {
 		d.walk(child, open)
 	}
 	delete(open, n)
+}
+
+// known counts the keys below n, of all levels of fields, that are fields.
+func (d *decoder) known(n *yaml.Node, fields []Field) int {
+	n = target(n)
+	count := 0
+	for i := 0; n.Kind == yaml.MappingNode && i < len(n.Content); i += 2 {
+		for _, f := range fields {
+			if f.Name == n.Content[i].Value {
+				count++
+				if below, ok := f.To.([]Field); ok {
+					count += d.known(n.Content[i+1], below)
+				}
+			}
+		}
+	}
+	return count
 }
 
 // mapping decodes n into fields. path is the key of n, "" for the document.
@@ -145,17 +185,17 @@ func (d *decoder) mapping(n *yaml.Node, path string, fields []Field) {
 				d.field(e.value, path+"."+e.name, fields[i])
 			case path == "" && (strings.HasPrefix(e.name, "x-") || strings.HasPrefix(e.name, ".") || d.referenced[e.value]):
 			default:
-				d.warnings.add(e.key.Line, "unknown key %s is ignored%s", shown(e.name), suggestion(e.name, fields))
+				d.warnings.add(Unknown, e.key.Line, "unknown key %s is ignored%s", shown(e.name), d.suggestion(e.name, path, fields))
 			}
 		}
 	case path == "":
-		d.problems.add(n.Line, "%s, expected the keys of a manifest (is it a manifest at all?)", kind(value))
+		d.problems.add(problem, n.Line, "%s, expected the keys of a manifest (is it a manifest at all?)", kind(value))
 	default:
 		var names []string
 		for _, f := range fields {
 			names = append(names, f.Name)
 		}
-		d.problems.add(n.Line, "%s is %s, expected the keys %s", path, kind(value), strings.Join(names, ", "))
+		d.problems.add(problem, n.Line, "%s is %s, expected the keys %s", path, kind(value), strings.Join(names, ", "))
 	}
 }
 
@@ -167,16 +207,16 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 		if s, ok := d.scalar(n); ok {
 			*to = s.Text
 		} else {
-			d.problems.add(n.Line, "%s is %s, expected a text", path, kind(value))
+			d.problems.add(problem, n.Line, "%s is %s, expected a text", path, kind(value))
 		}
 	case func(Scalar) error:
 		s, ok := d.scalar(n)
 		switch {
 		case !ok:
-			d.problems.add(n.Line, "%s is %s, expected a text", path, kind(value))
+			d.problems.add(problem, n.Line, "%s is %s, expected a text", path, kind(value))
 		case !isNull(value):
 			if err := to(s); err != nil {
-				d.problems.add(n.Line, "%s %v", path, err)
+				d.problems.add(problem, n.Line, "%s %v", path, err)
 			}
 		}
 	case *[]string:
@@ -188,12 +228,12 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 			for _, item := range value.Content {
 				s, ok := d.scalar(item)
 				if !ok {
-					d.problems.add(item.Line, `%s has %s where a %s should be: put a %[3]s with ": " in it in quotes, as - 'a: b'`, path, kind(target(item)), f.Item)
+					d.problems.add(problem, item.Line, "%s has %s where a %s should be%s", path, kind(target(item)), f.Item, d.itemHint(target(item), f.Item))
 				}
 				*to = append(*to, s.Text)
 			}
 		default:
-			d.problems.add(n.Line, `%s is %s, expected a list: write it as "- %s" on a line of its own`, path, kind(value), f.Item)
+			d.problems.add(problem, n.Line, "%s is %s, expected a list: write %s on a line of its own", path, kind(value), d.listHint(value, f.Item))
 		}
 	case *map[string]string:
 		*to = nil
@@ -204,12 +244,12 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 			for _, e := range d.entries(value) {
 				s, ok := d.scalar(e.value)
 				if !ok {
-					d.problems.add(e.value.Line, "%s has %s where a text should be", path, kind(target(e.value)))
+					d.problems.add(problem, e.value.Line, "%s: %s is %s, expected a text", path, shown(e.name), kind(target(e.value)))
 				}
 				(*to)[e.name] = s.Text
 			}
 		default:
-			d.problems.add(n.Line, `%s is %s, expected a map: write it as "NAME: value" on lines of their own`, path, kind(value))
+			d.problems.add(problem, n.Line, `%s is %s, expected a map: write it as "NAME: value" on lines of their own`, path, kind(value))
 		}
 	case []Field:
 		d.mapping(n, path, to)
@@ -233,7 +273,7 @@ func (d *decoder) scalar(n *yaml.Node) (s Scalar, ok bool) {
 	case n.Tag == "!!binary":
 		data, err := base64.StdEncoding.DecodeString(n.Value)
 		if err != nil {
-			d.problems.add(n.Line, "a !!binary value is not valid base64")
+			d.problems.add(problem, n.Line, "a !!binary value is not valid base64")
 		}
 		// Decode a value only once: many aliases may refer to a long one.
 		n.Value, n.Tag = string(data), "!!str"
@@ -278,28 +318,42 @@ func shown(key string) string {
 	return "(not a name)"
 }
 
-// maxReport is the number of problems, and of warnings, that are listed.
-const maxReport = 20
+// maxReport is the number of problems, and of warnings of a kind, that are listed.
+const maxReport = 10
 
-// report is a list of warnings or problems without duplicates: a mapping that is
-// merged into several others may cause the same one several times.
+// maxKept bounds the memory for them.
+const maxKept = 100_000
+
+// report is a list of warnings or problems.
 type report []Warning
 
-func (r *report) add(line int, format string, args ...any) {
-	if len(*r) > maxReport {
-		return
+func (r *report) add(kind Kind, line int, format string, args ...any) {
+	if len(*r) < maxKept {
+		*r = append(*r, Warning{kind, line, fmt.Sprintf(format, args...)})
 	}
-	w := Warning{line, fmt.Sprintf(format, args...)}
-	if slices.Contains(*r, w) {
-		return
-	}
-	if len(*r) == maxReport {
-		w.Text = "there is more, which is not listed"
-	}
-	*r = append(*r, w)
 }
 
-func (r report) sorted() []Warning {
-	slices.SortStableFunc(r[:min(len(r), maxReport)], func(a, b Warning) int { return cmp.Compare(a.Line, b.Line) })
-	return r
+// listed returns what is to be shown, in the order of the lines, and without
+// duplicates: a mapping that is merged into several others may cause the same
+// warning several times.
+func (r report) listed() []Warning {
+	slices.SortFunc(r, func(a, b Warning) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Text, b.Text))
+	})
+	var list []Warning
+	count := map[Kind]int{}
+	for _, w := range slices.Compact(r) {
+		if count[w.Kind]++; count[w.Kind] <= maxReport {
+			list = append(list, w)
+		}
+	}
+	for _, kind := range []Kind{Unknown, Duplicate, Document, problem} {
+		more := count[kind] - maxReport
+		if more <= 0 {
+			continue
+		}
+		of := [...]string{Unknown: "unknown keys", Duplicate: "duplicate keys", Document: "documents", problem: "problems"}[kind]
+		list = append(list, Warning{Kind: kind, Text: fmt.Sprintf("and %d more %s", more, of)})
+	}
+	return list
 }
