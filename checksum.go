@@ -88,7 +88,30 @@ func newDigest(checksum string) (hash.Hash, error) {
 			return sha512.New(), nil
 		}
 	}
-	return nil, fmt.Errorf("checksum %q is not the hex of an md5, sha1, sha256 or sha512", checksum)
+	return nil, fmt.Errorf("checksum %q is not the hex of an md5, sha1, sha256 or sha512%s", checksum, checksumHint(checksum))
+}
+
+// checksumHint says what may be wrong with a checksum, after a colon.
+func checksumHint(checksum string) string {
+	if name, _, ok := strings.Cut(checksum, ":"); ok && len(name) <= 10 {
+		return fmt.Sprintf(": leave out the prefix %q", name+":")
+	}
+	if strings.TrimSpace(checksum) != checksum {
+		return ": leave out the blanks around it"
+	}
+	if strings.Trim(checksum, "0123456789abcdefABCDEF") != "" {
+		return ""
+	}
+	nearest, name := 0, ""
+	for _, d := range []struct {
+		name   string
+		digits int
+	}{{"md5", 2 * md5.Size}, {"sha1", 2 * sha1.Size}, {"sha256", 2 * sha256.Size}, {"sha512", 2 * sha512.Size}} {
+		if name == "" || max(d.digits-len(checksum), len(checksum)-d.digits) < max(nearest-len(checksum), len(checksum)-nearest) {
+			nearest, name = d.digits, d.name
+		}
+	}
+	return fmt.Sprintf(": it has %d hex digits, and %s has %d", len(checksum), name, nearest)
 }
 
 // verify compares the digest of the archive with the manifest's checksum.

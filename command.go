@@ -107,12 +107,19 @@ func (c *Commands) check() error {
 		}
 	}
 	for name, value := range c.Env {
-		if name == "" || strings.ContainsAny(name, "=\x00") {
-			return fmt.Errorf("manifest: commands.env: invalid variable name %q", name)
+		if err := checkVariable(name, value); err != nil {
+			return err
 		}
-		if strings.ContainsRune(value, 0) {
-			return fmt.Errorf("manifest: commands.env: %s has a NUL byte", name)
-		}
+	}
+	return nil
+}
+
+func checkVariable(name, value string) error {
+	if name == "" || strings.ContainsAny(name, "=\x00") {
+		return fmt.Errorf("manifest: commands.env: invalid variable name %q", name)
+	}
+	if strings.ContainsRune(value, 0) {
+		return fmt.Errorf("manifest: commands.env: %q has a NUL byte", name)
 	}
 	return nil
 }
@@ -279,13 +286,15 @@ func (m *Manifest) environment(ev *event) []string {
 		}
 	}
 	for name, value := range m.Commands.Env {
-		env = append(env, name+"="+value)
+		if checkVariable(name, value) == nil { // the failure commands of a wrong manifest are run too
+			env = append(env, name+"="+value)
+		}
 	}
 	return append(env,
 		"STRETCHER_MANIFEST_URL="+forEnvironment(redact.URL(ev.manifestURL)),
 		"STRETCHER_SRC="+forEnvironment(redact.URL(m.Src)),
-		"STRETCHER_CHECKSUM="+m.CheckSum,
-		"STRETCHER_DEST="+m.Dest,
+		"STRETCHER_CHECKSUM="+forEnvironment(m.CheckSum),
+		"STRETCHER_DEST="+strings.ReplaceAll(m.Dest, "\x00", ""),
 		"STRETCHER_EVENT_ID="+forEnvironment(ev.id))
 }
 

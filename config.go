@@ -41,6 +41,9 @@ type Config struct {
 	// LogLevel is the lowest level that is logged: DEBUG, INFO, WARN or ERROR, in
 	// upper or lower case. "" is INFO.
 	LogLevel string
+	// Strict makes unknown and duplicate keys of the manifest errors. false only
+	// warns of them.
+	Strict bool
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}

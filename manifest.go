@@ -8,17 +8,15 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-
-	"go.yaml.in/yaml/v2"
 
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
 // DefaultDestMode is the mode of dest where neither the archive nor the manifest
@@ -47,68 +45,119 @@ type Manifest struct {
 	// SyncStrategy is rsync, mv or builtin. "" is rsync, or builtin where
 	// rsync is not installed.
 	SyncStrategy string `yaml:"sync_strategy"`
+
+	parsed parsed
+}
+
+// parsed is what ParseManifest noticed and a Manifest has no field for. It is zero
+// for a Manifest that was made otherwise.
+type parsed struct {
+	defaultMode *os.FileMode // the DestMode that was put in place of an absent one
+	modeError   error        // dest_mode is not a mode
+	odd         []string     // unknown and duplicate keys
 }
 
 // ParseManifest parses a manifest in YAML, after replacing the references to
-// environment variables in it, and checks it. Unknown and duplicate keys are
-// logged as warnings; otherwise unknown keys are ignored, and the last value of a
-// duplicate key is used. The error is a single line.
+// environment variables in it. Unknown and duplicate keys are logged as warnings;
+// otherwise unknown keys are ignored, and the last value of a duplicate key is
+// used. DestMode is never nil. Whether the manifest can be deployed is found out by
+// Deploy. The error is a single line.
 func ParseManifest(data []byte) (*Manifest, error) {
 	data, err := envtemplate.Expand(data)
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	m := &Manifest{}
-	if err := yaml.Unmarshal(data, m); err != nil {
-		return nil, fmt.Errorf("parse manifest: %w", oneLine(err))
-	}
-	var odd *yaml.TypeError
-	if err := yaml.UnmarshalStrict(data, &Manifest{}); errors.As(err, &odd) {
-		for _, e := range odd.Errors {
-			log.Printf("[WARN] manifest: %s", oddKey(e))
+	warnings, err := yamlfields.Decode(data, m.fields())
+	for _, w := range warnings {
+		if w.Kind == yamlfields.Unknown || w.Kind == yamlfields.Duplicate {
+			m.parsed.odd = append(m.parsed.odd, w.String())
 		}
+		log.Printf("[WARN] manifest: %s", w)
 	}
-	if err := m.check(); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("parse manifest: %w", err)
+	}
+	if m.DestMode == nil {
+		mode := DefaultDestMode
+		m.DestMode, m.parsed.defaultMode = &mode, &mode
 	}
 	return m, nil
 }
 
-var (
-	unknownKeyError   = regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
-	duplicateKeyError = regexp.MustCompile(`^line (\d+): (?:field|key) (.*) already set in .*$`)
-)
-
-// oddKey rewords what the YAML package says about an unknown or duplicate key.
-func oddKey(e string) string {
-	e = unknownKeyError.ReplaceAllString(e, "line $1: unknown key $2 is ignored")
-	return duplicateKeyError.ReplaceAllString(e, "line $1: duplicate key $2: the last value is used")
+// fields says where the value of each key goes.
+func (m *Manifest) fields() []yamlfields.Field {
+	c := &m.Commands
+	commands := func(name string, to *CommandLines) yamlfields.Field {
+		return yamlfields.Field{Name: name, Item: "command", To: func(list []string) {
+			*to = nil
+			for _, line := range list {
+				*to = append(*to, CommandLine(line))
+			}
+		}}
+	}
+	return []yamlfields.Field{
+		{Name: "src", To: &m.Src},
+		{Name: "checksum", To: &m.CheckSum},
+		{Name: "dest", To: &m.Dest},
+		{Name: "dest_mode", To: func(s yamlfields.Scalar) error {
+			m.DestMode, m.parsed.modeError = parseMode(s)
+			return nil // a wrong mode does not keep the failure commands from being read
+		}},
+		{Name: "commands", To: []yamlfields.Field{
+			commands("pre", &c.Pre),
+			commands("post", &c.Post),
+			commands("success", &c.Success),
+			commands("failure", &c.Failure),
+			{Name: "env", To: &c.Env},
+		}},
+		{Name: "excludes", To: &m.Excludes, Item: "pattern"},
+		{Name: "exclude_from", To: &m.ExcludeFrom},
+		{Name: "sync_strategy", To: &m.SyncStrategy},
+	}
 }
 
-// oneLine joins the lines of a YAML error, so that it makes one line of log.
-func oneLine(err error) error {
-	var t *yaml.TypeError
-	if errors.As(err, &t) {
-		return errors.New(strings.Join(t.Errors, "; "))
+// parseMode returns the mode that a dest_mode is: an integer of YAML 1.1, in which
+// a leading 0 makes it octal (https://yaml.org/type/int.html).
+func parseMode(s yamlfields.Scalar) (*os.FileMode, error) {
+	text := s.Text
+	if s.Quoted {
+		return nil, fmt.Errorf("line %d: dest_mode %.20q is a text: write it without quotes", s.Line, text)
 	}
-	return err
+	n, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 0, 64)
+	if err != nil || n < 0 || n > 07777 {
+		return nil, fmt.Errorf("line %d: dest_mode %.20q is not a file mode: write it in octal, as 0755", s.Line, text)
+	}
+	mode := os.FileMode(n)
+	// A decimal number is most likely meant to be octal if it looks like a mode, and
+	// as a decimal one is none that anybody wants: 755 is 01363, but 493 is 0755.
+	octalDigits := (len(text) == 3 || len(text) == 4) && text[0] != '0' && strings.Trim(text, "01234567") == ""
+	if octalDigits && (mode > 0777 || mode&0600 != 0600) {
+		log.Printf("[WARN] manifest: line %d: dest_mode %s is a decimal number and means %#o; write 0%[2]s if that was meant", s.Line, text, uint32(mode))
+	}
+	return &mode, nil
 }
 
 // check finds what would fail later, before anything has been done. A wrong value
 // is an error even where it would not be used, because src is missing.
-func (m *Manifest) check() error {
+func (m *Manifest) check(conf Config) error {
+	if conf.Strict && len(m.parsed.odd) > 0 {
+		return fmt.Errorf("manifest: %s (an error because of -strict)", strings.Join(m.parsed.odd, "; "))
+	}
 	if m.Src == "" && m.Commands.empty() {
 		return errors.New("manifest: neither src nor commands: nothing to deploy (is it a manifest at all?)")
 	}
 	if m.Src != "" {
-		if err := fetch.CheckURL(m.Src); err != nil {
-			return fmt.Errorf("manifest: src: %w", err)
-		}
 		if m.CheckSum == "" {
 			return errors.New("manifest: src without checksum: give the md5, sha1, sha256 or sha512 of the archive in hex")
 		}
 		if m.Dest == "" {
 			return errors.New("manifest: src without dest: name the directory to deploy to")
+		}
+		// Only now, since a file that is no manifest may have a src: the error
+		// has its value.
+		if err := fetch.CheckURL(m.Src); err != nil {
+			return fmt.Errorf("manifest: src: %w", err)
 		}
 	}
 	if m.CheckSum != "" {
@@ -121,11 +170,11 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("manifest: %w", err)
 		}
 	}
+	if m.parsed.modeError != nil {
+		return fmt.Errorf("manifest: %w", m.parsed.modeError)
+	}
 	if m.DestMode != nil && *m.DestMode > 07777 {
 		return fmt.Errorf("manifest: dest_mode %d is not a file mode: write it in octal, as 0755", uint32(*m.DestMode))
-	}
-	if m.DestMode != nil && looksOctal(*m.DestMode) {
-		log.Printf("[WARN] manifest: dest_mode %d is a decimal number and means %#o; write 0%[1]d if that was meant", uint32(*m.DestMode), *m.DestMode)
 	}
 	if err := checkStrategy(m.SyncStrategy); err != nil {
 		return fmt.Errorf("manifest: %w", err)
@@ -133,17 +182,15 @@ func (m *Manifest) check() error {
 	if strings.ContainsRune(m.ExcludeFrom, 0) || slices.ContainsFunc(m.Excludes, func(p string) bool { return strings.ContainsRune(p, 0) }) {
 		return errors.New("manifest: excludes or exclude_from has a NUL byte")
 	}
-	if m.ExcludeFrom != "" && !fs.ValidPath(filepath.Clean(strings.TrimLeft(m.ExcludeFrom, "/"))) {
+	if m.ExcludeFrom != "" && m.SyncStrategy != "mv" && !fs.ValidPath(filepath.Clean(strings.TrimLeft(m.ExcludeFrom, "/"))) {
 		return fmt.Errorf("manifest: exclude_from %q leaves the archive: name a file inside of it", m.ExcludeFrom)
 	}
 	return m.Commands.check()
 }
 
-// looksOctal reports whether a mode was most likely written without the leading
-// zero that makes it octal: 755 would be 01363.
-func looksOctal(mode os.FileMode) bool {
-	decimal := strconv.Itoa(int(mode))
-	return len(decimal) == 3 && strings.Trim(decimal, "01234567") == "" && decimal[0] >= '6'
+// hasDestMode reports whether the manifest sets dest_mode.
+func (m *Manifest) hasDestMode() bool {
+	return m.DestMode != nil && m.DestMode != m.parsed.defaultMode
 }
 
 // destMode returns the mode of dest for an archive that does not specify it.

@@ -68,11 +68,27 @@ sync_strategy: mv
 			if err != nil {
 				t.Fatal(err)
 			}
+			if test.want.DestMode == nil {
+				if got.hasDestMode() || *got.DestMode != DefaultDestMode {
+					t.Errorf("an absent dest_mode became %v", got.DestMode)
+				}
+				test.want.DestMode = got.DestMode
+			}
+			got.parsed = parsed{}
 			if !reflect.DeepEqual(*got, test.want) {
 				t.Errorf("got %+v, expected %+v", *got, test.want)
 			}
 		})
 	}
+}
+
+// parseAndCheck returns the error of ParseManifest, or of what Deploy checks.
+func parseAndCheck(in string, conf Config) error {
+	m, err := ParseManifest([]byte(in))
+	if err != nil {
+		return err
+	}
+	return m.check(conf)
 }
 
 func TestParseManifestErrors(t *testing.T) {
@@ -82,54 +98,62 @@ func TestParseManifestErrors(t *testing.T) {
 		ok  = src + sum + "dest: /srv/app\n"
 	)
 	for in, want := range map[string]string{
-		"":                                   "neither src nor commands",
-		"---\n...\n":                         "neither src nor commands",
-		"dest: /srv/app":                     "neither src nor commands",
-		"commands: {env: {A: b}}":            "neither src nor commands",
-		"commands: {pre: [null]}":            "neither src nor commands",
-		"commands: {prre: [a]}":              "neither src nor commands",
-		"<h1>Not Found</h1>":                 "parse manifest: line 1: cannot unmarshal !!str",
-		"- a\n- b":                           "parse manifest: line 1: cannot unmarshal !!seq",
-		"src: [":                             "parse manifest: yaml: line 1",
-		"\tsrc: x":                           "parse manifest: yaml: ",
-		"commands: {pre: a}":                 "cannot unmarshal !!str `a` into stretcher.CommandLines",
-		"commands: {pre: [[a]]}":             "cannot unmarshal !!seq into stretcher.CommandLine",
-		src + sum:                            "src without dest",
-		src + "dest: /srv/app":               "src without checksum",
-		sum + "src: /app.tar\n":              "is not a URL",
-		sum + "src: ftp://h/a\n":             "unknown scheme \"ftp\"",
-		sum + "src: s3://bucket\n":           "expected a bucket and a key",
-		sum + "src: gs:///key\n":             "expected a bucket and a key",
-		sum + "src: http:///a\n":             "names no host",
-		sum + "src: file://h/a\n":            "expected an absolute path, as in file:///path",
-		sum + "src: file:a\n":                "is not a URL",
-		src + sum + "dest: ''\n":             "src without dest",
-		src + sum + "dest: app\n":            `dest "app" is not an absolute path`,
-		src + sum + "dest: ./\n":             `dest "./" is not an absolute path`,
-		src + sum + "dest: ~/app\n":          `dest "~/app" is not an absolute path`,
-		src + sum + "dest: /\n":              "dest / is the root directory",
-		src + sum + "dest: //.//\n":          "is the root directory",
-		src + sum + "dest: /a/..\n":          "is the root directory",
-		src + sum + "dest: \"/a\\0\"\n":      "has a NUL byte",
-		ok + "sync_strategy: RSYNC\n":        `invalid strategy "RSYNC"`,
-		ok + "dest_mode: rwxr-xr-x\n":        "cannot unmarshal !!str `rwxr-xr-x`",
-		ok + "dest_mode: -1\n":               "cannot unmarshal !!int `-1`",
-		ok + "dest_mode: 0100755\n":          "dest_mode 33261 is not a file mode",
-		ok + "exclude_from: ../a\n":          "leaves the archive",
-		ok + "exclude_from: a/../../b\n":     "leaves the archive",
-		ok + "exclude_from: /..\n":           "leaves the archive",
-		ok + "exclude_from: \"a\\0\"\n":      "has a NUL byte",
-		ok + "excludes: [\"a\\0\"]\n":        "has a NUL byte",
-		ok + "commands: {env: {'': a}}":      `invalid variable name ""`,
-		ok + "commands: {env: {'A=': a}}":    `invalid variable name "A="`,
-		ok + "commands: {env: {A: \"\\0\"}}": "commands.env: A has a NUL byte",
+		ok + "dest_mode: '0755'\n":                                           `line 4: dest_mode "0755" is a text: write it without quotes`,
+		ok + "dest_mode: 0888\n":                                             `dest_mode "0888" is not a file mode`,
+		ok + "dest_mode: 0.5\n":                                              `dest_mode "0.5" is not a file mode`,
+		ok + "dest_mode: 1e3\n":                                              `dest_mode "1e3" is not a file mode`,
+		"commands: {pre: [a]}\nchecksum: sha256:ab":                          `: leave out the prefix "sha256:"`,
+		"commands: {pre: [a]}\nchecksum: " + strings.Repeat("a", 60):         ": it has 60 hex digits, and sha256 has 64",
+		"commands: {pre: [a]}\nchecksum: ' " + strings.Repeat("a", 64) + "'": ": leave out the blanks around it",
+		"commands: {pre: [a]}\ndest: /etc":                                   "a directory of the system",
+		"":                                                                   "neither src nor commands",
+		"---\n...\n":                                                         "neither src nor commands",
+		"dest: /srv/app":                                                     "neither src nor commands",
+		"commands: {env: {A: b}}":                                            "neither src nor commands",
+		"commands: {pre: [null]}":                                            "neither src nor commands",
+		"commands: {prre: [a]}":                                              "neither src nor commands",
+		"<h1>Not Found</h1>":                                                 "parse manifest: line 1: a text, expected the keys of a manifest",
+		"- a\n- b":                                                           "parse manifest: line 1: a list, expected the keys of a manifest",
+		"src: [":                                                             "parse manifest: line 1: a [ or { is never closed",
+		"\tsrc: x":                                                           "parse manifest: line 1: a TAB: YAML is indented by spaces",
+		"commands: {pre: a}":                                                 `line 1: commands.pre is a text, expected a list: write "- a" on a line of its own`,
+		"commands: {pre: [[a]]}":                                             "commands.pre has a list where a command should be",
+		src + sum:                                                            "src without dest",
+		src + "dest: /srv/app":                                               "src without checksum",
+		sum + "dest: /d\nsrc: /app.tar\n":                                    "is not a URL",
+		sum + "dest: /d\nsrc: ftp://h/a\n":                                   "unknown scheme \"ftp\"",
+		sum + "dest: /d\nsrc: s3://bucket\n":                                 "expected a bucket and a key",
+		sum + "dest: /d\nsrc: gs:///key\n":                                   "expected a bucket and a key",
+		sum + "dest: /d\nsrc: http:///a\n":                                   "names no host",
+		sum + "dest: /d\nsrc: file://h/a\n":                                  "expected an absolute path, as in file:///path",
+		sum + "dest: /d\nsrc: file:a\n":                                      "is not a URL",
+		src + sum + "dest: ''\n":                                             "src without dest",
+		src + sum + "dest: app\n":                                            `dest "app" is not an absolute path`,
+		src + sum + "dest: ./\n":                                             `dest "./" is not an absolute path`,
+		src + sum + "dest: ~/app\n":                                          `dest "~/app" is not an absolute path`,
+		src + sum + "dest: /\n":                                              "dest / is the root directory",
+		src + sum + "dest: //.//\n":                                          "is the root directory",
+		src + sum + "dest: /a/..\n":                                          "is the root directory",
+		src + sum + "dest: \"/a\\0\"\n":                                      "has a NUL byte",
+		ok + "sync_strategy: RSYNC\n":                                        `invalid strategy "RSYNC"`,
+		ok + "dest_mode: rwxr-xr-x\n":                                        `line 4: dest_mode "rwxr-xr-x" is not a file mode`,
+		ok + "dest_mode: -1\n":                                               `line 4: dest_mode "-1" is not a file mode: write it in octal, as 0755`,
+		ok + "dest_mode: 0100755\n":                                          `dest_mode "0100755" is not a file mode`,
+		ok + "exclude_from: ../a\n":                                          "leaves the archive",
+		ok + "exclude_from: a/../../b\n":                                     "leaves the archive",
+		ok + "exclude_from: /..\n":                                           "leaves the archive",
+		ok + "exclude_from: \"a\\0\"\n":                                      "has a NUL byte",
+		ok + "excludes: [\"a\\0\"]\n":                                        "has a NUL byte",
+		ok + "commands: {env: {'': a}}":                                      `invalid variable name ""`,
+		ok + "commands: {env: {'A=': a}}":                                    `invalid variable name "A="`,
+		ok + "commands: {env: {A: \"\\0\"}}":                                 `commands.env: "A" has a NUL byte`,
 		ok + "commands: {pre: ['{{ must_env \"STRETCHER_NO_SUCH\" }}']}": "must_env: STRETCHER_NO_SUCH not set",
 		"commands: {pre: [a]}\nsync_strategy: no":                        `invalid strategy "no"`,
 		"commands: {pre: [a]}\ndest: app":                                "not an absolute path",
 		"commands: {pre: [a]}\nchecksum: abc":                            `checksum "abc" is not the hex`,
 	} {
 		var err error
-		logOf(func() { _, err = ParseManifest([]byte(in)) })
+		logOf(func() { err = parseAndCheck(in, Config{}) })
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q:\ngot error %v,\nexpected one with %s", in, err, want)
 		} else if strings.Contains(err.Error(), "\n") {
@@ -140,18 +164,75 @@ func TestParseManifestErrors(t *testing.T) {
 
 func TestParseManifestWarnings(t *testing.T) {
 	for in, want := range map[string]string{
-		"desc: x\ncommands: {pre: [a]}":              "[WARN] manifest: line 1: unknown key desc is ignored\n",
-		"commands:\n  pre: [a]\n  befor: [b]":        "[WARN] manifest: line 3: unknown key befor is ignored\n",
-		"Src: a\ncommands: {pre: [a]}\nDEST: b":      "[WARN] manifest: line 1: unknown key Src is ignored\n[WARN] manifest: line 3: unknown key DEST is ignored\n",
-		"commands: {pre: [a]}\ncommands: {pre: [b]}": "[WARN] manifest: line 2: duplicate key commands: the last value is used\n",
-		"commands: {pre: [a]}\ndest_mode: 755":       "[WARN] manifest: dest_mode 755 is a decimal number and means 01363; write 0755 if that was meant\n",
-		"commands: {pre: [a]}\ndest_mode: 0755":      "",
-		"commands: {pre: [a]}\ndest_mode: 493":       "",
+		"desc: x\ncommands: {pre: [a]}":                  "[WARN] manifest: line 1: unknown key desc is ignored: did you mean dest?\n",
+		"commands:\n  pre: [a]\n  befor: [b]":            "[WARN] manifest: line 3: unknown key befor is ignored\n",
+		"Src: a\ncommands: {pre: [a]}\nDEST: b":          "[WARN] manifest: line 1: unknown key Src is ignored: did you mean src?\n[WARN] manifest: line 3: unknown key DEST is ignored: did you mean dest?\n",
+		"commands: {pre: [a]}\ncommands: {pre: [b]}":     "[WARN] manifest: line 2: duplicate key commands: the last value is used\n",
+		"commands: {pre: [a]}\ndest_mode: 755":           "[WARN] manifest: line 2: dest_mode 755 is a decimal number and means 01363; write 0755 if that was meant\n",
+		"commands: {pre: [a]}\ndest_mode: 2755":          "[WARN] manifest: line 2: dest_mode 2755 is a decimal number and means 05303; write 02755 if that was meant\n",
+		"commands: {pre: [a]}\ndest_mode: 1777":          "[WARN] manifest: line 2: dest_mode 1777 is a decimal number and means 03361; write 01777 if that was meant\n",
+		"commands: {pre: [a]}\ndest_mode: 511":           "",
+		"commands: {pre: [a]}\ndest_mode: 0o755":         "",
+		"posts: [b]\ncommands: {pre: [a]}":               "[WARN] manifest: line 1: unknown key posts is ignored: did you mean commands.post?\n",
+		"commands: {pre: [a]}\n---\nsrc: b":              "[WARN] manifest: line 3: a second YAML document is ignored\n",
+		"x: &d {pre: [b]}\ncommands: {pre: [a], <<: *d}": "",
+		"commands: {pre: [a]}\ndest_mode: 0755":          "",
+		"commands: {pre: [a]}\ndest_mode: 493":           "",
 	} {
 		var err error
 		if got := logOf(func() { _, err = ParseManifest([]byte(in)) }); err != nil || got != want {
 			t.Errorf("%q:\nlogged %s and returned %v,\nexpected %s", in, got, err, want)
 		}
+	}
+}
+
+func TestStrict(t *testing.T) {
+	strict := Config{Strict: true}
+	for in, want := range map[string]string{
+		"commands: {pre: [a]}":                               "",
+		"commands: {pre: [a]}\n---\nsrc: b":                  "",
+		"x-a: &a {pre: [b]}\ncommands: {pre: [a], <<: *a}":   "",
+		"commands: {pre: [a], posts: [b]}":                   "line 1: unknown key posts is ignored: did you mean post?",
+		"commands: {pre: [a]}\ncommands: {pre: [a]}":         "line 2: duplicate key commands",
+		"commands: {pre: [a]}" + strings.Repeat("\nk: 1", 1): "line 2: unknown key k",
+	} {
+		var err error
+		logOf(func() { err = parseAndCheck(in, strict) })
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got %v, expected %q", in, err, want)
+		}
+		logOf(func() { err = parseAndCheck(in, Config{}) })
+		if err != nil {
+			t.Errorf("%q, not strict: %v", in, err)
+		}
+	}
+}
+
+// mv has no use for exclude_from.
+func TestExcludeFromWithMv(t *testing.T) {
+	err := parseAndCheck("src: file:///a\nchecksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93\ndest: /srv/app\nexclude_from: ../a\nsync_strategy: mv", Config{})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Run runs the commands for the result, Deploy leaves them to its caller.
+func TestDeployRunsNoHooks(t *testing.T) {
+	dir := t.TempDir()
+	for _, post := range []CommandLine{"true", "false"} {
+		m := &Manifest{Commands: Commands{
+			Post:    CommandLines{post},
+			Success: CommandLines{CommandLine("touch " + dir + "/success")},
+			Failure: CommandLines{CommandLine("touch " + dir + "/failure")},
+		}}
+		logOf(func() {
+			if err := m.Deploy(Config{}); (err == nil) != (post == "true") {
+				t.Errorf("%s: %v", post, err)
+			}
+		})
+	}
+	if got := namesIn(t, dir); len(got) > 0 {
+		t.Errorf("Deploy ran %v", got)
 	}
 }
 
@@ -167,9 +248,16 @@ func FuzzParseManifest(f *testing.F) {
 		var m *Manifest
 		var err error
 		logOf(func() { m, err = ParseManifest(data) })
+		if err == nil && m.DestMode == nil {
+			t.Error("DestMode is nil")
+		}
 		if (m == nil) == (err == nil) {
 			t.Fatalf("got %v and %v", m, err)
 		}
+		if err != nil {
+			return
+		}
+		logOf(func() { err = m.check(Config{}) })
 		if err != nil {
 			return
 		}

@@ -85,7 +85,14 @@ func run(ctx context.Context, conf Config) error {
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}
-	return m.deploy(ctx, conf, ev)
+	d := newDeployment(m, conf, ev)
+	if err := d.deploy(ctx); err != nil {
+		d.runFailure(ctx, err)
+		return err
+	}
+	d.runSuccess(ctx)
+	log.Println("Done")
+	return nil
 }
 
 // Deploy is DeployContext with a context that is never cancelled.
@@ -93,33 +100,42 @@ func (m *Manifest) Deploy(conf Config) error {
 	return m.DeployContext(context.Background(), conf)
 }
 
-// DeployContext deploys the manifest and runs its success or failure commands.
-// When ctx ends, the deployment fails with the cause of ctx.
+// DeployContext deploys the manifest, with its pre and post commands. Its success
+// and failure commands are for the caller to run, as RunContext does. When ctx ends, the deployment fails with the cause of ctx.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	defer captureLog(conf.LogLevel)()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
-	return m.deploy(ctx, conf, &event{})
+	return newDeployment(m, conf, &event{}).deploy(ctx)
 }
 
 // deployment is one deployment of a manifest.
 type deployment struct {
 	manifest *Manifest // its Dest has no ".." and no trailing slash
+	url      string    // of the manifest, without secrets; "" where it has none
 	conf     Config
 	commands *runner
 	start    time.Time
 }
 
-func (m *Manifest) deploy(ctx context.Context, conf Config, ev *event) error {
-	if err := m.check(); err != nil {
+func newDeployment(m *Manifest, conf Config, ev *event) *deployment {
+	return &deployment{manifest: m, url: redact.URL(ev.manifestURL), conf: conf, commands: newRunner(m, conf, ev), start: time.Now()}
+}
+
+// deploy checks the manifest and deploys it. A manifest that is wrong fails before
+// anything has been done.
+func (d *deployment) deploy(ctx context.Context) error {
+	if err := d.manifest.check(d.conf); err != nil {
+		if d.url != "" {
+			err = fmt.Errorf("%s: %w", d.url, err)
+		}
 		return logged("Deploy manifest", err)
 	}
-	log.Println("Manifest:", m.summary())
-	d := &deployment{manifest: m, conf: conf, commands: newRunner(m, conf, ev), start: time.Now()}
-	if m.Src != "" {
-		cleaned := *m
-		cleaned.Dest = unixfs.CleanPath(m.Dest)
+	log.Println("Manifest:", d.manifest.summary())
+	if d.manifest.Src != "" {
+		cleaned := *d.manifest
+		cleaned.Dest = unixfs.CleanPath(cleaned.Dest)
 		d.manifest = &cleaned
 	}
 	err := d.run(ctx)
@@ -127,13 +143,9 @@ func (m *Manifest) deploy(ctx context.Context, conf Config, ev *event) error {
 		err = context.Cause(ctx) // ctx may have ended after the last blocking step
 	}
 	if err != nil {
-		err = logged("Deploy manifest", err)
-		d.runFailure(ctx, err)
-		return err
+		return logged("Deploy manifest", err)
 	}
 	log.Println("Deploy manifest succeeded.")
-	d.runSuccess(ctx)
-	log.Println("Done")
 	return nil
 }
 

@@ -117,7 +117,7 @@ func directoryProblem(dest string) (certain bool, err error) {
 // sync makes dest equal to the archive by the strategy.
 func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive) error {
 	m := d.manifest
-	if mode, ok := src.RootMode(); ok && m.DestMode != nil && uint32(*m.DestMode) != mode {
+	if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
 		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
 	}
 	log.Printf("Syncing to %s", m.Dest)

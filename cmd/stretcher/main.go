@@ -37,6 +37,7 @@ pipe, and deploys that manifest.
   -random-delay TIME     sleep a random time of up to TIME on start (default 0)
   -command-timeout TIME  time limit for each command (default no limit)
   -max-size SIZE         refuse archives that unpack to more (default no limit)
+  -strict                refuse manifests with unknown or duplicate keys
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
                          (default -v)
   -log-level LEVEL       DEBUG, INFO, WARN or ERROR (default INFO)
@@ -109,6 +110,7 @@ func parseFlags(args []string) (stretcher.Config, error) {
 	f.Func("timeout", "", seconds(&conf.Timeout))
 	f.Func("random-delay", "", seconds(&delay))
 	f.Func("command-timeout", "", seconds(&conf.CommandTimeout))
+	f.BoolVar(&conf.Strict, "strict", false, "")
 	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
 	f.Func("log-level", "", func(s string) error {
 		switch s = strings.ToUpper(s); s {

@@ -47,6 +47,7 @@ type Field struct {
 	//	*[]string           a list of scalars; null is nil, a null item is ""
 	//	*map[string]string  a mapping to scalars; null is nil, a null value is ""
 	//	[]Field             a mapping with these keys; null changes nothing
+	//	func([]string)      called with a list of scalars, as *[]string gets it
 	//	func(Scalar) error  called with a scalar, but not with null
 	//
 	// An error of the function has to be one line that continues a sentence
@@ -220,21 +221,9 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 			}
 		}
 	case *[]string:
-		*to = nil
-		switch {
-		case isNull(value):
-		case value.Kind == yaml.SequenceNode:
-			*to = make([]string, 0, len(value.Content))
-			for _, item := range value.Content {
-				s, ok := d.scalar(item)
-				if !ok {
-					d.problems.add(problem, item.Line, "%s has %s where a %s should be%s", path, kind(target(item)), f.Item, d.itemHint(target(item), f.Item))
-				}
-				*to = append(*to, s.Text)
-			}
-		default:
-			d.problems.add(problem, n.Line, "%s is %s, expected a list: write %s on a line of its own", path, kind(value), d.listHint(value, f.Item))
-		}
+		*to = d.list(n, path, f.Item)
+	case func([]string):
+		to(d.list(n, path, f.Item))
 	case *map[string]string:
 		*to = nil
 		switch {
@@ -256,6 +245,26 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 	default:
 		panic(fmt.Sprintf("yamlfields: field %s has a target of the unsupported type %T", f.Name, f.To))
 	}
+}
+
+// list decodes n, the value of the key path, as a list of scalars.
+func (d *decoder) list(n *yaml.Node, path, item string) (list []string) {
+	value := target(n)
+	switch {
+	case isNull(value):
+	case value.Kind == yaml.SequenceNode:
+		list = make([]string, 0, len(value.Content))
+		for _, node := range value.Content {
+			s, ok := d.scalar(node)
+			if !ok {
+				d.problems.add(problem, node.Line, "%s has %s where a %s should be%s", path, kind(target(node)), item, d.itemHint(target(node), item))
+			}
+			list = append(list, s.Text)
+		}
+	default:
+		d.problems.add(problem, n.Line, "%s is %s, expected a list: write %s on a line of its own", path, kind(value), d.listHint(value, item))
+	}
+	return list
 }
 
 // scalar returns the value of a scalar, whose Text is "" for null. ok is false
