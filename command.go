@@ -77,7 +77,7 @@ func (c CommandLine) empty() bool { return strings.TrimSpace(string(c)) == "" }
 
 // label names the command in the log and in errors. Secrets are redacted first,
 // since half a URL might not be recognized as one.
-func (c CommandLine) label() string { return proc.Label(redact.Text(string(c))) }
+func (c CommandLine) label() string { return redact.Printable(proc.Label(redact.Text(string(c)))) }
 
 func (c *Commands) empty() bool {
 	for _, list := range c.kinds() {
@@ -102,7 +102,7 @@ func (c *Commands) check() error {
 	for kind, list := range c.kinds() {
 		for _, line := range list {
 			if strings.ContainsRune(string(line), 0) {
-				return fmt.Errorf("manifest: commands.%s: %q has a NUL byte", kind, proc.Shorten(line.label(), shortLabel))
+				return fmt.Errorf(`manifest: commands.%s: "%s" has a NUL byte`, kind, proc.Shorten(line.label(), shortLabel))
 			}
 		}
 	}
@@ -151,7 +151,7 @@ func (r *runner) check(ctx context.Context, c *Commands) error {
 		}
 		for _, line := range list {
 			if err := proc.CheckSize([]string{"sh", "-c", string(line)}, env, "put it in a script file in the archive"); err != nil {
-				return fmt.Errorf("%s command %q: %w", kind, proc.Shorten(line.label(), shortLabel), err)
+				return fmt.Errorf(`%s command "%s": %w`, kind, proc.Shorten(line.label(), shortLabel), err)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/proc"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/rsyncoutput"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 	"golang.org/x/sys/unix"
@@ -99,7 +100,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	if err != nil {
 		return err
 	}
-	name := proc.Label("rsync " + strings.Join(args, " "))
+	name := redact.Printable(proc.Label("rsync " + strings.Join(args, " ")))
 	log.Println("invoking command:", name)
 	lines := newOutputLog()
 	defer lines.Close()

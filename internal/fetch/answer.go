@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/fujiwara/stretcher/internal/redact"
@@ -94,7 +93,7 @@ func reason(contentType string, body []byte) string {
 
 // textReason returns a text from elsewhere as one short line without secrets.
 func textReason(text string) string {
-	return shorten(printable(redact.Text(strings.Join(strings.Fields(text), " "))))
+	return shorten(redact.Printable(redact.Text(strings.Join(strings.Fields(text), " "))))
 }
 
 // markupReason returns the code and message of the XML of S3, GCS and Azure, or
@@ -163,26 +162,6 @@ func shorten(text string) string {
 		end--
 	}
 	return text[:end] + dots
-}
-
-// printable escapes control characters, and bytes that are not UTF-8, as in a
-// string of Go, so that text from elsewhere cannot forge lines of the log or
-// control a terminal.
-func printable(text string) string {
-	var b strings.Builder
-	for i, size := 0, 0; i < len(text); i += size {
-		var c rune
-		c, size = utf8.DecodeRuneInString(text[i:])
-		switch {
-		case c == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case unicode.IsPrint(c):
-			b.WriteRune(c)
-		default:
-			b.WriteString(strings.Trim(strconv.QuoteRune(c), "'"))
-		}
-	}
-	return b.String()
 }
 
 // httpStatusError returns the error for an answer. It is permanent unless

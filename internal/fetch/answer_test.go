@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/fujiwara/stretcher/internal/redact"
 )
 
 func TestReason(t *testing.T) {
@@ -61,7 +63,7 @@ func FuzzReason(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, contentType, body string) {
 		got := reason(contentType, []byte(body))
-		if len(got) > maxReason || !utf8.ValidString(got) || got != printable(got) {
+		if len(got) > maxReason || !utf8.ValidString(got) || got != redact.Printable(got) {
 			t.Errorf("%q", got)
 		}
 	})

@@ -51,7 +51,7 @@ func newLimiter(bytesPerSecond uint64) *rate.Limiter {
 }
 
 // name returns the URL without its secrets, for the log and for errors.
-func (f *fetcher) name() string { return printable(redact.URL(f.url)) }
+func (f *fetcher) name() string { return redact.Printable(redact.URL(f.url)) }
 
 // fetch fetches the whole object and ends the spool with the result.
 func (f *fetcher) fetch(ctx context.Context) (err error) {

@@ -86,7 +86,7 @@ func newSource(rawURL string, o Options) (source, error) {
 		err = fmt.Errorf("unknown scheme %q: expected s3, gs, http, https or file", scheme)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", printable(redact.URL(rawURL)), err)
+		return nil, fmt.Errorf("%s: %w", redact.Printable(redact.URL(rawURL)), err)
 	}
 	return s, nil
 }

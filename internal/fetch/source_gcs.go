@@ -18,6 +18,8 @@ import (
 	"cloud.google.com/go/storage"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/option"
+
+	"github.com/fujiwara/stretcher/internal/redact"
 )
 
 // gcsSource is an object of Google Cloud Storage.
@@ -98,7 +100,7 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string, rang
 		return storage.ErrObjectNotExist
 	}
 	if token, ok := errors.AsType[*auth.Error](err); ok && token.Response != nil {
-		status := withReason(errors.New(printable(token.Response.Status)), reason(token.Response.Header.Get("Content-Type"), token.Body))
+		status := withReason(errors.New(redact.Printable(token.Response.Status)), reason(token.Response.Header.Get("Content-Type"), token.Body))
 		return fmt.Errorf("GCP credentials: %w", httpStatusError(status, token.Response.StatusCode, token.Response.Header))
 	}
 	api, ok := errors.AsType[*googleapi.Error](err)

@@ -68,7 +68,7 @@ func onlyHTTP1(t *http.Transport) *http.Transport {
 		if resp.StatusCode == http.StatusOK {
 			return nil
 		}
-		return fmt.Errorf("proxy: %w", httpStatusError(errors.New(printable(resp.Status)), resp.StatusCode, resp.Header))
+		return fmt.Errorf("proxy: %w", httpStatusError(errors.New(redact.Printable(resp.Status)), resp.StatusCode, resp.Header))
 	}
 	if t.TLSClientConfig != nil {
 		t.TLSClientConfig.NextProtos = nil // Clone copies "h2" in it
@@ -152,7 +152,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
 		err = errChanged
 	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
-		err = withReason(errors.New(printable(resp.Status)), readReason(resp))
+		err = withReason(errors.New(redact.Printable(resp.Status)), readReason(resp))
 		if resp.Request.URL.String() != req.URL.String() {
 			err = fmt.Errorf("%w (redirected to %s)", err, redact.URL(resp.Request.URL.String()))
 		}

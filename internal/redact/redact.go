@@ -1,7 +1,7 @@
 // Package redact removes secrets from what is logged, so that a log can be posted
 // to a chat: passwords and tokens in the user part of URLs, and the values of
 // query parameters whose names look like signatures, tokens, keys or
-// credentials. It looks at URLs only.
+// credentials. It looks at URLs only. It also escapes control characters.
 package redact
 
 import (
@@ -47,12 +47,13 @@ const maxNested = 8
 // URL contains spaces, quotes and other characters that end one in a text.
 func URL(u string) string { return nested(u, maxNested) }
 
-// Error returns err with its text redacted; it still wraps err.
+// Error returns err with a text that can be shown: redacted and Printable, and so
+// a single line. It still wraps err.
 func Error(err error) error { return redactedError{err} }
 
 type redactedError struct{ error }
 
-func (e redactedError) Error() string { return Text(e.error.Error()) }
+func (e redactedError) Error() string { return Printable(Text(e.error.Error())) }
 
 func (e redactedError) Unwrap() error { return e.error }
 
