@@ -290,7 +290,7 @@ func TestSyncOfOtherUsersFiles(t *testing.T) {
 			"up/u: operation not permitted (the file belongs to the user with uid 1700, and the directory that it is in is sticky)"},
 		{"leftover of another user", []file{{path: ".stretcher-9/x"}}, map[string]int{".stretcher-9": 1600}, map[string]os.FileMode{".stretcher-9": 0o700},
 			"remove what an earlier run left: .stretcher-9: permission denied"},
-		{"foreign dest", nil, map[string]int{".": 1600}, nil, " is not writable by the user with uid 1500"},
+		{"foreign dest", nil, map[string]int{".": 1600}, nil, " is not writable by uid 1500"},
 		{"own sticky directory", []file{{path: "up/u"}}, map[string]int{"up": 1500, "up/u": 1700}, map[string]os.FileMode{"up": os.ModeSticky | 0o777}, ""},
 		{"empty foreign directory", []file{{path: "up/"}, {path: "gone/"}}, map[string]int{"up": 1600, "gone": 1600}, nil, ""},
 		{"foreign files", []file{{path: "a"}, {path: "own/a"}}, map[string]int{"a": 1600, "own": 1500, "own/a": 1600, "app": 1600}, nil, ""},

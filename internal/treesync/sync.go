@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -172,18 +173,23 @@ func openDest(dest string) (fd int, created bool, err error) {
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		// For an existing directory mkdir may also fail with EROFS, for example.
 		if _, statErr := os.Stat(dest); statErr != nil {
-			return -1, false, unixfs.DestError(dest, err)
+			return -1, false, destError(dest, err)
 		}
 	}
 	// Without O_NOFOLLOW: dest itself may be a symbolic link.
 	fd, err = unixfs.Openat(unix.AT_FDCWD, dest, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if errors.Is(err, unix.EACCES) {
-		return -1, false, &fs.PathError{Op: "open", Path: dest, Err: err} // not readable
-	}
 	if err != nil {
-		return -1, false, unixfs.DestError(dest, err)
+		return -1, false, destError(dest, err)
 	}
 	return fd, created, nil
+}
+
+// destError says what is wrong with dest, which could not be used because of err.
+func destError(dest string, err error) error {
+	if problem := destcheck.Problem(dest); problem != nil {
+		return problem
+	}
+	return fmt.Errorf("dest %s: %w", dest, err)
 }
 
 // errNotWritable is that this user may not create or delete files in dest.
@@ -193,7 +199,7 @@ var errNotWritable = errors.New("is not writable")
 // it was again.
 func explain(err error, p *plan, destFD int, dest string) error {
 	if errors.Is(err, errNotWritable) {
-		return unixfs.DestError(dest, unix.EACCES)
+		return destError(dest, unix.EACCES)
 	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("sync to %s: %w", dest, explainSpace(err, p.bytes.Load(), destFD))
