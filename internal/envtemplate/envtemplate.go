@@ -43,8 +43,8 @@ func Expand(text []byte) ([]byte, error) {
 				return ref
 			}
 			value, ok := os.LookupEnv(args[0])
-			if !ok && !slices.Contains(missing, args[0]) {
-				missing = append(missing, args[0])
+			if name := shown(args[0]); !ok && !slices.Contains(missing, name) {
+				missing = append(missing, name)
 			}
 			return []byte(value)
 		}
@@ -57,4 +57,15 @@ func Expand(text []byte) ([]byte, error) {
 		return nil, fmt.Errorf("must_env: %s not set in the environment of the agent", strings.Join(missing, ", "))
 	}
 	return text, nil
+}
+
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,39}$`)
+
+// shown returns a name for an error. The text may be any file of the host, so what
+// does not look like the name of a variable stays out of the log.
+func shown(name string) string {
+	if variableName.MatchString(name) {
+		return name
+	}
+	return "(not a name)"
 }

@@ -61,3 +61,12 @@ func FuzzExpand(f *testing.F) {
 		}
 	})
 }
+
+// The text may be any file of the host.
+func TestNoLeak(t *testing.T) {
+	t.Parallel()
+	_, err := Expand([]byte("{{ must_env \"hunter2 s3cret\" }} {{ must_env \"STRETCHER_NO_SUCH\" }}"))
+	if want := "must_env: (not a name), STRETCHER_NO_SUCH not set in the environment of the agent"; err == nil || err.Error() != want {
+		t.Errorf("got %v, expected %s", err, want)
+	}
+}

@@ -19,6 +19,7 @@ var reports = func() *regexp.Regexp {
 			path + ` is ` + kind + `, expected (?:a text|the keys pre, post, env|a list: write (?:it as )?["-]` + quoted + ` on a line of its own|a map: write it as "NAME: value" on lines of their own)` +
 			`|` + path + ` has ` + kind + ` where a (?:pattern|command) should be(?:: put a (?:pattern|command) with ": " in it in quotes, as - '` + quoted + `')?` +
 			`|` + path + `: ` + key + ` is ` + kind + `, expected a text` +
+			`|` + path + ` has a (?:pattern|command) that begins with [!&], which YAML takes for an? (?:tag|anchor): put it in quotes` +
 			`|dest_mode is not a mode` +
 			`|` + kind + `, expected the keys of a manifest \(is it a manifest at all\?\)` +
 			`|` + kind + ` is used as a key: put a text that begins with { or \[ in quotes` +
@@ -46,7 +47,7 @@ var reports = func() *regexp.Regexp {
 			`|incomplete (?:UTF-16 character|UTF-16 surrogate pair|UTF-8 octet sequence)|invalid Unicode character|invalid length of a UTF-8 sequence|invalid (?:leading|trailing) UTF-8 octet` +
 			`|mapping keys are not allowed in this context)`
 	)
-	return regexp.MustCompile(`^(?:(?:line [1-9][0-9]*: ` + problem + words + `|and [1-9][0-9]* more (?:unknown keys|duplicate keys|problems))(?:; |$))*$`)
+	return regexp.MustCompile(`^(?:(?:line [1-9][0-9]*: ` + problem + words + `|and [1-9][0-9]* more (?:unknown keys|duplicate keys|texts that lose their beginning|problems))(?:; |$))*$`)
 }()
 
 func checkReport(t *testing.T, name, report string) {

@@ -1,6 +1,7 @@
 package yamlfields
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
 	"strings"
@@ -31,6 +32,31 @@ func (d *decoder) listHint(n *yaml.Node, item string) string {
 		return `"- ` + n.Value + `"`
 	}
 	return `it as "- ` + item + `"`
+}
+
+// lost returns the first character of a plain text that is not part of its value,
+// and what YAML takes it for, or "". The value of "! grep x" is "grep x", and
+// that of "&a x" is "x". The parser drops a tag of "!" alone, so look at the source.
+func (d *decoder) lost(n *yaml.Node) string {
+	const quoted = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
+	if n.Kind != yaml.ScalarNode || n.Style&quoted != 0 || n.Value == "" || d.referenced[n] {
+		return ""
+	}
+	if d.lines == nil {
+		d.lines = bytes.Split(d.data, []byte("\n"))
+	}
+	if n.Line < 1 || n.Line > len(d.lines) || n.Column < 1 || n.Column > len(d.lines[n.Line-1]) {
+		return ""
+	}
+	switch source := d.lines[n.Line-1][n.Column-1:]; {
+	case bytes.HasPrefix(source, []byte("!!")), bytes.HasPrefix(source, []byte("!<")):
+		return "" // a tag that is meant
+	case source[0] == '!':
+		return "! a tag"
+	case source[0] == '&':
+		return "& an anchor"
+	}
+	return ""
 }
 
 // indicator matches texts that need quotes in a list.

@@ -79,10 +79,11 @@ const (
 	Unknown   Kind = iota // an unknown key
 	Duplicate             // a key that is set again
 	Document              // a second document
+	Lost                  // the beginning of a text, which YAML takes for a tag or an anchor
 	problem               // an error
 )
 
-// Warning is a part of the document that Decode ignores.
+// Warning is about a part of the document that Decode ignores.
 type Warning struct {
 	Kind Kind
 	Line int // counted from 1; 0 for a Text that stands for several lines
@@ -111,7 +112,7 @@ func (w Warning) String() string {
 // them should be. At most 10 problems, and 10 warnings of each kind, are listed,
 // followed by one that says how many more there are.
 func Decode(data []byte, fields []Field) ([]Warning, error) {
-	d := &decoder{referenced: map[*yaml.Node]bool{}}
+	d := &decoder{data: data, referenced: map[*yaml.Node]bool{}}
 	if root := d.parse(data); root != nil {
 		d.walk(root, map[*yaml.Node]bool{})
 		if len(d.problems) == 0 {
@@ -131,6 +132,8 @@ func Decode(data []byte, fields []Field) ([]Warning, error) {
 }
 
 type decoder struct {
+	data               []byte
+	lines              [][]byte            // of data, where they have been needed
 	fields             []Field             // those of the document
 	quote              bool                // whether values may be quoted
 	referenced         map[*yaml.Node]bool // the nodes that aliases refer to
@@ -259,6 +262,9 @@ func (d *decoder) list(n *yaml.Node, path, item string) (list []string) {
 			if !ok {
 				d.problems.add(problem, node.Line, "%s has %s where a %s should be%s", path, kind(target(node)), item, d.itemHint(target(node), item))
 			}
+			if lost := d.lost(node); lost != "" {
+				d.warnings.add(Lost, node.Line, "%s has a %s that begins with %s, which YAML takes for %s: put it in quotes", path, item, lost[:1], lost[2:])
+			}
 			list = append(list, s.Text)
 		}
 	default:
@@ -356,12 +362,12 @@ func (r report) listed() []Warning {
 			list = append(list, w)
 		}
 	}
-	for _, kind := range []Kind{Unknown, Duplicate, Document, problem} {
+	for _, kind := range []Kind{Unknown, Duplicate, Document, Lost, problem} {
 		more := count[kind] - maxReport
 		if more <= 0 {
 			continue
 		}
-		of := [...]string{Unknown: "unknown keys", Duplicate: "duplicate keys", Document: "documents", problem: "problems"}[kind]
+		of := [...]string{Unknown: "unknown keys", Duplicate: "duplicate keys", Document: "documents", Lost: "texts that lose their beginning", problem: "problems"}[kind]
 		list = append(list, Warning{Kind: kind, Text: fmt.Sprintf("and %d more %s", more, of)})
 	}
 	return list

@@ -256,12 +256,13 @@ func TestMerge(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"src: a\ncheksum: b":                         "line 2: unknown key cheksum is ignored: did you mean checksum?",
-		"scr: a":                                     "line 1: unknown key scr is ignored: did you mean src?",
-		"Src: a\nDEST: b":                            "line 1: unknown key Src is ignored: did you mean src?; line 2: unknown key DEST is ignored: did you mean dest?",
-		"command: {}\ndest-mode: 1\nexclude: []":     "line 1: unknown key command is ignored: did you mean commands?; line 2: unknown key dest-mode is ignored: did you mean dest_mode?; line 3: unknown key exclude is ignored: did you mean excludes?",
-		"dest mode: 1":                               "line 1: unknown key (not a name) is ignored: did you mean dest_mode?",
-		"commands:\n  posts: [a]\n  befor: [b]":      "line 2: unknown key posts is ignored: did you mean post?; line 3: unknown key befor is ignored",
+		"src: a\ncheksum: b":                     "line 2: unknown key cheksum is ignored: did you mean checksum?",
+		"scr: a":                                 "line 1: unknown key scr is ignored: did you mean src?",
+		"Src: a\nDEST: b":                        "line 1: unknown key Src is ignored: did you mean src?; line 2: unknown key DEST is ignored: did you mean dest?",
+		"command: {}\ndest-mode: 1\nexclude: []": "line 1: unknown key command is ignored: did you mean commands?; line 2: unknown key dest-mode is ignored: did you mean dest_mode?; line 3: unknown key exclude is ignored: did you mean excludes?",
+		"dest mode: 1":                           "line 1: unknown key (not a name) is ignored: did you mean dest_mode?",
+		"commands:\n  posts: [a]\n  befor: [b]":  "line 2: unknown key posts is ignored: did you mean post?; line 3: unknown key befor is ignored",
+		"commands:\n  pre:\n  - ! grep x\n  - !foo bar\n  - &a b\n  - &c d\n  - *c\n  - '! e'\n  - !!str f": "line 3: commands.pre has a command that begins with !, which YAML takes for a tag: put it in quotes; line 4: commands.pre has a command that begins with !, which YAML takes for a tag: put it in quotes; line 5: commands.pre has a command that begins with &, which YAML takes for an anchor: put it in quotes",
 		"abc: 1\nurl: 2":                             "line 1: unknown key abc is ignored; line 2: unknown key url is ignored",
 		"src: a\nsrc: b\nsrc: c":                     "line 2: duplicate key src: the last value is used; line 3: duplicate key src: the last value is used",
 		"commands: {env: {A: a, A: b, 'x y': a}}":    "line 1: duplicate key A: the last value is used",
