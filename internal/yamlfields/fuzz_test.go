@@ -36,6 +36,7 @@ var reports = func() *regexp.Regexp {
 			`|text after a ] or }: put a text that begins with \[ or { in quotes` +
 			`|a \[ or { is never closed, or a text in it needs quotes` +
 			`|expected a key, or an item of a list: check the indentation and the quotes|expected a key with ":" after it` +
+			`|a \| or > with a text after it: put a text that begins with one in quotes` +
 			`|a quote that is opened is never closed|characters that are not text \(is it a manifest at all\?\)` +
 			`|the YAML parser does not support this document`
 		// The other errors of yaml.v3.

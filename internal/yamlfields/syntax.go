@@ -109,6 +109,8 @@ func reword(words string, line []byte) string {
 		return "a * or & without a name after it: put a text that begins with one in quotes"
 	case words == "mapping values are not allowed in this context":
 		return `a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation`
+	case words == "did not find expected comment or line break":
+		return "a | or > with a text after it: put a text that begins with one in quotes"
 	case strings.HasPrefix(words, "did not find expected key"), strings.HasPrefix(words, "did not find expected '-' indicator"):
 		return "expected a key, or an item of a list: check the indentation and the quotes"
 	case words == "could not find expected ':'":

@@ -338,6 +338,7 @@ func TestErrors(t *testing.T) {
 		"commands:\n  pre:\n  - echo a\n  - \"a\" && b\n":          "line 4: text after a closing quote: put the whole text in one pair of quotes",
 		"commands:\n  pre:\n  - it's: 'x'\n":                       `line 3: commands.pre has a map where a command should be: put a command with ": " in it in quotes, as - 'it''s: x'`,
 		"dest: /d\nexcludes: '*.pid'\n":                            "line 2: excludes is a text, expected a list: write - '*.pid' on a line of its own",
+		"commands:\n  pre:\n  - | grep x\n":                        "line 3: a | or > with a text after it: put a text that begins with one in quotes",
 		"src: a\nb\ndest: c\n":                                     `line 2: expected a key with ":" after it`,
 		"src: a\ndest: 'b\nc: d\n":                                 "line 2: a quote that is opened is never closed",
 		"src: a\n\x01":                                             "line 2: characters that are not text (is it a manifest at all?)",
