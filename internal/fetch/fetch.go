@@ -50,6 +50,7 @@ type Options struct {
 	parallelSize  int64         // objects of more bytes are fetched over several connections; 16 MiB
 	partSize      int64         // how many bytes a connection asks for at a time; 8 MiB
 	stallTimeout  time.Duration // how long a transfer may receive nothing; a minute
+	attemptTime   time.Duration // how long one attempt at a manifest may take; 60 seconds
 	slowLeast     time.Duration // a part that takes no longer than this is never slow; 10 seconds
 	progressEvery time.Duration // how often the progress is logged; 10 seconds
 	logger        *log.Logger   // log.Default()
@@ -61,6 +62,7 @@ func (o Options) withDefaults() Options {
 	o.parallelSize = cmp.Or(o.parallelSize, 16<<20)
 	o.partSize = cmp.Or(o.partSize, 8<<20)
 	o.stallTimeout = cmp.Or(o.stallTimeout, 60*time.Second)
+	o.attemptTime = cmp.Or(o.attemptTime, 60*time.Second)
 	o.slowLeast = cmp.Or(o.slowLeast, 10*time.Second)
 	o.progressEvery = cmp.Or(o.progressEvery, 10*time.Second)
 	return o
@@ -82,12 +84,16 @@ func CheckURL(url string) error {
 	return err
 }
 
-// Manifest returns the object at url, which may have 1 MiB. Of the options it
-// uses Retries, RetryWait, Version and Debug. Errors are those of Download.
+// Manifest returns the object at url, which may have 1 MiB. Each attempt may take
+// 60 seconds, so that a server that sends a byte a second cannot hold up a host
+// for ever. Of the options it uses Retries, RetryWait, Version and Debug. Errors
+// are those of Download.
 func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 	o.Connections, o.MaxBandwidth = 1, 0
 	data := &memory{}
-	if err := newFetcher(url, newSpool(data, maxManifestSize), o).fetch(ctx); err != nil {
+	f := newFetcher(url, newSpool(data, maxManifestSize), o)
+	f.limitAttempts = true
+	if err := f.fetch(ctx); err != nil {
 		return nil, err
 	}
 	return data.bytes, nil

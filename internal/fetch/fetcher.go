@@ -31,6 +31,8 @@ type fetcher struct {
 	source      source
 	validator   string // of the object that the spool has the beginning of
 	progress    progress
+
+	limitAttempts bool // each attempt ends after Options.attemptTime
 }
 
 func newFetcher(url string, to *spool, o Options) *fetcher {
@@ -108,6 +110,11 @@ func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.C
 // attempt fetches the bytes that the spool does not have yet. When the object
 // has changed since the last attempt, it starts over, once.
 func (f *fetcher) attempt(ctx context.Context) error {
+	if f.limitAttempts {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, f.attemptTime, fmt.Errorf("timeout: the object was not complete after %s", f.attemptTime))
+		defer cancel()
+	}
 	startedOver := false
 	for {
 		err := f.fetchRest(ctx)

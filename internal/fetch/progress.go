@@ -80,6 +80,17 @@ func doneOf(done, size int64) string {
 
 // summary describes a download that has ended.
 func (p *progress) summary() string {
-	return fmt.Sprintf("%d bytes (%s) in %s, %s/s, %d retries", p.done.Load(), humanize.IBytes(uint64(p.done.Load())),
-		time.Since(p.start).Round(time.Millisecond), humanize.IBytes(uint64(p.rate())), p.retries.Load())
+	done := p.done.Load()
+	s := fmt.Sprintf("%d bytes", done)
+	if done >= 1024 {
+		s += fmt.Sprintf(" (%s)", humanize.IBytes(uint64(done)))
+	}
+	s += fmt.Sprintf(" in %s", time.Since(p.start).Round(time.Millisecond))
+	if done >= 1024 {
+		s += fmt.Sprintf(", %s/s", humanize.IBytes(uint64(p.rate())))
+	}
+	if n := p.retries.Load(); n > 0 {
+		s += fmt.Sprintf(", retries: %d", n)
+	}
+	return s
 }

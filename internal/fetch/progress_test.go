@@ -54,7 +54,7 @@ func TestProgressInLog(t *testing.T) {
 		if !regexp.MustCompile(line).MatchString(logged) {
 			t.Errorf("log without %s:\n%s", line, logged)
 		}
-		if end := `Downloaded 4000 bytes \(3\.9 KiB\) in [0-9.]+m?s, [0-9.]+ [KM]?i?B/s, 1 retries\n$`; !regexp.MustCompile(end).MatchString(logged) {
+		if end := `Downloaded 4000 bytes \(3\.9 KiB\) in [0-9.]+m?s, [0-9.]+ [KM]?i?B/s, retries: 1\n$`; !regexp.MustCompile(end).MatchString(logged) {
 			t.Errorf("log without %s:\n%s", end, logged)
 		}
 	}

@@ -38,11 +38,14 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 	if s.client != nil {
 		return s.client, nil
 	}
-	s.transport = onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
+	s.transport = newTransport()
 	hc := &http.Client{Transport: gcsTransport{boundedErrors{s.transport}, s.userAgent}}
 	options := []option.ClientOption{option.WithHTTPClient(hc)}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
-		creds, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{storage.ScopeReadOnly}})
+		creds, err := credentials.DetectDefault(&credentials.DetectOptions{
+			Scopes: []string{storage.ScopeReadOnly},
+			Client: &http.Client{Transport: boundedErrors{s.transport}}, // of the server of tokens
+		})
 		if err == nil {
 			err = httptransport.AddAuthorizationMiddleware(hc, creds)
 		}

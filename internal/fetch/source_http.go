@@ -40,7 +40,7 @@ func newHTTPSource(rawURL string, o Options) (source, error) {
 	if err := checkHost(u); err != nil {
 		return nil, err
 	}
-	t := onlyHTTP1(http.DefaultTransport.(*http.Transport).Clone())
+	t := newTransport()
 	// The checksum of the manifest is that of the bytes as they are stored.
 	t.DisableCompression = true
 	t.MaxIdleConnsPerHost = t.MaxIdleConns
@@ -57,23 +57,6 @@ func checkHost(u *url.URL) error {
 		return fmt.Errorf("%s is not a valid port", u.Port())
 	}
 	return nil
-}
-
-// onlyHTTP1 disables HTTP/2 for a transport, since it would send all ranges over
-// one connection.
-func onlyHTTP1(t *http.Transport) *http.Transport {
-	t.Protocols = &http.Protocols{}
-	t.Protocols.SetHTTP1(true)
-	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-		if resp.StatusCode == http.StatusOK {
-			return nil
-		}
-		return fmt.Errorf("proxy: %w", httpStatusError(errors.New(redact.Printable(resp.Status)), resp.StatusCode, resp.Header))
-	}
-	if t.TLSClientConfig != nil {
-		t.TLSClientConfig.NextProtos = nil // Clone copies "h2" in it
-	}
-	return t
 }
 
 // checkRedirect follows the redirects that a browser follows. It sends secrets

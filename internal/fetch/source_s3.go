@@ -35,7 +35,8 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 		return s.client, nil
 	}
 	conf, err := config.LoadDefaultConfig(ctx,
-		config.WithHTTPClient(awshttp.NewBuildableClient()),
+		// Of the services that the credentials come from, too.
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.Proxy = proxyFromEnvironment() })),
 		// Retries are made in one place for all schemes, by fetcher.retry.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", s.version)}))
@@ -46,7 +47,7 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 		return nil, permanent(errors.New("no AWS region: set AWS_REGION or AWS_DEFAULT_REGION"))
 	}
 	// This transport of the SDK trusts the certificates in AWS_CA_BUNDLE.
-	s.transport = onlyHTTP1(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
+	s.transport = prepare(conf.HTTPClient.(*awshttp.BuildableClient).GetTransport())
 	s.client = s3.NewFromConfig(conf, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{
 			Transport: boundedErrors{s.transport},
