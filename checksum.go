@@ -50,7 +50,7 @@ func (d *deployment) getSrc(ctx context.Context) (_ *archive.Archive, err error)
 		if src != nil { // the download was started over
 			src.Close()
 		}
-		src, indexErr = archive.Index(ctx, arriving, file, d.conf.MaxSize)
+		src, indexErr = archive.Index(ctx, arriving, file, archive.Limits{Size: d.conf.MaxSize})
 		return nil // a wrong checksum is the better explanation
 	}
 	sum := func(arriving io.Reader) error {

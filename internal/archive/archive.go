@@ -8,10 +8,9 @@
 //	detect the format by the first bytes: gzip, bzip2, xz, zstd or plain tar
 //	read ahead and decompress in a goroutine
 //	until the blocks of zeros that mark the end of the tar:
-//	    read the headers of the next entry, up to its data
-//	    if they are a global PAX header: remember it, take the next entry
-//	    apply the last global PAX header to the entry
-//	    find how many bytes of data follow, and the segments of a sparse file
+//	    read the headers of the next entry, up to its data: blocks that extend
+//	        it, its own block, and the map of a sparse file
+//	    apply what extends it, and the last global PAX header, to the entry
 //	    add the entry to the tree, as tar(1) would write it to disk
 //	    fail if the archive would unpack to more than the limit
 //	    skip the data
@@ -21,14 +20,13 @@
 // one is written to a temporary file while it is decompressed. Either way the
 // entries of the tree refer to the tar by offsets.
 //
-// Where tar(1) fails, so does Index. It also fails where tar(1) would go on
+// Headers mean what they mean to GNU tar. Where tar(1) fails, so does Index. It also fails where tar(1) would go on
 // with a damaged or dangerous archive: a tar that ends without its blocks of
 // zeros, a name with ".." in it, a path that leads out of the tree through a
 // symbolic link, and a hard link to a file that is not in the archive.
 package archive
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -60,15 +58,11 @@ type Archive struct {
 // archive is closed. arriving has to fail once ctx has ended, because Index
 // waits for it.
 //
-// maxSize limits how many bytes the archive may unpack to; 0 means no limit.
-// The contents of regular files count, of sparse files without their holes, and
-// once more for every hard link. Headers count beyond the first 16 MiB.
-//
 // Index fails for an archive that has no entries, as it would if a web server
 // answered with an empty body.
-func Index(ctx context.Context, arriving io.Reader, spool *os.File, maxSize int64) (*Archive, error) {
+func Index(ctx context.Context, arriving io.Reader, spool *os.File, limits Limits) (*Archive, error) {
 	source := &sourceReader{r: arriving}
-	a, err := readArchive(ctx, source, spool, maxSize)
+	a, err := readArchive(ctx, source, spool, limits)
 	switch {
 	case err == nil:
 		return a, nil
@@ -99,7 +93,7 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func readArchive(ctx context.Context, source io.Reader, spool *os.File, maxSize int64) (*Archive, error) {
+func readArchive(ctx context.Context, source io.Reader, spool *os.File, limits Limits) (*Archive, error) {
 	d, err := decompress(ctx, source)
 	if err != nil {
 		return nil, err
@@ -113,8 +107,11 @@ func readArchive(ctx context.Context, source io.Reader, spool *os.File, maxSize 
 		a.data = a.decompressed
 	}
 	input := readAhead(ctx, d, d.close)
-	err = a.index(&tarStream{input: input, copyTo: a.decompressed}, maxSize)
+	err = a.index(&tarStream{input: input, copyTo: a.decompressed}, limits)
 	input.stop()
+	if err != nil && input.err != nil && input.err != io.EOF {
+		err = input.err // the input is damaged, hence what looks like a header
+	}
 	if err != nil {
 		a.Close()
 		return nil, err
@@ -122,59 +119,69 @@ func readArchive(ctx context.Context, source io.Reader, spool *os.File, maxSize 
 	return a, nil
 }
 
-// headersFree is how many bytes of headers do not count against maxSize, for
-// the sake of archives with many small files. Headers beyond it count, because
-// an endless sequence of empty files would fill the memory.
-const headersFree = 16 << 20
+// Limits limits what an archive may unpack to. The zero value does not.
+type Limits struct {
+	// Size limits the sum, in bytes, of the sizes of the regular files, once more
+	// for every hard link to one, and of what the index takes of memory or the
+	// headers take of the tar, whichever is more, beyond the first 16 MiB.
+	// 0 means no limit.
+	Size int64
+	// CountHoles counts a sparse file with its whole size, because whatever
+	// follows, such as rsync -a, writes its holes out. Otherwise only what the
+	// archive stores of it counts.
+	CountHoles bool
+}
+
+// indexFree is how many bytes of headers and of memory do not count, for the
+// sake of archives with many small files. What is beyond counts, because an
+// endless sequence of empty files would fill the memory.
+const indexFree = 16 << 20
 
 // index adds the entries of the tar to the tree, and reads the tar to the end
 // of its input.
-func (a *Archive) index(stream *tarStream, maxSize int64) error {
+func (a *Archive) index(stream *tarStream, limits Limits) error {
 	var (
+		h        header
 		entries  int
-		contents int64 // bytes of data in the tar
-		linked   int64 // bytes of the copies that hard links become in dest
-		global   map[string]string
+		stored   int64 // bytes of data in the tar
+		unpacked int64 // bytes of what counts of it, and of further names of a file
 	)
 	for {
-		hdr, err := stream.next()
+		err := stream.next(&h)
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			return err
 		}
-		if hdr.Typeflag == tar.TypeXGlobalHeader { // git archive stores the commit id in one
-			global = hdr.PAXRecords
-			if err := stream.skip(0); err != nil { // the padding of its last block
-				return err
-			}
-			continue
-		}
 		entries++
-		if err := applyGlobalHeader(hdr, global); err != nil {
-			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		if h.hasData() {
+			stored += h.size
+			unpacked += h.size
 		}
-		stored, segments, err := stream.storedData(hdr)
-		if err != nil {
-			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
-		}
-		contents += stored
-		if hdr.Typeflag != typeVolumeLabel {
-			e, err := a.Tree.add(hdr, stream.pos, segments)
+		if h.typ != typeVolumeLabel {
+			e, err := a.Tree.add(&h, stream.pos)
 			if err != nil {
-				return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+				return fmt.Errorf("archive entry %q: %w", h.name, err)
 			}
-			if hdr.Typeflag == tar.TypeLink {
-				linked += e.StoredSize()
+			switch {
+			case h.typ == typeLink && limits.CountHoles && e.IsRegular():
+				unpacked += e.Size
+			case h.typ == typeLink:
+				unpacked += e.StoredSize()
+			case h.segments != nil && limits.CountHoles:
+				unpacked += max(e.Size-h.size, 0)
 			}
 		}
-		headers := max(stream.pos-contents-headersFree, 0)
-		if maxSize > 0 && contents+linked+headers > maxSize {
-			return fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(maxSize)))
+		index := max(stream.pos-stored, a.Tree.memory) - indexFree
+		// Any of the sums may be close to the largest number.
+		if limits.Size > 0 && (unpacked < 0 || unpacked > limits.Size || max(index, 0) > limits.Size-unpacked) {
+			return hopelessError{fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(limits.Size)))}
 		}
-		if err := stream.skip(stored); err != nil {
-			return fmt.Errorf("archive entry %q: %w", hdr.Name, err)
+		if h.hasData() {
+			if err := stream.discard(h.size + padding(h.size)); err != nil {
+				return fmt.Errorf("archive entry %q: %w", h.name, err)
+			}
 		}
 	}
 	if entries == 0 {
@@ -182,6 +189,16 @@ func (a *Archive) index(stream *tarStream, maxSize int64) error {
 	}
 	return stream.readToEnd()
 }
+
+// hopelessError is an error that the rest of the archive cannot change.
+type hopelessError struct{ error }
+
+func (e hopelessError) Unwrap() error { return e.error }
+
+// Hopeless reports whether an error of Index does not depend on the rest of the
+// archive, so that there is no point in downloading it: it is not a tar, it
+// unpacks to more than the limit, or TMPDIR has no space for it.
+func Hopeless(err error) bool { return errors.As(err, new(hopelessError)) }
 
 // Data returns the tar, to which the offsets of the entries refer. It is valid
 // until the archive is closed.

@@ -29,7 +29,7 @@ func indexBytes(t testing.TB, data []byte, maxSize int64) (*Archive, error) {
 	if _, err := spool.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	a, err := Index(t.Context(), bytes.NewReader(data), spool, maxSize)
+	a, err := Index(t.Context(), bytes.NewReader(data), spool, Limits{Size: maxSize})
 	if err == nil {
 		t.Cleanup(func() { a.Close() })
 	}
@@ -217,7 +217,7 @@ func TestArchiveMaxSize(t *testing.T) {
 	hdr.Size = 1 << 50
 	head := tartest.MakeHeaders(t, hdr)
 	block := errors.New("read too far")
-	_, err := Index(t.Context(), io.MultiReader(bytes.NewReader(head), iotest.ErrReader(block)), nil, 1<<40)
+	_, err := Index(t.Context(), io.MultiReader(bytes.NewReader(head), iotest.ErrReader(block)), nil, Limits{Size: 1 << 40})
 	if err == nil || !errors.Is(err, block) && !strings.Contains(err.Error(), "-max-size") {
 		t.Errorf("a bomb by its header: %v", err)
 	}
@@ -230,7 +230,7 @@ func TestArchiveMaxSize(t *testing.T) {
 		t.Errorf("a bomb of hard links: %v", err)
 	}
 	// Headers count, too, if there are very many.
-	many := bytes.Repeat(tartest.Make(t, tartest.Member{Name: "empty"})[:512], (headersFree+2000)/512)
+	many := bytes.Repeat(tartest.Make(t, tartest.Member{Name: "empty"})[:512], (indexFree+2000)/512)
 	if _, err := indexBytes(t, many, 1000); err == nil || !strings.Contains(err.Error(), "-max-size") {
 		t.Errorf("a bomb of headers: %v", err)
 	}
@@ -243,7 +243,7 @@ func TestArchiveArrivalFails(t *testing.T) {
 	for _, c := range compressors {
 		packed := tartest.PipeThrough(t, data, c.command...)
 		arriving := io.MultiReader(bytes.NewReader(packed[:len(packed)/2]), iotest.ErrReader(failed))
-		_, err := Index(t.Context(), arriving, nil, 0)
+		_, err := Index(t.Context(), arriving, nil, Limits{})
 		if !errors.Is(err, failed) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -272,7 +272,7 @@ func TestArchiveCancelled(t *testing.T) {
 	data := tartest.Make(t, tartest.Member{Name: "a", Body: strings.Repeat("x", 1<<20)})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stopped := errors.New("stopped")
-	_, err := Index(ctx, &contextReader{ctx, bytes.NewReader(data[:1<<19]), func() { cancel(stopped) }}, nil, 0)
+	_, err := Index(ctx, &contextReader{ctx, bytes.NewReader(data[:1<<19]), func() { cancel(stopped) }}, nil, Limits{})
 	if !errors.Is(err, stopped) {
 		t.Errorf("index: %v", err)
 	}
@@ -283,7 +283,7 @@ func TestArchiveNoRoom(t *testing.T) {
 	t.Setenv("TMPDIR", dir)
 	for _, size := range []int{100 << 10, 1 << 20} { // less and more than what is read ahead at once
 		data := tartest.PipeThrough(t, tartest.Make(t, tartest.Member{Name: "a", Body: strings.Repeat("x", size)}), "gzip", "-c")
-		_, err := Index(t.Context(), bytes.NewReader(data), nil, 0)
+		_, err := Index(t.Context(), bytes.NewReader(data), nil, Limits{})
 		if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "TMPDIR") {
 			t.Errorf("%d bytes: %v", size, err)
 		}

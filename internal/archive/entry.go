@@ -1,12 +1,10 @@
 package archive
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,60 +48,53 @@ type Segment struct {
 	Offset, Length int64
 }
 
-// Entry types of GNU tar that archive/tar has no constants for ("Basic Tar
-// Format" in the GNU tar manual).
-const (
-	typeDumpDir     = 'D' // a directory of an incremental backup; its data lists the names in it
-	typeMultiVolume = 'M' // the rest of a file that begins on another volume
-	typeVolumeLabel = 'V' // the name of the archive, not a file
-)
-
-// newEntry makes an entry from a tar header, without its name and contents. It
+// newEntry makes an entry from a header, without its name and contents. It
 // returns nil for a hard link, which adds a name but no inode.
-func (t *Tree) newEntry(hdr *tar.Header) (*Entry, error) {
-	e := &Entry{Mode: uint32(hdr.Mode) & 0o7777, sec: hdr.ModTime.Unix(), nsec: int32(hdr.ModTime.Nanosecond())}
-	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		if strings.HasSuffix(hdr.Name, "/") { // how old versions of tar write a directory
+func (t *Tree) newEntry(h *header) (*Entry, error) {
+	e := &Entry{Mode: h.mode, sec: h.sec, nsec: h.nsec}
+	switch h.typ {
+	case typeRegular, typeOldRegular, typeContiguous, typeSparse:
+		if h.isOldDir() {
 			e.Mode |= unix.S_IFDIR
 		} else {
 			e.Mode |= unix.S_IFREG
 		}
-	case tar.TypeLink:
+	case typeLink:
 		return nil, nil
-	case tar.TypeSymlink:
+	case typeSymlink:
 		e.Mode |= unix.S_IFLNK
-		e.SetTarget(hdr.Linkname)
-	case tar.TypeDir, typeDumpDir:
+		if len(h.target) >= unix.PathMax {
+			return nil, fmt.Errorf("the target of the symbolic link: %w", unix.ENAMETOOLONG)
+		}
+		e.SetTarget(string(h.target))
+	case typeDir, typeDumpDir:
 		e.Mode |= unix.S_IFDIR
-	case tar.TypeFifo:
+	case typeFifo:
 		e.Mode |= unix.S_IFIFO
-	case tar.TypeChar:
+	case typeChar:
 		e.Mode |= unix.S_IFCHR
-		e.SetDevice(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)))
-	case tar.TypeBlock:
+		e.SetDevice(h.device())
+	case typeBlock:
 		e.Mode |= unix.S_IFBLK
-		e.SetDevice(unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)))
+		e.SetDevice(h.device())
 	case typeMultiVolume:
 		return nil, errors.New("is the rest of a file that begins in another volume")
 	default:
 		e.Mode |= unix.S_IFREG
-		t.warnOnce("unknown type "+string(rune(hdr.Typeflag)), "archive entry %q has the unknown type %q, taken for a regular file", hdr.Name, hdr.Typeflag)
+		t.warnOnce("unknown type "+string(rune(h.typ)), "archive entry %q has the unknown type %q, taken for a regular file", h.name, h.typ)
 	}
-	const noID = 1<<32 - 1 // chown(2) takes this id as a request to keep the owner
-	if hdr.Uid < 0 || hdr.Uid >= noID || hdr.Gid < 0 || hdr.Gid >= noID {
-		return nil, fmt.Errorf("impossible owner %d:%d", hdr.Uid, hdr.Gid)
-	}
-	o := Owner{hdr.Uname, hdr.Gname, hdr.Uid, hdr.Gid}
-	// Like tar(1), let an id in a PAX header override the name.
-	if hdr.PAXRecords["uid"] != "" {
-		o.User = ""
-	}
-	if hdr.PAXRecords["gid"] != "" {
-		o.Group = ""
-	}
-	e.Owner = t.InternOwner(o)
+	e.Owner = t.ownerOf(h)
 	return e, nil
+}
+
+// ownerOf is InternOwner for the owner in a header. Most entries have the same
+// owner as the one before them.
+func (t *Tree) ownerOf(h *header) *Owner {
+	if o := t.lastOwner; o != nil && o.UID == h.uid && o.GID == h.gid && o.User == string(h.user) && o.Group == string(h.group) {
+		return o
+	}
+	t.lastOwner = t.InternOwner(Owner{string(h.user), string(h.group), h.uid, h.gid})
+	return t.lastOwner
 }
 
 // Kind returns the type bits of the mode, such as unix.S_IFREG.

@@ -27,7 +27,7 @@ func extract(ctx context.Context, t *testing.T, data []byte, dir string) error {
 	if _, err := spool.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	a, err := archive.Index(t.Context(), bytes.NewReader(data), spool, 0)
+	a, err := archive.Index(t.Context(), bytes.NewReader(data), spool, archive.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,68 +1,132 @@
 package archive
 
 import (
-	"archive/tar"
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
-	"strings"
 )
 
-// The PAX records of a sparse file ("Storing Sparse Files" in the GNU tar
-// manual). archive/tar converts the records of format 0.0 to those of 0.1.
-const (
-	paxSparseMajor = "GNU.sparse.major"
-	paxSparseMinor = "GNU.sparse.minor"
-	paxSparseMap   = "GNU.sparse.map"
-)
+// maxSparseMap limits the map of a sparse file: its bytes in a PAX header, or
+// 16 times the number of its segments.
+const maxSparseMap = 16 << 20
 
-// sparseMap returns the segments of the file that hdr describes, and whether it
-// is sparse at all. headers is what hdr was parsed from, with the map that
-// format 1.0 puts before the data.
-//
-// archive/tar parses the map as well, but does not export it. It only returns
-// the file with its holes as zeros, and there may be exabytes of them.
-func sparseMap(hdr *tar.Header, headers []byte) (segments []Segment, sparse bool, err error) {
-	var numbers []int64
-	version := hdr.PAXRecords[paxSparseMajor] + "." + hdr.PAXRecords[paxSparseMinor]
-	_, hasMap := hdr.PAXRecords[paxSparseMap]
-	switch {
-	case hdr.Typeflag == tar.TypeGNUSparse:
-		numbers, err = sparseMapGNU(headers)
-	case version == "0.0", version == "0.1", version == "." && hasMap:
-		numbers, err = sparseMapPAX0(hdr.PAXRecords[paxSparseMap])
-	case version == "1.0":
-		numbers, err = sparseMapPAX1(headers)
-	case version == ".":
-		return nil, false, nil
-	default:
-		err = fmt.Errorf("format %q is unknown", version)
-	}
-	if err == nil {
-		segments, err = newSegments(numbers, hdr.Size)
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("sparse file: %w", err)
-	}
-	return segments, true, nil
+const errMapTooLarge limitError = "the map of its segments has more than 1 million of them: pack it without -S (--sparse)"
+
+// sparseRecords are the PAX records of a sparse file ("Storing Sparse Files" in
+// the GNU tar manual).
+type sparseRecords struct {
+	named        bool // its name is not in the record "path"
+	major, minor int64
+	size         int64 // of the file with its holes
+	hasSize      bool
+	blocks       int64   // how many segments the map may have
+	numbers      []int64 // the map: offsets and lengths by turns
 }
 
-// newSegments makes segments of a map, which is a sequence of offsets and
-// lengths by turns. They must be in order and within a file of size bytes. The
-// result is not nil, even if the file is one hole.
-func newSegments(numbers []int64, size int64) ([]Segment, error) {
+// apply applies a PAX record.
+func (r *sparseRecords) apply(key string, value []byte) error {
+	n, err := int64(0), error(nil)
+	if key != "GNU.sparse.map" {
+		if n, err = parseDecimal(value, math.MaxInt64); err != nil {
+			return err
+		}
+	}
+	switch key {
+	case "GNU.sparse.major":
+		r.major = n
+	case "GNU.sparse.minor":
+		r.minor = n
+	case "GNU.sparse.size", "GNU.sparse.realsize":
+		r.size, r.hasSize = n, true
+	case "GNU.sparse.numblocks":
+		r.blocks, r.numbers = n, r.numbers[:0]
+	case "GNU.sparse.offset", "GNU.sparse.numbytes":
+		isOffset := len(r.numbers)%2 == 0
+		if isOffset != (key == "GNU.sparse.offset") {
+			return errors.New("is not in the order of the map")
+		}
+		return r.add(n)
+	case "GNU.sparse.map":
+		r.numbers = r.numbers[:0]
+		for field := range bytes.SplitSeq(value, []byte{','}) {
+			if n, err = parseDecimal(field, math.MaxInt64); err == nil {
+				err = r.add(n)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if len(r.numbers)%2 != 0 {
+			return errors.New("ends with an offset")
+		}
+	}
+	return nil
+}
+
+func (r *sparseRecords) add(n int64) error {
+	if int64(len(r.numbers)/2) >= r.blocks {
+		return errors.New("is more than GNU.sparse.numblocks says")
+	}
+	r.numbers = append(r.numbers, n)
+	return nil
+}
+
+// readSparseMap completes the map of a sparse file, and sets the segments of the
+// header. Where the map is between the header and the data, it reads it.
+func (s *tarStream) readSparseMap(h *header) (err error) {
+	r := &h.sparse
+	h.segments, h.fileSize = nil, h.size
+	switch {
+	case r.major == 1 && r.minor == 0:
+		err = s.readMapPAX1(h)
+	case r.major > 0:
+		return fmt.Errorf("the format %d.%d is unknown", r.major, r.minor)
+	case len(r.numbers) > 0: // formats 0.0 and 0.1: it was in the PAX header
+	case h.typ == typeSparse && h.gnu:
+		err = s.readMapGNU(h)
+	case r.hasSize:
+		return errors.New("it has no map")
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if h.typ != typeSparse && h.typ != typeRegular && h.typ != typeOldRegular && h.typ != typeContiguous {
+		return fmt.Errorf("it has the type %q", h.typ)
+	}
+	if r.hasSize {
+		h.fileSize = r.size
+	}
+	h.segments, err = newSegments(r.numbers, h.fileSize, h.size)
+	return err
+}
+
+// newSegments makes segments of a map. They must be in order and within a file
+// of size bytes, of which stored are in the tar. The result is not nil, even if
+// the file is one hole.
+func newSegments(numbers []int64, size, stored int64) ([]Segment, error) {
 	if len(numbers)%2 != 0 {
 		return nil, errors.New("the map ends with an offset")
 	}
 	segments := []Segment{}
-	var end int64
+	var end, sum int64
 	for ; len(numbers) > 0; numbers = numbers[2:] {
 		offset, length := numbers[0], numbers[1]
 		if offset < end || length < 0 || length > size-offset {
 			return nil, fmt.Errorf("the map has %d bytes at %d, after %d and of %d", length, offset, end, size)
 		}
+		if sum%blockSize != 0 && length > 0 {
+			// tar(1) continues with the next block, others with the next byte.
+			return nil, limitError("a segment before the last one does not consist of whole blocks, so it is not clear where the next one begins: pack it without -S (--sparse)")
+		}
 		end = offset + length
+		if length > stored-sum {
+			return nil, fmt.Errorf("the map has more than the %d bytes that are stored", stored)
+		}
+		sum += length
 		if length > 0 { // a file that ends with a hole has a last segment of no bytes
 			segments = append(segments, Segment{offset, length})
 		}
@@ -70,130 +134,89 @@ func newSegments(numbers []int64, size int64) ([]Segment, error) {
 	return segments, nil
 }
 
-// sparseMapGNU reads the map of the old GNU format, which begins in the entry's
-// header block and continues in the blocks after it.
-func sparseMapGNU(headers []byte) ([]int64, error) {
-	block, err := entryHeader(headers)
-	if err != nil {
-		return nil, err
-	}
+// readMapGNU reads the map of the old GNU format, which begins in the header
+// block and continues in the blocks after it.
+func (s *tarStream) readMapGNU(h *header) (err error) {
 	const width = 12 // of a number
-	var numbers []int64
-	fields, continues := block[386:482], block[482]
+	r := &h.sparse
+	if r.size, err = h.number("realsize", 483, width, math.MaxInt64); err != nil {
+		return err
+	}
+	r.hasSize = true
+	fields, continues := h.block[386:482], h.block[482]
 	for {
-		for ; len(fields) >= 2*width; fields = fields[2*width:] {
-			if fields[0] == 0 { // unused; tar(1) stops here, too
-				break
-			}
+		for ; len(fields) >= 2*width && fields[width] != 0; fields = fields[2*width:] {
 			for _, field := range [][]byte{fields[:width], fields[width : 2*width]} {
-				n, err := parseHeaderNumber(field)
+				n, err := parseNumber(field)
 				if err != nil {
-					return nil, err
+					return err
 				}
-				numbers = append(numbers, n)
+				if len(r.numbers) >= maxSparseMap/8 {
+					return errMapTooLarge
+				}
+				r.numbers = append(r.numbers, n)
 			}
 		}
-		if continues == 0 {
-			return numbers, nil
+		// Like tar(1), end with the first field that is not used.
+		if continues == 0 || len(fields) >= 2*width {
+			return nil
 		}
-		if block = block[blockSize:]; len(block) < blockSize {
-			return nil, errors.New("the map is cut off")
+		block, err := s.block()
+		if err != nil {
+			return noEOF(err)
 		}
 		fields, continues = block[:504], block[504]
 	}
 }
 
-// sparseMapPAX0 reads the map of the formats 0.0 and 0.1, which is a PAX record
-// of decimal numbers separated by commas.
-func sparseMapPAX0(record string) ([]int64, error) {
-	if record == "" {
-		return nil, nil
-	}
-	var numbers []int64
-	for field := range strings.SplitSeq(record, ",") {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return nil, err
-		}
-		numbers = append(numbers, n)
-	}
-	return numbers, nil
-}
-
-// sparseMapPAX1 reads the map of format 1.0, which is in the blocks after the
-// entry's header block: lines with decimal numbers, of which the first is the
-// number of segments.
-func sparseMapPAX1(headers []byte) ([]int64, error) {
-	block, err := entryHeader(headers)
-	if err != nil {
-		return nil, err
-	}
-	lines := block[blockSize:]
+// readMapPAX1 reads the map of format 1.0, which is in the blocks before the
+// data: lines with decimal numbers, of which the first is the number of
+// segments.
+func (s *tarStream) readMapPAX1(h *header) error {
+	r := &h.sparse
+	start := s.pos
+	var line []byte
 	number := func() (int64, error) {
-		line, rest, ok := bytes.Cut(lines, []byte{'\n'})
-		if !ok {
-			return 0, errors.New("the map is cut off")
+		line = line[:0]
+		for {
+			c, err := s.readByte(start + h.size)
+			if err == errEnd {
+				return 0, errors.New("the map is cut off")
+			}
+			if err != nil {
+				return 0, err
+			}
+			if c == '\n' {
+				return strconv.ParseInt(string(line), 10, 64)
+			}
+			if line = append(line, c); len(line) > maxNumber {
+				return 0, errors.New("the map has something else than numbers")
+			}
 		}
-		lines = rest
-		return strconv.ParseInt(string(line), 10, 64)
 	}
 	count, err := number()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if count < 0 || count > int64(len(lines)) {
-		return nil, fmt.Errorf("the map claims to have %d entries", count)
+	if count < 0 {
+		return fmt.Errorf("the map claims to have %d entries", count)
 	}
-	numbers := make([]int64, 2*count)
-	for i := range numbers {
-		if numbers[i], err = number(); err != nil {
-			return nil, err
-		}
+	if count > maxSparseMap/16 {
+		return errMapTooLarge
 	}
-	return numbers, nil
-}
-
-// entryHeader returns the headers of an entry from its own header block on,
-// without the ones before it that extend it: PAX records, a long name and a long
-// link target.
-func entryHeader(headers []byte) ([]byte, error) {
-	errCutOff := errors.New("its header is cut off")
-	for len(headers) >= blockSize {
-		switch headers[156] { // the type
-		case tar.TypeXHeader, tar.TypeGNULongName, tar.TypeGNULongLink:
-		default:
-			return headers, nil
-		}
-		size, err := parseHeaderNumber(headers[124:136])
+	r.numbers = r.numbers[:0]
+	for range 2 * count {
+		n, err := number()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if size > int64(len(headers)) {
-			return nil, errCutOff
-		}
-		size += -size & (blockSize - 1)
-		headers = headers[min(blockSize+size, int64(len(headers))):]
+		r.numbers = append(r.numbers, n)
 	}
-	return nil, errCutOff
-}
-
-// parseHeaderNumber parses a number in a tar header: octal digits or, for
-// numbers that need more digits than the field has, GNU's base-256 encoding.
-func parseHeaderNumber(field []byte) (int64, error) {
-	if field[0]&0x80 == 0 {
-		digits := bytes.Trim(field, " \x00")
-		if len(digits) == 0 {
-			return 0, nil
-		}
-		n, err := strconv.ParseUint(string(digits), 8, 63)
-		return int64(n), err
+	if err := s.discard(padding(s.pos - start)); err != nil {
+		return err
 	}
-	n := int64(field[0] & 0x7f)
-	for _, c := range field[1:] {
-		if n > 1<<55-1 {
-			return 0, fmt.Errorf("number %x is too large", field)
-		}
-		n = n<<8 | int64(c)
+	if h.size -= s.pos - start; h.size < 0 {
+		return errors.New("the map is larger than what is stored")
 	}
-	return n, nil
+	return nil
 }

@@ -88,24 +88,3 @@ func TestSparseHugeHole(t *testing.T) {
 		t.Fatalf("%+v", e)
 	}
 }
-
-func FuzzSparseMap(f *testing.F) {
-	for _, sparse := range tartest.SparseArchives(f, map[string][]tartest.Extent{"s": tartest.SparseFiles()["many"][:30]}) {
-		f.Add(sparse.Data[:4096], "0,1,4,5", byte('S'), "", "", int64(1<<20))
-	}
-	f.Add(append(tartest.RawHeader("a", '0', 512), "2\n0\n5\n10\n3\n"...), "", byte('0'), "1", "0", int64(100))
-	f.Fuzz(func(t *testing.T, header []byte, record string, typ byte, major, minor string, size int64) {
-		hdr := &tar.Header{Typeflag: typ, Size: size, PAXRecords: map[string]string{paxSparseMap: record, paxSparseMajor: major, paxSparseMinor: minor}}
-		segments, _, err := sparseMap(hdr, header)
-		if err != nil {
-			return
-		}
-		var end int64
-		for _, seg := range segments {
-			if seg.Offset < end || seg.Length <= 0 || seg.Length > size-seg.Offset {
-				t.Fatalf("%v after %d, of %d", seg, end, size)
-			}
-			end = seg.Offset + seg.Length
-		}
-	})
-}

@@ -1,27 +1,15 @@
 package archive
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"strconv"
-	"strings"
-	"time"
+	"math"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/unixfs"
-)
-
-const (
-	// blockSize is the unit of a tar in bytes: a header is a block, and data is
-	// padded to whole blocks ("Basic Tar Format" in the GNU tar manual).
-	blockSize = 512
-
-	// maxHeaders limits the bytes of one entry's headers. archive/tar accepts
-	// up to 1 MiB each of PAX records, a long name, a long link target and a
-	// sparse map.
-	maxHeaders = 5 << 20
 )
 
 // tarStream reads a tar once, from its start to its end. While it reads, it
@@ -33,58 +21,134 @@ type tarStream struct {
 
 	unread []byte // the part of the input's last buffer that is not consumed yet
 	pos    int64  // in the tar, of the first byte of unread
+	buf    []byte // a block that extends over two buffers
 
-	// The headers of the entry that next was last called for, as they are in
-	// the tar: the blocks that extend its header, the header itself, and the
-	// sparse map that may follow it. The first handed bytes of them have been
-	// passed to archive/tar.
-	headers []byte
-	handed  int
-	parser  tar.Reader
+	// What extends or overrides the header of the next entry.
+	local              records // of its PAX header
+	global             records // of the last global PAX header, for all entries after it
+	longName, longLink []byte  // nil if there is none
 }
 
 // next reads the headers of the next entry, up to its data. The error is io.EOF
 // at the end of the archive.
-//
-// It reads the first block of the headers by itself. That block tells where the
-// archive ends, and archive/tar does not report in which way it ended. Then
-// archive/tar parses that block, and reads on through s.Read if the block
-// announces more of them: PAX records, a long name or link target, the header
-// that these extend, and sparse maps.
-func (s *tarStream) next() (*tar.Header, error) {
+func (s *tarStream) next(h *header) error {
 	start := s.pos
-	s.headers, s.handed = s.headers[:0], 0
-	for len(s.headers) < blockSize {
-		if err := s.readHeader(blockSize - len(s.headers)); err == io.EOF {
-			return nil, s.missingHeader(start)
-		} else if err != nil {
-			return nil, err
+	s.local.list, s.longName, s.longLink = s.local.list[:0], nil, nil
+	for {
+		at := s.pos
+		block, err := s.block()
+		if err == io.EOF {
+			return s.missingHeader(at)
 		}
+		if err != nil {
+			return err
+		}
+		if isZeroBlock(block) {
+			return s.endMark()
+		}
+		copy(h.block[:], block)
+		if !h.checkSum() {
+			if at == 0 {
+				return errNotTar
+			}
+			return fmt.Errorf("archive is corrupt: at byte %d of the tar is no header", at)
+		}
+		extends, err := s.readExtension(h)
+		if err != nil {
+			return s.headerError(start, err)
+		}
+		if extends {
+			continue
+		}
+		if err := s.decode(h); err != nil {
+			return s.headerError(start, fmt.Errorf("entry %q: %w", h.name, err))
+		}
+		return nil
 	}
-	if isZeroBlock(s.headers) {
-		return nil, s.endMark()
-	}
-	// A tar.Reader that is used for a second entry skips the data of the first
-	// one through s.Read, which could not tell that data from headers. So every
-	// entry has a new Reader, in the memory of the previous one.
-	s.parser = *tar.NewReader(s)
-	hdr, err := s.parser.Next()
-	switch {
-	case err == nil:
-		return hdr, nil
-	case s.input.err != nil && s.input.err != io.EOF:
-		return nil, s.input.err // the input is damaged, hence what looks like a header
-	case errors.Is(err, tar.ErrHeader) && start == 0:
-		return nil, errNotTar
-	case errors.Is(err, tar.ErrHeader):
-		return nil, fmt.Errorf("archive is corrupt: at byte %d of the tar: %w", start, err)
-	case err == io.EOF:
-		return nil, io.ErrUnexpectedEOF // between an extending header and the header it extends
-	}
-	return nil, err
 }
 
-var errNotTar = errors.New("not a tar archive, nor one compressed by gzip, bzip2, xz or zstd")
+// headerError returns the error for headers that begin at start and are not as
+// they should be.
+func (s *tarStream) headerError(start int64, err error) error {
+	if errors.As(err, new(limitError)) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("archive: at byte %d of the tar: %w", start, err)
+	}
+	return fmt.Errorf("archive is corrupt: at byte %d of the tar: %w", start, err)
+}
+
+// readExtension reads what follows a block that extends the next header. It
+// reports false for a block that is an entry's own. Of several of one type, the
+// last one counts, as with tar(1).
+func (s *tarStream) readExtension(h *header) (extends bool, err error) {
+	var size int64
+	switch h.blockType() {
+	case typePAX, typeSolarisPAX, typeGlobalPAX, typeLongName, typeLongLink:
+		if size, err = h.dataSize(); err == nil && size > math.MaxInt64/2-s.pos {
+			err = errMalformed("its size is impossible")
+		}
+		if err != nil {
+			return true, err
+		}
+	}
+	switch h.blockType() {
+	case typePAX, typeSolarisPAX:
+		return true, s.local.read(s, size)
+	case typeGlobalPAX: // git archive stores the commit id in one
+		return true, s.global.read(s, size)
+	case typeLongName:
+		s.longName, err = s.longText(size)
+		return true, err
+	case typeLongLink:
+		s.longLink, err = s.longText(size)
+		return true, err
+	}
+	return false, nil
+}
+
+// longText reads a name of size bytes. What is longer than a path can be is cut
+// off, as it cannot be created anyway.
+func (s *tarStream) longText(size int64) ([]byte, error) {
+	b, err := s.appendBytes([]byte{}, int(min(size, unix.PathMax)))
+	if err != nil {
+		return nil, err
+	}
+	return untilNUL(b), s.discard(size - int64(len(b)) + padding(size))
+}
+
+// decode decodes an entry's own header, applies what extends it, and reads the
+// map of a sparse file that follows.
+func (s *tarStream) decode(h *header) error {
+	err := h.decode()
+	if s.longName != nil {
+		h.name = s.longName
+	}
+	if s.longLink != nil {
+		h.target = s.longLink
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.global.apply(h); err != nil {
+		return fmt.Errorf("global header: %w", err)
+	}
+	if err := s.local.apply(h); err != nil {
+		return err
+	}
+	if err := s.readSparseMap(h); err != nil {
+		return fmt.Errorf("sparse file: %w", err)
+	}
+	if h.size > math.MaxInt64/2-s.pos {
+		return fmt.Errorf("its size %d is impossible", h.size)
+	}
+	return nil
+}
+
+var errNotTar = hopelessError{errors.New("not a tar archive, nor one compressed by gzip, bzip2, xz or zstd")}
+
+// limitError is what is wrong with headers that tar(1) would take.
+type limitError string
+
+func (e limitError) Error() string { return string(e) }
 
 // missingHeader returns the error for an input that ends before or amid the
 // header block that begins at start.
@@ -105,17 +169,11 @@ func (s *tarStream) missingHeader(start int64) error {
 // tar, and returns io.EOF. Like tar(1), it accepts a tar with one such block,
 // and warns if something else follows it.
 func (s *tarStream) endMark() error {
-	s.headers = s.headers[:0]
-	for len(s.headers) < blockSize {
-		err := s.readHeader(blockSize - len(s.headers))
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	block, err := s.block()
+	if err != nil && err != io.EOF {
+		return err
 	}
-	if len(s.headers) > 0 && !isZeroBlock(s.headers) {
+	if len(block) > 0 && !isZeroBlock(block) {
 		log.Printf("[WARN] the archive ends with a lone zero block")
 	}
 	return io.EOF
@@ -126,69 +184,52 @@ func isZeroBlock(b []byte) bool {
 	return len(b) == blockSize && [blockSize]byte(b) == [blockSize]byte{}
 }
 
-// Read passes header blocks to archive/tar: first the ones that are in
-// s.headers, then more of the stream, which it adds to them.
-func (s *tarStream) Read(p []byte) (int, error) {
-	if s.handed == len(s.headers) {
-		if err := s.readHeader(len(p)); err != nil {
-			return 0, err
+// block reads the next block. It is valid until more is read. The error is io.EOF
+// at the end of the input, also amid a block.
+func (s *tarStream) block() ([]byte, error) {
+	if len(s.unread) < blockSize {
+		var err error
+		s.buf, err = s.appendBytes(s.buf[:0], blockSize)
+		if err == io.ErrUnexpectedEOF {
+			err = io.EOF
 		}
+		return s.buf, err
 	}
-	n := copy(p, s.headers[s.handed:])
-	s.handed += n
-	return n, nil
+	b := s.unread[:blockSize]
+	s.consume(blockSize)
+	return b, nil
 }
 
-// readHeader moves at least one and at most n bytes from the stream to
-// s.headers.
-func (s *tarStream) readHeader(n int) error {
-	if err := s.fill(); err != nil {
-		return err
-	}
-	if len(s.headers)+n > maxHeaders {
-		return errors.New("tar header is too large")
-	}
-	n = min(n, len(s.unread))
-	s.headers = append(s.headers, s.unread[:n]...)
-	s.consume(n)
-	return nil
-}
-
-// storedData returns how many bytes of data follow the headers that next has
-// read. For a sparse file, which may consist of fewer bytes than hdr.Size, it
-// also returns where in the file they belong.
-func (s *tarStream) storedData(hdr *tar.Header) (stored int64, segments []Segment, err error) {
-	switch hdr.Typeflag {
-	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
-		return 0, nil, nil // they have no data, whatever the size in their header is
-	}
-	segments, sparse, err := sparseMap(hdr, s.headers)
-	if err != nil {
-		return 0, nil, err
-	}
-	stored = hdr.Size
-	if sparse {
-		stored = 0
-		for _, seg := range segments {
-			stored += seg.Length
+// appendBytes appends the next n bytes to b.
+func (s *tarStream) appendBytes(b []byte, n int) ([]byte, error) {
+	for n > 0 {
+		if err := s.fill(); err == io.EOF {
+			return b, io.ErrUnexpectedEOF
+		} else if err != nil {
+			return b, err
 		}
+		part := min(n, len(s.unread))
+		b = append(b, s.unread[:part]...)
+		s.consume(part)
+		n -= part
 	}
-	if stored < 0 || s.pos+stored+blockSize < 0 {
-		return 0, nil, fmt.Errorf("impossible size %d", stored)
-	}
-	return stored, segments, nil
+	return b, nil
 }
 
-// skip passes over size bytes of data and the padding after them.
-func (s *tarStream) skip(size int64) error {
-	end := (s.pos + size + blockSize - 1) &^ (blockSize - 1)
-	for s.pos < end {
+// padding returns how many bytes fill up the last block of size bytes.
+func padding(size int64) int64 { return -size & (blockSize - 1) }
+
+// discard passes over n bytes.
+func (s *tarStream) discard(n int64) error {
+	for n > 0 {
 		if err := s.fill(); err == io.EOF {
 			return io.ErrUnexpectedEOF
 		} else if err != nil {
 			return err
 		}
-		s.consume(int(min(end-s.pos, int64(len(s.unread)))))
+		part := min(n, int64(len(s.unread)))
+		s.consume(int(part))
+		n -= part
 	}
 	return nil
 }
@@ -217,7 +258,8 @@ func (s *tarStream) fill() error {
 	}
 	if s.copyTo != nil {
 		if _, err := s.copyTo.WriteAt(b, s.copied); err != nil {
-			return fmt.Errorf("unpack the archive: %w", unixfs.TempSpaceError("what it unpacks to", err, s.copied+int64(len(b))))
+			err = unixfs.TempSpaceError("what it unpacks to", err, s.copied+int64(len(b)))
+			return hopelessError{fmt.Errorf("unpack the archive: %w", err)}
 		}
 		s.copied += int64(len(b))
 	}
@@ -230,49 +272,10 @@ func (s *tarStream) consume(n int) {
 	s.pos += int64(n)
 }
 
-// applyGlobalHeader gives an entry the owner and the time from the last global
-// PAX header before it, unless the entry's own PAX header overrides them
-// (POSIX.1, pax, "pax Extended Header"). It ignores all other records, the names
-// of users and groups among them, as tar(1) does.
-func applyGlobalHeader(hdr *tar.Header, global map[string]string) error {
-	for key, value := range global {
-		if _, overridden := hdr.PAXRecords[key]; overridden || value == "" {
-			continue
-		}
-		var err error
-		switch key {
-		case "uid":
-			hdr.Uid, err = strconv.Atoi(value)
-			hdr.Uname = ""
-		case "gid":
-			hdr.Gid, err = strconv.Atoi(value)
-			hdr.Gname = ""
-		case "mtime":
-			hdr.ModTime, err = parsePAXTime(value)
-		}
-		if err != nil {
-			return fmt.Errorf("global header: %s: %w", key, err)
-		}
+// noEOF returns err, or io.ErrUnexpectedEOF for io.EOF.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
 	}
-	return nil
-}
-
-// parsePAXTime parses seconds since the epoch, with an optional fraction of
-// which nanoseconds are kept.
-func parsePAXTime(s string) (time.Time, error) {
-	whole, fraction, _ := strings.Cut(s, ".")
-	sec, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil {
-		return time.Time{}, err
-	}
-	var nsec int64
-	if fraction != "" {
-		if nsec, err = strconv.ParseInt((fraction + "000000000")[:9], 10, 64); err != nil {
-			return time.Time{}, err
-		}
-	}
-	if strings.HasPrefix(whole, "-") {
-		nsec = -nsec
-	}
-	return time.Unix(sec, nsec), nil
+	return err
 }

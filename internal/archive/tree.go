@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,7 +22,9 @@ type Tree struct {
 	Owners   map[Owner]*Owner // the owners of all entries, see InternOwner
 	HasLinks bool             // some entry of the archive was a hard link
 
-	warned map[string]bool // the kinds of warnings that have been logged
+	lastOwner *Owner
+	memory    int64           // bytes that the entries take, about
+	warned    map[string]bool // the kinds of warnings that have been logged
 }
 
 // NewTree returns a tree that consists of an implicit root directory.
@@ -47,6 +48,13 @@ func (t *Tree) InternOwner(o Owner) *Owner {
 	return &o
 }
 
+// Bytes that an entry takes with its place in the table of its directory, and
+// that its Inode takes.
+const (
+	entryMemory = 80
+	inodeMemory = 128
+)
+
 // warnOnce logs a warning, unless one of the same kind has been logged before.
 func (t *Tree) warnOnce(kind, format string, args ...any) {
 	if !t.warned[kind] {
@@ -55,21 +63,20 @@ func (t *Tree) warnOnce(kind, format string, args ...any) {
 	}
 }
 
-// add adds what a tar header describes to the tree, and returns the entry. For a
-// regular file, offset is where its data begins in the tar, and segments is nil
-// unless the file is sparse.
-func (t *Tree) add(hdr *tar.Header, offset int64, segments []Segment) (*Entry, error) {
-	e, err := t.newEntry(hdr)
+// add adds what a header describes to the tree, and returns the entry. offset is
+// where its data begins in the tar.
+func (t *Tree) add(h *header, offset int64) (*Entry, error) {
+	e, err := t.newEntry(h)
 	if err != nil {
 		return nil, err
 	}
 	if e != nil && e.IsRegular() {
-		e.Size, e.Offset = hdr.Size, offset
-		if segments != nil {
-			e.details().segments = segments
+		e.Size, e.Offset = h.fileSize, offset
+		if h.segments != nil {
+			e.details().segments = h.segments
 		}
 	}
-	name, err := t.cleanName(hdr.Name)
+	name, err := t.cleanName(string(h.name))
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +89,7 @@ func (t *Tree) add(hdr *tar.Header, offset int64, segments []Segment) (*Entry, e
 	}
 	var target *Entry
 	if e == nil {
-		if target, err = t.linkTarget(hdr.Linkname); err != nil {
+		if target, err = t.linkTarget(string(h.target)); err != nil {
 			return nil, err
 		}
 		t.HasLinks = true
@@ -106,6 +113,10 @@ func (t *Tree) add(hdr *tar.Header, offset int64, segments []Segment) (*Entry, e
 	}
 	// Without Clone, the name would keep the memory of the whole path.
 	base = strings.Clone(base)
+	t.memory += entryMemory + int64(len(base))
+	if e != nil && e.inode != nil {
+		t.memory += inodeMemory + int64(len(e.inode.target)) + 16*int64(len(e.inode.segments))
+	}
 	if target != nil {
 		e = target.link(base)
 	} else {
@@ -207,6 +218,7 @@ func (t *Tree) walk(dir *Entry, path string, create bool, links *int) (*Entry, e
 		switch {
 		case next == nil && create:
 			next = newImplicitDir(strings.Clone(name))
+			t.memory += entryMemory + inodeMemory + int64(len(name))
 			dir.Put(next)
 		case next == nil:
 			return nil, fmt.Errorf("%q of its path does not exist", name)

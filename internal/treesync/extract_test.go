@@ -318,7 +318,7 @@ func TestExtractChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := archive.Index(t.Context(), spool, spool, 0)
+	a, err := archive.Index(t.Context(), spool, spool, archive.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}

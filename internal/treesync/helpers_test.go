@@ -30,7 +30,7 @@ func index(t testing.TB, data []byte) (*archive.Archive, error) {
 	if _, err := spool.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	a, err := archive.Index(t.Context(), bytes.NewReader(data), spool, 0)
+	a, err := archive.Index(t.Context(), bytes.NewReader(data), spool, archive.Limits{})
 	if err == nil {
 		t.Cleanup(func() { a.Close() })
 	}
