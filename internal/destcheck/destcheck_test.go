@@ -134,6 +134,7 @@ func TestShared(t *testing.T) {
 	if err := os.Chmod(dir, 0); err != nil {
 		t.Fatal(err)
 	}
+	defer os.Chmod(dir, 0o755) // so that it can be removed
 	check("is refused unless it is empty, which cannot be told: ")
 }
 
