@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -44,6 +45,9 @@ type Config struct {
 	// Strict makes unknown and duplicate keys of the manifest errors. false only
 	// warns of them.
 	Strict bool
+	// Headers are added to http and https requests, and kept from the log and from
+	// other hosts. nil adds none; one that the agent has to set is an error.
+	Headers http.Header
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}
@@ -69,7 +73,7 @@ func (c Config) check() error {
 	if c.LogLevel != "" && !slices.Contains(runlog.Levels, strings.ToUpper(c.LogLevel)) {
 		return fmt.Errorf("the log level %q is not one of %s", c.LogLevel, strings.Join(runlog.Levels, ", "))
 	}
-	return nil
+	return fetch.CheckHeaders(c.Headers)
 }
 
 // fetchOptions returns what the configuration says about downloads.
@@ -80,6 +84,7 @@ func (c Config) fetchOptions() fetch.Options {
 		Timeout:      c.Timeout,
 		Connections:  c.Connections,
 		MaxBandwidth: c.MaxBandWidth,
+		Headers:      c.Headers,
 		Version:      Version,
 		Debug:        strings.EqualFold(c.LogLevel, "DEBUG"),
 	}

@@ -53,6 +53,7 @@ func Run(conf Config) error {
 // commands are run, and the error is the cause of ctx.
 func RunContext(ctx context.Context, conf Config) error {
 	defer captureLog(conf.LogLevel)()
+	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
 	err := run(ctx, conf)
 	if errors.Is(err, ErrNoEvents) {
@@ -104,6 +105,7 @@ func (m *Manifest) Deploy(conf Config) error {
 // and failure commands are for the caller to run, as RunContext does. When ctx ends, the deployment fails with the cause of ctx.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	defer captureLog(conf.LogLevel)()
+	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"net/http"
 	"reflect"
 	"strings"
 	"testing"
@@ -53,8 +54,9 @@ func TestParseFlags(t *testing.T) {
 		"-log-level Warn":        with(func(c *stretcher.Config) { c.LogLevel = "WARN" }),
 		"--log-level=ERROR":      with(func(c *stretcher.Config) { c.LogLevel = "ERROR" }),
 		"-random-delay 0":        base,
-		"-retry 2 -- ":           with(func(c *stretcher.Config) { c.Retry = 2 }),
-		"-rsync-verbose -v":      base,
+		"-header x-a:1 -header X-A:2 -header Host:h:80": with(func(c *stretcher.Config) { c.Headers = http.Header{"X-A": {"1", "2"}, "Host": {"h:80"}} }),
+		"-retry 2 -- ":      with(func(c *stretcher.Config) { c.Retry = 2 }),
+		"-rsync-verbose -v": base,
 	} {
 		got, err := parseFlags(strings.Fields(args))
 		if err != nil {
@@ -66,6 +68,11 @@ func TestParseFlags(t *testing.T) {
 }
 
 func TestParseFlagsErrors(t *testing.T) {
+	for _, header := range []string{"s3cret", "X Y: s3cret", ": s3cret", "X: s3cret\r\nY: 1", "X:", "Range: s3cret", "accept-encoding: s3cret", "Host: a b s3cret"} {
+		if _, err := parseFlags([]string{"-header", header}); err == nil || !strings.Contains(err.Error(), "-header: ") || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("-header %q: error %v", header, err)
+		}
+	}
 	const (
 		bytes   = "expected a number of bytes"
 		seconds = "expected a number of seconds, or a time"

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fujiwara/stretcher"
+	"github.com/fujiwara/stretcher/internal/fetch"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
@@ -36,6 +38,7 @@ pipe, and deploys that manifest.
   -retry-wait TIME       wait before each retry (default 3s)
   -random-delay TIME     sleep a random time of up to TIME on start (default 0)
   -command-timeout TIME  time limit for each command (default no limit)
+  -header 'NAME: VALUE'  header for http and https requests; may be repeated
   -max-size SIZE         refuse archives that unpack to more (default no limit)
   -strict                refuse manifests with unknown or duplicate keys
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
@@ -120,8 +123,17 @@ func parseFlags(args []string) (stretcher.Config, error) {
 		}
 		return errors.New("expected DEBUG, INFO, WARN or ERROR")
 	})
+	var headers []string
+	f.Func("header", "", func(s string) error {
+		headers = append(headers, s)
+		return nil
+	})
 	if err := f.Parse(args); err != nil {
 		return conf, err
+	}
+	// Not by f.Func: its errors contain the value.
+	if err := addHeaders(&conf, headers); err != nil {
+		return conf, fmt.Errorf("invalid value for flag -header: %w", err)
 	}
 	if f.NArg() > 0 {
 		return conf, fmt.Errorf("unexpected argument %q: the manifest URL is read from stdin", f.Arg(0))
@@ -150,6 +162,25 @@ func size(to *uint64) func(string) error {
 		*to = n
 		return nil
 	}
+}
+
+// addHeaders adds headers of the form "Name: value" to the configuration.
+func addHeaders(conf *stretcher.Config, headers []string) error {
+	for _, s := range headers {
+		name, value, ok := strings.Cut(s, ":")
+		if !ok {
+			return errors.New("expected a name and a value, as in 'Name: value'")
+		}
+		value = strings.Trim(value, " \t")
+		if err := fetch.CheckHeaders(http.Header{name: {value}}); err != nil {
+			return err
+		}
+		if conf.Headers == nil {
+			conf.Headers = http.Header{}
+		}
+		conf.Headers.Add(name, value)
+	}
+	return fetch.CheckHeaders(conf.Headers)
 }
 
 // count returns a parser of an integer of at least the given value, which is

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -39,6 +40,9 @@ type Options struct {
 	// MaxBandwidth limits Download, in bytes a second over all connections.
 	// 0 is no limit.
 	MaxBandwidth uint64
+	// Headers are added to requests of the schemes http and https, but not after a
+	// redirect to another scheme, host or port. CheckHeaders must accept them.
+	Headers http.Header
 	// Version is sent to servers, in the User-Agent "Stretcher/VERSION".
 	Version string
 	// Debug logs how long each step of every HTTP request took, for http and

@@ -44,7 +44,7 @@ func newHTTPSource(rawURL string, o Options) (source, error) {
 	// The checksum of the manifest is that of the bytes as they are stored.
 	t.DisableCompression = true
 	t.MaxIdleConnsPerHost = t.MaxIdleConns
-	return &httpSource{Options: o, url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: checkRedirect}}, nil
+	return &httpSource{Options: o, url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: o.checkRedirect}}, nil
 }
 
 // checkHost reports a missing host or an invalid port, which net/http would
@@ -61,7 +61,7 @@ func checkHost(u *url.URL) error {
 
 // checkRedirect follows the redirects that a browser follows. It sends secrets
 // only to the host that they were given for.
-func checkRedirect(req *http.Request, via []*http.Request) error {
+func (o Options) checkRedirect(req *http.Request, via []*http.Request) error {
 	from := via[len(via)-1].URL
 	switch {
 	case len(via) > maxRedirects:
@@ -76,6 +76,12 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	// The referer contains the query of the URL before, which may be a
 	// signature.
 	req.Header.Del("Referer")
+	if sameServer(req.URL, via[0].URL) {
+		req.Host = o.Headers.Get("Host")
+	} else {
+		withoutHeaders(req, o.Headers)
+		req.Header.Set("User-Agent", o.userAgent())
+	}
 	if req.URL.Host != via[0].URL.Host {
 		// net/http sends them to subdomains too.
 		req.Header.Del("Authorization")
@@ -94,6 +100,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 		return nil, permanent(err)
 	}
 	req.Header.Set("User-Agent", s.userAgent())
+	setHeaders(req, s.Headers)
 	if user := req.URL.User; user != nil {
 		// Unlike the user of the URL, the header is kept by redirects within the host.
 		password, _ := user.Password()

@@ -1,7 +1,7 @@
 // Package redact removes secrets from what is logged, so that a log can be posted
 // to a chat: passwords and tokens in the user part of URLs, and the values of
 // query parameters whose names look like signatures, tokens, keys or
-// credentials. It looks at URLs only. It also escapes control characters.
+// credentials. Elsewhere it finds only the values of Hide. It also escapes control characters.
 package redact
 
 import (
@@ -25,7 +25,7 @@ var urlPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"<>\\` + "`" 
 var secretParameter = regexp.MustCompile(`(?i)^(sig|hmac|key|auth|bearer|sas|pwd|pw|pass|code|jwt)$|signature|token|secret|passw|passphrase|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
 
 // Text returns s with the secrets of all URLs in it replaced by REDACTED.
-func Text(s string) string { return within(s, maxNested) }
+func Text(s string) string { return within(withoutHidden(s), maxNested) }
 
 // within redacts the URLs in s, and those nested in them up to depth.
 func within(s string, depth int) string {
@@ -45,15 +45,18 @@ const maxNested = 8
 
 // URL is Text for a string that is a single URL. It finds secrets also where the
 // URL contains spaces, quotes and other characters that end one in a text.
-func URL(u string) string { return nested(u, maxNested) }
+func URL(u string) string { return nested(withoutHidden(u), maxNested) }
 
 // Error returns err with a text that can be shown: redacted and Printable, and so
 // a single line. It still wraps err.
-func Error(err error) error { return redactedError{err} }
+func Error(err error) error { return redactedError{err, Printable(Text(err.Error()))} }
 
-type redactedError struct{ error }
+type redactedError struct {
+	error
+	text string // of now, because the values of Hide are forgotten later
+}
 
-func (e redactedError) Error() string { return Printable(Text(e.error.Error())) }
+func (e redactedError) Error() string { return e.text }
 
 func (e redactedError) Unwrap() error { return e.error }
 

@@ -77,7 +77,7 @@ func (l *Log) Write(line []byte) (int, error) {
 func (l *Log) write(level string, line []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if bytes.Contains(line, []byte("://")) {
+	if redact.Needed(line) {
 		line = []byte(redact.Text(string(line)))
 	}
 	marked := []byte("[" + level + "]")
