@@ -50,9 +50,11 @@ type Commands struct {
 // String returns the command as the manifest has it.
 func (c CommandLine) String() string { return string(c) }
 
-// Invoke runs the command. Its stdout and stderr go to the standard logger,
-// line by line while it runs. An exit status other than 0 is an error.
+// Invoke runs the command. Its stdout and stderr go to the standard logger and
+// to LogBuffer, line by line while it runs. An exit status other than 0 is an
+// error.
 func (c CommandLine) Invoke() error {
+	defer capture.Append()()
 	return (&runner{}).logged(context.Background(), c)
 }
 
@@ -64,6 +66,7 @@ func (c CommandLine) InvokePipe(src io.Reader) error {
 
 // Invoke runs the commands as CommandLine.Invoke does, until one fails.
 func (cs CommandLines) Invoke() error {
+	defer capture.Append()()
 	return (&runner{}).loggedAll(context.Background(), cs)
 }
 
@@ -203,7 +206,7 @@ func (r *runner) piped(ctx context.Context, c CommandLine, src io.Reader) error 
 
 // log runs cmd with its output in the log. Errors call the command name.
 func (r *runner) log(ctx context.Context, name string, cmd *exec.Cmd) error {
-	out := newOutputLog()
+	out := capture.Output()
 	cmd.Stdout = out
 	cmd.Stderr = out
 	return proc.Run(ctx, name, cmd, r.Options)
@@ -225,7 +228,7 @@ func (d *deployment) runFailure(ctx context.Context, err error) {
 // runHooks runs the commands of a result, success or failure.
 func (d *deployment) runHooks(ctx context.Context, result string, commands CommandLines, text string) {
 	d.commands.Env = append(d.commands.Env, resultVariables(result, text, time.Since(d.start))...)
-	if err := d.commands.pipedAll(ctx, commands, capturedLog()); err != nil {
+	if err := d.commands.pipedAll(ctx, commands, capture.Copy()); err != nil {
 		log.Printf("[ERROR] %s command: %v", result, err)
 	}
 }

@@ -26,7 +26,7 @@ func TestInvoke(t *testing.T) {
 		{"true", "", ""},
 		{"echo out; echo err >&2", "out\nerr\n", ""},
 		{"printf 'no newline'", "no newline\n", ""},
-		{`printf 'a\n\nb\r\n'`, "a\n\nb\r\n", ""},
+		{`printf 'a\n\nb\r\n'`, "a\n\nb\n", ""},
 		{"cat", "", ""}, // there is nothing on stdin
 		{"exit 7", "", "failed: exit 7 exit status 7"},
 		{"echo why; false", "why\n", "failed: echo why; false exit status 1"},

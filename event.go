@@ -1,18 +1,16 @@
 package stretcher
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"strings"
-)
 
-// maxEventSize bounds what is read from stdin. A Consul agent keeps 256
-// events of at most a few hundred bytes each.
-const maxEventSize = 16 << 20
+	"github.com/fujiwara/stretcher/internal/eventinput"
+	"github.com/fujiwara/stretcher/internal/runlog"
+)
 
 // event is what the agent was started for.
 type event struct {
@@ -21,53 +19,49 @@ type event struct {
 }
 
 // readEvent reads one event from in: Consul's JSON, a Serf payload or a manifest
-// URL. It waits for the end of in, or of ctx.
+// URL. It waits for the end of the event, or of ctx.
 func readEvent(ctx context.Context, in io.Reader) (*event, error) {
-	type result struct {
-		data []byte
-		err  error
+	id := eventinput.Serf()
+	text, err := eventinput.Read(ctx, in)
+	if err != nil {
+		return nil, err
 	}
-	read := make(chan result, 1)
-	go func() {
-		data, err := io.ReadAll(io.LimitReader(in, maxEventSize+1))
-		read <- result{data, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for an event on stdin: %w", context.Cause(ctx))
-	case r := <-read:
-		if r.err != nil {
-			return nil, fmt.Errorf("read an event from stdin: %w", r.err)
-		}
-		if len(r.data) > maxEventSize {
-			return nil, fmt.Errorf("read an event from stdin: more than %d bytes", maxEventSize)
-		}
-		return parseEvent(r.data)
-	}
+	return parseEvent(text, id)
 }
 
-// parseEvent parses the JSON of Consul, a Serf payload or a manifest URL.
-func parseEvent(data []byte) (*event, error) {
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // a byte order mark
-	text := strings.TrimSpace(string(data))
-	e := &event{manifestURL: text, id: os.Getenv("SERF_USER_LTIME")}
-	consul := os.Getenv("CONSUL_INDEX") != ""
-	if strings.HasPrefix(text, "[") || consul && text == "null" {
-		ce, err := ParseConsulEvents(strings.NewReader(text))
-		if err != nil {
-			return nil, err
-		}
-		e.id = ce.ID
-		e.manifestURL = strings.TrimSpace(string(ce.Payload))
-		if e.manifestURL == "" {
-			return nil, fmt.Errorf("event %s of Consul has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", ce.ID, ce.Name)
-		}
+// parseEvent parses the JSON of Consul, a Serf payload or a manifest URL. The ID
+// is that of an event which is not Consul's.
+func parseEvent(text, id string) (*event, error) {
+	if strings.HasPrefix(text, "[") || text == "null" && os.Getenv("CONSUL_INDEX") != "" {
+		return parseConsulEvent(text)
 	}
-	if e.manifestURL == "" {
-		return nil, errors.New("stdin is empty: expected a manifest URL, a Serf payload that is one, or the JSON of consul watch")
+	if err := eventinput.Mistake(text); err != nil {
+		return nil, err
 	}
-	if strings.ContainsAny(e.manifestURL, "\r\n\x00") {
-		return nil, fmt.Errorf("the event holds more than one line: expected one manifest URL, got %.200q", e.manifestURL)
+	return newEvent(text, id)
+}
+
+// parseConsulEvent returns the last event of a list.
+func parseConsulEvent(text string) (*event, error) {
+	ce, earlier, err := lastConsulEvent(strings.NewReader(text))
+	if err != nil {
+		return nil, err
 	}
-	return e, nil
+	if earlier > 0 {
+		log.Printf("Skipping %s", runlog.Count(earlier, "earlier event"))
+	}
+	log.Println("Consul event ID:", runlog.Escape(ce.ID))
+	log.Printf("Consul event name: %s, Lamport time: %d", runlog.Escape(ce.Name), ce.LTime)
+	url := strings.TrimSpace(string(ce.Payload))
+	if url == "" {
+		return nil, fmt.Errorf("event %s of Consul has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", runlog.Escape(ce.ID), runlog.Escape(ce.Name))
+	}
+	return newEvent(url, ce.ID)
+}
+
+func newEvent(url, id string) (*event, error) {
+	if strings.ContainsAny(url, "\r\n\x00") {
+		return nil, fmt.Errorf("the event holds more than one line: expected one manifest URL, got %.200q", url)
+	}
+	return &event{manifestURL: url, id: id}, nil
 }

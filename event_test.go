@@ -2,14 +2,11 @@ package stretcher
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"errors"
-	"io"
 	"os"
 	"strings"
 	"testing"
-	"testing/iotest"
 )
 
 const someURL = "s3://example.com/deploy.yml"
@@ -26,20 +23,25 @@ func TestParseEvent(t *testing.T) {
 		{"CRLF", someURL + "\r\n", nil, ""},
 		{"blanks", "\n \t" + someURL + " \n\n", nil, ""},
 		{"byte order mark", "\ufeff" + someURL + "\n", nil, ""},
+		{"two lines", someURL + "\n" + "file:///b\n", nil, ""},
 		{"Serf", someURL + "\n", map[string]string{"SERF_EVENT": "user", "SERF_USER_LTIME": "42"}, "42"},
+		{"Serf without SERF_EVENT", someURL + "\n", map[string]string{"SERF_USER_EVENT": "deploy", "SERF_USER_LTIME": "42"}, "42"},
+		{"Serf query", someURL + "\n", map[string]string{"SERF_EVENT": "query", "SERF_QUERY_LTIME": "43", "SERF_USER_LTIME": "1"}, "43"},
+		{"pretty-printed", "[\n  {\"ID\": \"]\"},\n  {\n    \"ID\": \"a\", \"Payload\": \"" + payload + "\"\n  }\n]", nil, "a"},
+		{"trailing garbage", `[{"ID":"a","Payload":"` + payload + `"}] ]`, nil, "a"},
 		{"Consul", `[{"ID":"a","Name":"deploy","Payload":"` + payload + `","LTime":3}]`, map[string]string{"CONSUL_INDEX": "14695981039346656037"}, "a"},
 		{"Consul's JSON alone", ` [{"ID":"a","Payload":"` + payload + `"}]` + "\n", nil, "a"},
 		{"bare under Consul", someURL, map[string]string{"CONSUL_INDEX": "1"}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			for _, name := range []string{"CONSUL_INDEX", "SERF_USER_LTIME"} {
+			for _, name := range []string{"CONSUL_INDEX", "SERF_EVENT", "SERF_USER_EVENT", "SERF_USER_LTIME", "SERF_QUERY_LTIME"} {
 				t.Setenv(name, "") // for it to be restored
 				os.Unsetenv(name)
 			}
 			for name, value := range test.env {
 				t.Setenv(name, value)
 			}
-			e, err := parseEvent([]byte(test.in))
+			e, err := readEvent(t.Context(), strings.NewReader(test.in))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -52,73 +54,80 @@ func TestParseEvent(t *testing.T) {
 
 func TestParseEventErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                           "stdin is empty: expected a manifest URL",
+		"":                           "stdin is empty: expected a manifest URL, as in: echo s3://bucket/app.yml | stretcher",
 		" \r\n":                      "stdin is empty",
 		"\ufeff":                     "stdin is empty",
-		someURL + "\n" + someURL:     "more than one line",
+		someURL + "\r" + someURL:     "more than one line",
+		"commands:\n  pre: [x]":      "stdin holds a manifest, expected its URL",
+		"{}":                         "an event has to be a list of Consul events",
 		someURL + "\x00":             "more than one line",
 		"[":                          "parse Consul events: unexpected EOF",
-		`[{"Payload":"not base64"}]`: "parse Consul events: illegal base64 data",
-		`["event"]`:                  "parse Consul events: json: cannot unmarshal string",
+		`[{"Payload":"not base64"}]`: "parse Consul events: a Payload is not base64: illegal base64 data",
+		`["event"]`:                  "parse Consul events: expected a list of events, [ {...} ], got a string at byte",
+		`[{"LTime":"three"}]`:        "parse Consul events: the LTime of an event is a string, expected a int",
 		`[{"ID":"x","Name":"deploy","Payload":null}]`:   "event x of Consul has no payload: expected a manifest URL, as in: consul event -name deploy s3://",
 		`[{"ID":"x","Name":"deploy","Payload":"Cg=="}]`: "event x of Consul has no payload",
 		`[{"ID":"x","Payload":"YQpi"}]`:                 "more than one line",
 	} {
-		if _, err := parseEvent([]byte(in)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := readEvent(t.Context(), strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got error %v, expected one with %q", in, err, want)
 		}
 	}
 	for _, in := range []string{"[]", " []\n", "[ ]"} {
-		if _, err := parseEvent([]byte(in)); !errors.Is(err, ErrNoEvents) {
+		if _, err := readEvent(t.Context(), strings.NewReader(in)); !errors.Is(err, ErrNoEvents) {
 			t.Errorf("%q: got error %v, expected ErrNoEvents", in, err)
 		}
 	}
 	t.Setenv("CONSUL_INDEX", "1")
-	if _, err := parseEvent([]byte("null\n")); !errors.Is(err, ErrNoEvents) {
+	if _, err := readEvent(t.Context(), strings.NewReader("null\n")); !errors.Is(err, ErrNoEvents) {
 		t.Errorf("null under Consul: got error %v, expected ErrNoEvents", err)
 	}
 }
 
-func TestReadEvent(t *testing.T) {
-	ctx := t.Context()
-	if e, err := readEvent(ctx, iotest.OneByteReader(strings.NewReader(someURL+"\n"))); err != nil || e.manifestURL != someURL {
-		t.Errorf("byte by byte: got %v, %v", e, err)
-	}
-	broken := errors.New("broken")
-	if _, err := readEvent(ctx, iotest.ErrReader(broken)); !errors.Is(err, broken) {
-		t.Errorf("broken stdin: got %v", err)
-	}
-	endless := io.MultiReader(strings.NewReader("["), zeros{})
-	if _, err := readEvent(ctx, endless); err == nil || !strings.Contains(err.Error(), "more than 16777216 bytes") {
-		t.Errorf("endless stdin: got %v", err)
-	}
-	r, w := io.Pipe() // nobody ever writes to
-	defer w.Close()
-	stopped := errors.New("stopped")
-	ctx, cancel := context.WithCancelCause(ctx)
-	cancel(stopped)
-	if _, err := readEvent(ctx, r); !errors.Is(err, stopped) {
-		t.Errorf("cancelled: got %v", err)
+// The log names the event. A name cannot forge a line of the log.
+func TestEventIsLogged(t *testing.T) {
+	payload := base64.StdEncoding.EncodeToString([]byte(someURL))
+	t.Setenv("SERF_USER_EVENT", "") // for it to be restored
+	os.Unsetenv("SERF_USER_EVENT")
+	for _, test := range []struct {
+		in, want string
+		env      map[string]string
+	}{
+		{someURL, "", nil},
+		{`[{"ID":"x","Payload":"` + payload + `"}]`, "Consul event ID: x\nConsul event name: , Lamport time: 0\n", nil},
+		{`[{},{"ID":"b-2","Name":"deploy","Payload":"` + payload + `","LTime":3}]`, "Skipping 1 earlier event\nConsul event ID: b-2\nConsul event name: deploy, Lamport time: 3\n", nil},
+		{`[{},{},{"ID":"b\n\u001b","Name":"\u202e","Payload":"` + payload + `"}]`, "Skipping 2 earlier events\nConsul event ID: b\\n\\x1b\nConsul event name: \\u202e, Lamport time: 0\n", nil},
+		{someURL, "Reading Serf user event: deploy\nSerf Lamport time: 42\n", map[string]string{"SERF_EVENT": "user", "SERF_USER_EVENT": "deploy", "SERF_USER_LTIME": "42"}},
+		{someURL, "Reading Serf user event: a\\nDone\n", map[string]string{"SERF_USER_EVENT": "a\nDone"}},
+		{someURL, "Reading Serf query: q\nSerf Lamport time: 7\n", map[string]string{"SERF_EVENT": "query", "SERF_QUERY_NAME": "q", "SERF_QUERY_LTIME": "7"}},
+		{someURL, "Reading Serf event: member-join\n", map[string]string{"SERF_EVENT": "member-join"}},
+	} {
+		t.Run("", func(t *testing.T) {
+			for name, value := range test.env {
+				t.Setenv(name, value)
+			}
+			var err error
+			logged := logOf(func() { _, err = readEvent(t.Context(), strings.NewReader(test.in)) })
+			if err != nil || logged != test.want {
+				t.Errorf("%q: got error %v, logged %q, expected %q", test.in, err, logged, test.want)
+			}
+		})
 	}
 }
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func FuzzParseEvent(f *testing.F) {
 	for _, seed := range []string{someURL, someURL + "\r\n", "[]", "null", `[{"ID":"x","Payload":"YQ=="}]`, "\ufeff[", "{}"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		e, err := parseEvent(data)
+		e, err := parseEvent(strings.TrimSpace(string(data)), "")
 		if (e == nil) == (err == nil) {
 			t.Fatalf("got %v and %v", e, err)
 		}
 		if e != nil && (e.manifestURL == "" || e.manifestURL != strings.TrimSpace(e.manifestURL) || strings.ContainsAny(e.manifestURL, "\r\n\x00")) {
 			t.Errorf("got the URL %q", e.manifestURL)
 		}
-		if e != nil && !bytes.HasPrefix(bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff"))), []byte("[")) && !bytes.Contains(data, []byte(e.manifestURL)) {
+		if e != nil && !bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) && !bytes.Contains(data, []byte(e.manifestURL)) {
 			t.Errorf("made the URL %q of %q", e.manifestURL, data)
 		}
 	})

@@ -14,12 +14,15 @@ import (
 func TestCaptureLog(t *testing.T) {
 	logged := logOf(func() {
 		log.Print("before")
-		restore := captureLog("WARN")
-		captureLog("DEBUG")() // within a capture, it changes nothing
+		restore := capture.Start("WARN")
+		capture.Start("DEBUG")() // within a capture, it changes nothing
 		log.Print("plain")
 		log.Print("[WARN] w")
-		fmt.Fprint(newOutputLog(), "of a command\n")
-		if got, want := capturedLog().String(), "plain\n[WARN] w\nof a command\n"; got != want {
+		fmt.Fprint(capture.Output(), "of a command\n")
+		if got := capture.Warnings(); got != " (1 warning)" {
+			t.Errorf("warnings: %q", got)
+		}
+		if got, want := capture.Copy().String(), "plain\n[WARN] w\nof a command\n"; got != want {
 			t.Errorf("the hooks get %q, expected %q", got, want)
 		}
 		restore()
@@ -33,12 +36,37 @@ func TestCaptureLog(t *testing.T) {
 	}
 }
 
+// What a command outside of a deployment prints is added to LogBuffer, and lines of
+// all levels still reach the standard logger.
+func TestInvokeReachesLogBuffer(t *testing.T) {
+	logOf(func() {
+		defer capture.Start("")()
+		log.Print("of a deployment")
+	})
+	logged := logOf(func() {
+		if err := CommandLine("echo one; echo '[DEBUG] two' >&2").Invoke(); err != nil {
+			t.Error(err)
+		}
+		if err := (CommandLines{"echo three", "exit 3"}).Invoke(); err == nil {
+			t.Error("no error")
+		}
+		log.Print("[DEBUG] of the importer")
+	})
+	const want = "invoking command: echo one; echo '[DEBUG] two' >&2\none\n[DEBUG] two\ninvoking command: echo three\nthree\ninvoking command: exit 3\n"
+	if logged != want+"[DEBUG] of the importer\n" {
+		t.Errorf("logged %q", logged)
+	}
+	if got := LogBuffer.String(); got != "of a deployment\n"+want {
+		t.Errorf("LogBuffer has %q", got)
+	}
+}
+
 // The log shows no secrets, in whatever is logged.
 func TestLogRedacts(t *testing.T) {
 	logged := logOf(func() {
-		defer captureLog("INFO")()
+		defer capture.Start("INFO")()
 		log.Print("[WARN] of https://u:S3CR3T@h/?token=S3CR3T")
-		fmt.Fprintln(newOutputLog(), "printed https://u:S3CR3T@h/")
+		fmt.Fprintln(capture.Output(), "printed https://u:S3CR3T@h/")
 		unixfs.Warn("clean up", errors.New("s3://k:S3CR3T@b/k"))
 		logged("Step", errors.New("get https://h/?X-Amz-Signature=S3CR3T: 403"))
 		unixfs.Warn("nothing", nil)

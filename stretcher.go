@@ -52,7 +52,7 @@ func Run(conf Config) error {
 // When ctx ends, the step that is running is stopped and cleaned up, the failure
 // commands are run, and the error is the cause of ctx.
 func RunContext(ctx context.Context, conf Config) error {
-	defer captureLog(conf.LogLevel)()
+	defer capture.Start(conf.LogLevel)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
 	err := run(ctx, conf)
@@ -89,10 +89,11 @@ func run(ctx context.Context, conf Config) error {
 	d := newDeployment(m, conf, ev)
 	if err := d.deploy(ctx); err != nil {
 		d.runFailure(ctx, err)
+		log.Println(d.ending("Failed"))
 		return err
 	}
 	d.runSuccess(ctx)
-	log.Println("Done")
+	log.Println(d.ending("Done"))
 	return nil
 }
 
@@ -104,7 +105,7 @@ func (m *Manifest) Deploy(conf Config) error {
 // DeployContext deploys the manifest, with its pre and post commands. Its success
 // and failure commands are for the caller to run, as RunContext does. When ctx ends, the deployment fails with the cause of ctx.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
-	defer captureLog(conf.LogLevel)()
+	defer capture.Start(conf.LogLevel)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
@@ -147,8 +148,16 @@ func (d *deployment) deploy(ctx context.Context) error {
 	if err != nil {
 		return logged("Deploy manifest", err)
 	}
-	log.Println("Deploy manifest succeeded.")
+	log.Println("Deploy manifest succeeded." + capture.Warnings())
 	return nil
+}
+
+// ending returns the last line of the log: the result, dest and the whole time.
+func (d *deployment) ending(result string) string {
+	if d.manifest.Dest != "" {
+		result += ": " + d.manifest.Dest
+	}
+	return result + " in " + time.Since(d.start).Round(time.Millisecond).String()
 }
 
 // run deploys the archive, if the manifest has one, with the pre and post

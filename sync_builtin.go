@@ -38,7 +38,7 @@ func (s *builtinStrategy) options() (o treesync.Options, done func()) {
 	if RsyncVerboseOpt == "" {
 		return o, func() {}
 	}
-	list := newOutputLog()
+	list := capture.Output()
 	o.List = list
 	return o, func() { list.Close() }
 }

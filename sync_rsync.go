@@ -102,7 +102,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	}
 	name := redact.Printable(proc.Label("rsync " + strings.Join(args, " ")))
 	log.Println("invoking command:", name)
-	lines := newOutputLog()
+	lines := capture.Output()
 	defer lines.Close()
 	output := rsyncoutput.New(lines, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
 	cmd := exec.Command("rsync", args...)

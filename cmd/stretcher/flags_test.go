@@ -124,7 +124,9 @@ func TestParseFlagsErrors(t *testing.T) {
 		"-log-level TRACE":            level,
 		"-log-level=":                 level,
 		"-v=perhaps":                  "invalid boolean value",
-		"file:///manifest.yml":        "unexpected argument",
+		"file:///manifest.yml":        "try: echo file:///manifest.yml | stretcher",
+		"/srv/app.yml":                `unexpected argument "/srv/app.yml": the manifest URL is read from stdin: try: echo file:///srv/app.yml | stretcher`,
+		"https://h/?a=1&token=S":      `unexpected argument "https://h/?a=1&token=REDACTED": the manifest URL is read from stdin: try: echo 'https://h/?a=1&token=REDACTED' | stretcher`,
 		"-retry 1 manifest.yml -v":    "unexpected argument",
 	} {
 		_, err := parseFlags(strings.Fields(args))

@@ -19,6 +19,8 @@ import (
 
 	"github.com/fujiwara/stretcher"
 	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/runlog"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
@@ -71,7 +73,8 @@ func main() {
 		return
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "stretcher: %v\nhint: stretcher -h lists the options\n", err)
+		priority := runlog.JournalPrefix("ERROR")
+		fmt.Fprintf(os.Stderr, "%sstretcher: %s\n%shint: stretcher -h lists the options\n", priority, runlog.Escape(err.Error()), priority)
 		os.Exit(2)
 	}
 	ctx, abort := onSignals()
@@ -136,7 +139,7 @@ func parseFlags(args []string) (stretcher.Config, error) {
 		return conf, fmt.Errorf("invalid value for flag -header: %w", err)
 	}
 	if f.NArg() > 0 {
-		return conf, fmt.Errorf("unexpected argument %q: the manifest URL is read from stdin", f.Arg(0))
+		return conf, unexpectedArgument(f.Arg(0))
 	}
 	if showVersion {
 		return conf, errShowVersion
@@ -145,6 +148,26 @@ func parseFlags(args []string) (stretcher.Config, error) {
 	conf.MaxSize = int64(maxSize)
 	return conf, nil
 }
+
+// unexpectedArgument is the error for an argument that is not an option. Where that
+// is the URL or the path of a manifest, it says how to pass it.
+func unexpectedArgument(arg string) error {
+	manifest := redact.URL(arg)
+	err := fmt.Errorf("unexpected argument %q: the manifest URL is read from stdin", manifest)
+	if strings.HasPrefix(arg, "/") {
+		manifest = "file://" + arg
+	}
+	if !strings.Contains(manifest, "://") {
+		return err
+	}
+	if strings.ContainsFunc(manifest, func(r rune) bool { return !strings.ContainsRune(shellSafe, r) }) {
+		manifest = "'" + strings.ReplaceAll(manifest, "'", `'\''`) + "'"
+	}
+	return fmt.Errorf("%w: try: echo %s | stretcher", err, manifest)
+}
+
+// shellSafe are characters that a shell takes as they are.
+const shellSafe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/._-+=@%,"
 
 // size returns a parser of a number of bytes, with or without a unit, which is
 // stored in *to. "" means 0.

@@ -1,10 +1,13 @@
 // Package runlog is the log of one deployment. It stands behind the standard
-// logger while the deployment runs, and does three things with each line:
+// logger while the deployment runs, and does four things with each line:
 //
 //	redact the secrets of URLs in it
+//	escape control characters, since the log may be shown on a terminal or in a
+//	chat, and names, URLs and the output of commands come from elsewhere
 //	keep it in a buffer, for the success and failure commands, if its level is
 //	INFO or above (or any, when DEBUG is wanted), whatever is shown
-//	write it to the output if its level is the wanted one or above
+//	write it to the output if its level is the wanted one or above, with its
+//	priority where the output is systemd's journal
 //
 // The level of a line stands in brackets at the beginning of its message, as in
 // "[WARN] text". A line without one, and all that commands print, is INFO.
@@ -18,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"os"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -45,10 +49,11 @@ type Log struct {
 	kept    logutils.LevelFilter // in buf
 	buf     *bytes.Buffer
 	dropped int64 // bytes left out in the middle of buf
+	warned  int   // lines of the level WARN
 }
 
-// New returns a Log that writes lines of the level and above to out, and keeps
-// them in buf, which it empties. A level may be in upper or lower case. One that is
+// New returns a Log that writes lines of the level and above to out, and appends
+// them to buf. A level may be in upper or lower case. One that is
 // unknown is INFO, so that the error that says so is shown.
 func New(out io.Writer, buf *bytes.Buffer, level string) *Log {
 	level = strings.ToUpper(level)
@@ -65,7 +70,6 @@ func New(out io.Writer, buf *bytes.Buffer, level string) *Log {
 	if level == "DEBUG" {
 		l.kept.SetMinLevel("DEBUG")
 	}
-	buf.Reset()
 	return l
 }
 
@@ -80,6 +84,10 @@ func (l *Log) write(level string, line []byte) error {
 	if redact.Needed(line) {
 		line = []byte(redact.Text(string(line)))
 	}
+	line = escapeLines(line)
+	if level == "WARN" {
+		l.warned++
+	}
 	marked := []byte("[" + level + "]")
 	if l.kept.Check(marked) {
 		l.keep(line)
@@ -87,8 +95,18 @@ func (l *Log) write(level string, line []byte) error {
 	if !l.shown.Check(marked) {
 		return nil
 	}
+	if l.out == os.Stderr {
+		line = prefixed(line, JournalPrefix(level))
+	}
 	_, err := l.out.Write(line)
 	return err
+}
+
+// Warnings returns the number of lines of the level WARN so far, shown or not.
+func (l *Log) Warnings() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.warned
 }
 
 // keep appends line to the buffer. Where that makes the buffer too long, it drops

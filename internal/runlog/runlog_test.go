@@ -57,7 +57,7 @@ func TestLevels(t *testing.T) {
 		{"ERROR", "[ERROR] e\n", fromInfo},
 	} {
 		var shown bytes.Buffer
-		kept := bytes.NewBufferString("of an earlier run\n")
+		kept := new(bytes.Buffer)
 		l := New(&shown, kept, test.level)
 		logger := log.New(l, "", 0)
 		for _, line := range []string{"plain", "[DEBUG] d", "[INFO] i", "[WARN] w", "[ERROR] e"} {
