@@ -124,6 +124,10 @@ func checkVariable(name, value string) error {
 	if strings.ContainsRune(value, 0) {
 		return fmt.Errorf("manifest: commands.env: %q has a NUL byte", name)
 	}
+	// With a variable that is too long, not even the failure commands could be run.
+	if err := proc.CheckSize(nil, []string{name + "=" + value}, ""); err != nil {
+		return fmt.Errorf("manifest: commands.env: %w", err)
+	}
 	return nil
 }
 

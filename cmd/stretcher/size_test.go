@@ -31,7 +31,7 @@ func TestTooLong(t *testing.T) {
 		{"post", "post: ['touch ran', 'echo LONG']", 140_000, 8192, `post` + command + oneArgument + inScript, false},
 		{"success", "success: ['echo LONG']", 140_000, 8192, `success` + command + oneArgument + inScript, false},
 		{"failure", "failure: ['echo LONG']", 140_000, 8192, `failure` + command + oneArgument + inScript, false},
-		{"variable", "env: {BIG: LONG}, pre: [touch ran]", 140_000, 8192, `pre command "touch ran": the variable BIG has 140004 bytes, more than the 131071 that Linux allows in one: put its value in a file`, false},
+		{"variable", "env: {BIG: LONG}, pre: [touch ran]", 140_000, 8192, `file://.*/manifest.yml: manifest: commands.env: the variable BIG has 140004 bytes, more than the 131071 that Linux allows in one: put its value in a file`, false},
 		{"exclude", "pre: [touch ran]}\nsync_strategy: rsync\nexcludes: [LONG]\n#", 139_995, 8192, `excludes: ` + oneArgument + inFile, true},
 		{"together", "post: ['echo LONG']", 125_000, 512, `post` + command + together + inScript, false},
 		{"with the environment", "env: {BIG: LONG}, pre: ['echo LONG']", 65_000, 512, `pre` + command + together + inScript, false},
@@ -70,6 +70,17 @@ func TestTooLong(t *testing.T) {
 			}
 			w.clean()
 		})
+	}
+}
+
+// The failure commands are run without a variable that is too long for Linux.
+func TestFailureWithoutLongVariable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("manifest.yml", `commands: {env: {BIG: `+strings.Repeat("x", 140_000)+`, SMALL: kept}, post: [touch ran], failure: ['echo "$SMALL $BIG: $STRETCHER_ERROR" > told']}`)
+	w.start("manifest.yml", nil).exits(1)
+	if got := w.read("told"); !strings.HasPrefix(got, "kept : ") || !strings.Contains(got, "the variable BIG has 140004 bytes") {
+		t.Errorf("the failure command was told %q", got)
 	}
 }
 

@@ -20,7 +20,7 @@ func CheckSize(args, env []string, advice string) error {
 	for _, variable := range env {
 		if len(variable) > longest {
 			name, _, _ := strings.Cut(variable, "=")
-			return fmt.Errorf("the variable %s has %d bytes, more than the %d that Linux allows in one: put its value in a file", name, len(variable), longest)
+			return fmt.Errorf("the variable %s has %d bytes, more than the %d that Linux allows in one: put its value in a file", Shorten(name, 60), len(variable), longest)
 		}
 	}
 	for _, arg := range args {
