@@ -110,23 +110,9 @@ func (c *Commands) check() error {
 		}
 	}
 	for name, value := range c.Env {
-		if err := checkVariable(name, value); err != nil {
-			return err
+		if err := proc.CheckVariable(name, value); err != nil {
+			return fmt.Errorf("manifest: commands.env: %w", err)
 		}
-	}
-	return nil
-}
-
-func checkVariable(name, value string) error {
-	if name == "" || strings.ContainsAny(name, "=\x00") {
-		return fmt.Errorf("manifest: commands.env: invalid variable name %q", name)
-	}
-	if strings.ContainsRune(value, 0) {
-		return fmt.Errorf("manifest: commands.env: %q has a NUL byte", name)
-	}
-	// With a variable that is too long, not even the failure commands could be run.
-	if err := proc.CheckSize(nil, []string{name + "=" + value}, ""); err != nil {
-		return fmt.Errorf("manifest: commands.env: %w", err)
 	}
 	return nil
 }
@@ -293,7 +279,7 @@ func (m *Manifest) environment(ev *event) []string {
 		}
 	}
 	for name, value := range m.Commands.Env {
-		if checkVariable(name, value) == nil { // the failure commands of a wrong manifest are run too
+		if proc.CheckVariable(name, value) == nil { // the failure commands of a wrong manifest are run too
 			env = append(env, name+"="+value)
 		}
 	}

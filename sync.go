@@ -85,13 +85,19 @@ func (d *deployment) prepare(s strategy) error {
 	unixfs.SweepTempDirs(os.TempDir(), unixfs.TempPrefix)
 	unixfs.SweepTempDirs(besideDest(dest))
 	certain, err := s.problem(dest)
-	hasPre := slices.ContainsFunc(d.manifest.Commands.Pre, func(c CommandLine) bool { return !c.empty() })
+	pre := slices.DeleteFunc(slices.Clone(d.manifest.Commands.Pre), CommandLine.empty)
+	// A command that only stops a service must not run if the deployment is to fail.
+	mayMend := slices.ContainsFunc(pre, func(c CommandLine) bool {
+		return !errors.Is(err, errDestExists) || destcheck.Mentions(string(c), d.commands.Env, dest)
+	})
 	switch {
 	case err == nil:
 	case !certain:
 		log.Printf("[WARN] %v: the deployment may fail", err)
-	case hasPre:
+	case mayMend:
 		log.Printf("[WARN] %v: the deployment will fail unless a pre command changes that", err)
+	case len(pre) > 0:
+		return fmt.Errorf("%w: no pre command mentions dest to move it away, as by mv $STRETCHER_DEST", err)
 	default:
 		return err
 	}

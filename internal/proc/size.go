@@ -35,6 +35,18 @@ func CheckSize(args, env []string, advice string) error {
 	return nil
 }
 
+// CheckVariable reports what the system would not take as a variable of the
+// environment. With a variable that is too long, no program can be started.
+func CheckVariable(name, value string) error {
+	if name == "" || strings.ContainsAny(name, "=\x00") {
+		return fmt.Errorf("invalid variable name %q", Shorten(name, 60))
+	}
+	if strings.ContainsRune(value, 0) {
+		return fmt.Errorf("%q has a NUL byte", name)
+	}
+	return CheckSize(nil, []string{name + "=" + value}, "")
+}
+
 // stringsSize returns what strings take up on the stack of a program: their bytes,
 // a NUL byte and a pointer each.
 func stringsSize(list []string) int {
