@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,8 +40,30 @@ func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive
 	}
 	parent, prefix := besideDest(dest)
 	return d.extractTo(ctx, parent, prefix, src, func(from string) error {
-		return s.Sync(from, dest)
+		return s.syncFlushed(ctx, from, dest)
 	})
+}
+
+// syncFlushed is Sync with all files on disk before the rename, so that none can
+// be incomplete after a power cut, and with the rename on disk at the end. If that
+// fails, to does not exist, so that the next deployment can succeed.
+func (s *MvSyncStrategy) syncFlushed(ctx context.Context, from, to string) error {
+	dir, err := os.Open(filepath.Dir(from)) // on the same file system as to
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unixfs.Syncfs(ctx, int(dir.Fd())); err != nil {
+		return fmt.Errorf("mv to %s: %w", to, err)
+	}
+	if err := s.Sync(from, to); err != nil {
+		return err
+	}
+	if err := unixfs.Syncfs(ctx, int(dir.Fd())); err != nil {
+		unixfs.Warn("undo mv to "+to, unixfs.RenameNew(to, from))
+		return fmt.Errorf("mv to %s: %w", to, err)
+	}
+	return nil
 }
 
 // besideDest returns where mv makes its staging directory, and the prefix of
@@ -64,41 +85,12 @@ func besideDest(dest string) (parent, prefix string) {
 // directory, or is on another file system.
 func (s *MvSyncStrategy) Sync(from, to string) error {
 	to = unixfs.CleanPath(to)
-	if err := s.rename(from, to); err != nil {
+	err := unixfs.RenameNew(from, to)
+	if errors.Is(err, unix.EEXIST) {
+		err = errDestExists
+	}
+	if err != nil {
 		return fmt.Errorf("mv to %s: %w", to, err)
 	}
 	return nil
-}
-
-func (s *MvSyncStrategy) rename(from, to string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
-		return &fs.PathError{Op: "lstat", Path: from, Err: err}
-	}
-	mode := st.Mode & 0o7777
-	// An ordinary user cannot rename a directory without write permission for
-	// it, since its entry ".." is changed.
-	readOnly := st.Mode&unix.S_IFMT == unix.S_IFDIR && mode&unix.S_IWUSR == 0 && int(st.Uid) == os.Geteuid()
-	if readOnly {
-		if err := unixfs.Chmod(unix.AT_FDCWD, from, unix.S_IFDIR, mode|unix.S_IWUSR); err != nil {
-			return err
-		}
-	}
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// The file system does not know RENAME_NOREPLACE, and without it
-		// rename(2) would replace an empty directory.
-		if _, err = os.Lstat(to); err == nil {
-			err = unix.EEXIST
-		} else if errors.Is(err, fs.ErrNotExist) {
-			err = os.Rename(from, to)
-		}
-	}
-	if errors.Is(err, unix.EEXIST) {
-		return errDestExists
-	}
-	if err == nil && readOnly {
-		err = unixfs.Chmod(unix.AT_FDCWD, to, unix.S_IFDIR, mode)
-	}
-	return err
 }

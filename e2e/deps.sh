@@ -33,6 +33,10 @@ missing_packages() {
 		getfacl acl
 		chattr e2fsprogs
 		setpriv util-linux
+		strace strace
+		mkfs.ext4 e2fsprogs
+		mkfs.xfs xfsprogs
+		mkfs.btrfs btrfs-progs
 	LIST
 	# The race detector needs cgo, which needs a C compiler and the headers of
 	# the C library.

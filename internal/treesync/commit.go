@@ -193,6 +193,31 @@ func (c *committer) takeOut(fd int, p *dirPlan, name string) error {
 	return removeAll(c.workers, c.attrs.root, fd, name, path.Join(p.path, name))
 }
 
+// flush waits until what was changed in dest is on disk. A sync that has changed
+// nothing flushes nothing; created is whether it has created dest.
+func (c *committer) flush(ctx context.Context, created bool) error {
+	markChanged(c.plan.root)
+	for _, d := range c.staging.dirs {
+		if !d.changed && !(created && d.top == c.plan.root) {
+			continue
+		}
+		if err := unixfs.Syncfs(ctx, d.topDir.fd); err != nil {
+			return d.top.error("", err)
+		}
+	}
+	return nil
+}
+
+// markChanged marks the mounts of the directories that a plan changes.
+func markChanged(p *dirPlan) {
+	if p.differs || p.changes() || len(p.repairs) > 0 {
+		p.staging.changed = true
+	}
+	for _, sub := range p.subdirs {
+		markChanged(sub)
+	}
+}
+
 // finish gives a directory its owner, mode and time. If it holds a staging
 // directory, finishTops does so, since removing that changes the time.
 func (c *committer) finish(fd int, p *dirPlan) error {

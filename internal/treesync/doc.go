@@ -36,7 +36,8 @@
 //	        blocked  if it would be replaced, but holds protected names: fail
 //	    fail if what is to change must not: it is immutable, a mount point, ...
 //	    compare the directories that both have
-//	if that failed or was cancelled:
+//	flush what is staged to disk, unless that is nothing
+//	if any of that failed or was cancelled:
 //	    undo: remove the staging directories, set back modes and times
 //	commit, for each directory with something to do:
 //	    place:  rename what is staged to its place, do the repairs
@@ -44,6 +45,7 @@
 //	    finish: set the owner, mode and time of the directory
 //	clear: remove the staging directories with all that is in them
 //	finish the directories that had one, dest itself last
+//	flush what was changed to disk, unless that is nothing
 //
 // Place exchanges the old and the new file where it can (RENAME_EXCHANGE), and
 // remove moves a directory as a whole, so that the commit takes no longer than
@@ -70,9 +72,16 @@
 //	finish   all names right, and directories with the old mode, owner or time
 //
 // In each case the next run removes the staging directory and completes the
-// rest, since it compares what it finds. Nothing is flushed to disk (fsync(2)):
-// "whole" holds for a killed process, and for a machine that loses power only
-// as far as the file system orders writes.
+// rest, since it compares what it finds.
+//
+// # Power cuts
+//
+// A machine that loses power leaves the same states as a killed run, on file
+// systems that keep the order of changes to directories: those with a journal
+// (ext4, xfs) and btrfs. They may write the contents of a file later than its
+// name, though. So all that is staged is flushed before the first rename, by one
+// call for each mount (syncfs(2)), and each name is the old or the new file,
+// whole. After the flush at the end, what is reported as done stays so.
 //
 // # Several users
 //

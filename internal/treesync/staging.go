@@ -36,7 +36,8 @@ type stagingDir struct {
 	topOpened bool          // the top directory got another mode, see open
 	asRoot    bool
 	temp      *unixfs.TempDir
-	names     int // how many names nextName has returned
+	changed   bool // something on the mount is to be changed, or was by sweep
+	names     int  // how many names nextName has returned
 }
 
 // openedDir is a directory whose mode openDir changed.
@@ -68,6 +69,7 @@ func (d *stagingDir) parent() string { return unixfs.DescriptorPath(d.topDir.fd)
 func (d *stagingDir) sweep() error {
 	var errs []error
 	err := unixfs.RemoveAbandoned(d.parent(), unixfs.TempPrefix, func(name string) error {
+		d.changed = true
 		w := newWorkers(context.Background())
 		w.stopOn(removeAll(w, d.asRoot, d.topDir.fd, name, path.Join(d.top.path, name)))
 		errs = append(errs, w.end())
@@ -178,6 +180,20 @@ func (d *stagingDir) open() (int, error) {
 func (d *stagingDir) nextName() string {
 	d.names++
 	return strconv.Itoa(d.names)
+}
+
+// flush waits until all that is staged is on disk. If it were renamed before
+// that, a power cut could leave files that are empty or end early.
+func (s *staging) flush(ctx context.Context) error {
+	for _, d := range s.dirs {
+		if d.temp == nil {
+			continue
+		}
+		if err := unixfs.Syncfs(ctx, d.temp.Fd()); err != nil {
+			return d.top.error("", err)
+		}
+	}
+	return nil
 }
 
 // undo leaves no trace of the staging in dest.

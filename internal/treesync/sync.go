@@ -51,8 +51,9 @@ type Options struct {
 // Names that the options exclude are neither created nor deleted. Sync removes
 // them from the archive's tree, so Extract would not create them afterwards.
 //
-// If Sync fails before it commits, dest is as it was. If ctx ends before that,
-// the error is its cause; a commit is not interrupted.
+// When Sync returns nil, all that it changed is on disk. If it fails before it
+// commits, dest is as it was. If ctx ends before that, the error is its cause; a
+// commit is not interrupted.
 func Sync(ctx context.Context, a *archive.Archive, dest string, o Options) error {
 	attrs, err := newAttributes(ctx, a.Tree)
 	if err != nil {
@@ -99,6 +100,9 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 	defer s.close()
 	compared := &comparison{rules: rules, attrs: attrs, contents: from, staging: s}
 	p, err := compared.compare(ctx, tree.Root, destFD)
+	if err == nil {
+		err = s.flush(ctx)
+	}
 	if err != nil {
 		s.undo()
 		err = explain(err, p, destFD, dest)
@@ -117,6 +121,9 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 		return fmt.Errorf("sync to %s: %w", dest, err)
 	}
 	report(p, dest, created, took, o)
+	if err := c.flush(ctx, created); err != nil {
+		return fmt.Errorf("sync to %s: the new files are in place, but a power failure may undo that: %w", dest, err)
+	}
 	return nil
 }
 
