@@ -22,7 +22,7 @@ import (
 // getSrc downloads the archive to a temporary file, and verifies and indexes it
 // as it arrives. What the index says counts only once the checksum of the whole
 // archive has been verified.
-func (d *deployment) getSrc(ctx context.Context) (_ *archive.Archive, err error) {
+func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *archive.Archive, err error) {
 	m := d.manifest
 	digest, err := newDigest(m.CheckSum)
 	if err != nil {
@@ -50,7 +50,7 @@ func (d *deployment) getSrc(ctx context.Context) (_ *archive.Archive, err error)
 		if src != nil { // the download was started over
 			src.Close()
 		}
-		src, indexErr = archive.Index(ctx, arriving, file, archive.Limits{Size: d.conf.MaxSize})
+		src, indexErr = archive.Index(ctx, arriving, file, limits)
 		return nil // a wrong checksum is the better explanation
 	}
 	sum := func(arriving io.Reader) error {

@@ -182,7 +182,7 @@ func (d *deployment) run(ctx context.Context) error {
 		if err := d.prepare(sync); err != nil {
 			return err
 		}
-		if src, err = d.getSrc(ctx); err != nil {
+		if src, err = d.getSrc(ctx, archive.Limits{Size: d.conf.MaxSize, CountHoles: sync.fillsHoles()}); err != nil {
 			return err
 		}
 		defer func() { unixfs.Warn("free the archive", src.Close()) }()

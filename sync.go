@@ -34,6 +34,8 @@ type strategy interface {
 	// problem returns what keeps deploy from dest as it is now, which a pre
 	// command may change, and whether deploy will certainly fail because of it.
 	problem(dest string) (certain bool, err error)
+	// fillsHoles reports whether sparse files take their whole size in dest.
+	fillsHoles() bool
 	// deploy makes dest equal to the archive.
 	deploy(ctx context.Context, d *deployment, src *archive.Archive) error
 }

@@ -25,6 +25,8 @@ func (s *builtinStrategy) problem(dest string) (certain bool, err error) {
 	return directoryProblem(dest)
 }
 
+func (s *builtinStrategy) fillsHoles() bool { return false }
+
 func (s *builtinStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
 	options, done := s.options()
 	defer done()

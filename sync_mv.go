@@ -32,6 +32,8 @@ func (s *MvSyncStrategy) problem(dest string) (certain bool, err error) {
 	return err != nil, err
 }
 
+func (s *MvSyncStrategy) fillsHoles() bool { return false }
+
 // deploy extracts the archive beside dest and renames it to dest.
 func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
 	dest := d.manifest.Dest

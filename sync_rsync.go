@@ -82,6 +82,9 @@ func (s *RsyncStrategy) problem(dest string) (certain bool, err error) {
 	return directoryProblem(dest)
 }
 
+// fillsHoles is true because rsync -a writes holes out.
+func (s *RsyncStrategy) fillsHoles() bool { return true }
+
 // deploy extracts the archive to TMPDIR and syncs it to dest from there.
 func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
 	// rsync would take a relative path with a colon in it for a host.
