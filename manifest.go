@@ -63,6 +63,12 @@ type parsed struct {
 // used. DestMode is never nil. Whether the manifest can be deployed is found out by
 // Deploy. The error is a single line.
 func ParseManifest(data []byte) (*Manifest, error) {
+	return parseManifest(data, false)
+}
+
+// parseManifest parses a manifest. With strict, check reports unknown and duplicate
+// keys, so they are not logged as well.
+func parseManifest(data []byte, strict bool) (*Manifest, error) {
 	data, err := envtemplate.Expand(data)
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
@@ -71,7 +77,10 @@ func ParseManifest(data []byte) (*Manifest, error) {
 	warnings, err := yamlfields.Decode(data, m.fields())
 	for _, w := range warnings {
 		if w.Kind == yamlfields.Unknown || w.Kind == yamlfields.Duplicate {
-			m.parsed.odd = append(m.parsed.odd, w.String())
+			m.parsed.odd = append(m.parsed.odd, w.Refusal())
+			if strict {
+				continue
+			}
 		}
 		log.Printf("[WARN] manifest: %s", w)
 	}

@@ -174,6 +174,7 @@ func TestParseManifestWarnings(t *testing.T) {
 		"commands: {pre: [a]}\ndest_mode: 511":           "",
 		"commands: {pre: [a]}\ndest_mode: 0o755":         "",
 		"posts: [b]\ncommands: {pre: [a]}":               "[WARN] manifest: line 1: unknown key posts is ignored: did you mean commands.post?\n",
+		"---\ncommands: {pre: [a]}\n---\n":               "",
 		"commands: {pre: [a]}\n---\nsrc: b":              "[WARN] manifest: line 3: a second YAML document is ignored\n",
 		"x: &d {pre: [b]}\ncommands: {pre: [a], <<: *d}": "",
 		"commands: {pre: [a]}\ndest_mode: 0755":          "",
@@ -192,7 +193,7 @@ func TestStrict(t *testing.T) {
 		"commands: {pre: [a]}":                               "",
 		"commands: {pre: [a]}\n---\nsrc: b":                  "",
 		"x-a: &a {pre: [b]}\ncommands: {pre: [a], <<: *a}":   "",
-		"commands: {pre: [a], posts: [b]}":                   "line 1: unknown key posts is ignored: did you mean post?",
+		"commands: {pre: [a], posts: [b]}":                   "manifest: line 1: unknown key posts: did you mean post? (an error because of -strict)",
 		"commands: {pre: [a]}\ncommands: {pre: [a]}":         "line 2: duplicate key commands",
 		"commands: {pre: [a]}" + strings.Repeat("\nk: 1", 1): "line 2: unknown key k",
 	} {

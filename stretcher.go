@@ -82,7 +82,7 @@ func run(ctx context.Context, conf Config) error {
 	if err != nil {
 		return logged("Load manifest", err)
 	}
-	m, err := ParseManifest(data)
+	m, err := parseManifest(data, conf.Strict)
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}

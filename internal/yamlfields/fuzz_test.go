@@ -17,9 +17,9 @@ var reports = func() *regexp.Regexp {
 		quoted  = `[^\x00-\x1f\x7f]{0,200}`
 		problem = `(?:` +
 			path + ` is ` + kind + `, expected (?:a text|the keys pre, post, env|a list: write (?:it as )?["-]` + quoted + ` on a line of its own|a map: write it as "NAME: value" on lines of their own)` +
-			`|` + path + ` has ` + kind + ` where a (?:pattern|command) should be(?:: put a (?:pattern|command) with ": " in it in quotes, as - '` + quoted + `')?` +
+			`|` + path + ` has ` + kind + ` where a (?:pattern|command) should be(?:: put a (?:pattern|command) (?:with ": " in it in quotes, as - '` + quoted + `'|that begins with [[{] in quotes))?` +
 			`|` + path + `: ` + key + ` is ` + kind + `, expected a text` +
-			`|` + path + ` has a (?:pattern|command) that begins with [!&], which YAML takes for an? (?:tag|anchor): put it in quotes` +
+			`|` + path + `(?: has a (?:pattern|command) that|: ` + key + `)? begins with [!&], which YAML takes for an? (?:tag|anchor): put it in quotes` +
 			`|dest_mode is not a mode` +
 			`|` + kind + `, expected the keys of a manifest \(is it a manifest at all\?\)` +
 			`|` + kind + ` is used as a key: put a text that begins with { or \[ in quotes` +
@@ -48,7 +48,7 @@ var reports = func() *regexp.Regexp {
 			`|incomplete (?:UTF-16 character|UTF-16 surrogate pair|UTF-8 octet sequence)|invalid Unicode character|invalid length of a UTF-8 sequence|invalid (?:leading|trailing) UTF-8 octet` +
 			`|mapping keys are not allowed in this context)`
 	)
-	return regexp.MustCompile(`^(?:(?:line [1-9][0-9]*: ` + problem + words + `|and [1-9][0-9]* more (?:unknown keys|duplicate keys|texts that lose their beginning|problems))(?:; |$))*$`)
+	return regexp.MustCompile(`^(?:(?:line [1-9][0-9]*: ` + problem + words + `|and [1-9][0-9]* more (?:unknown keys|duplicate keys|texts that need quotes|problems))(?:; |$))*$`)
 }()
 
 func checkReport(t *testing.T, name, report string) {

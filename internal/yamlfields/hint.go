@@ -1,7 +1,6 @@
 package yamlfields
 
 import (
-	"bytes"
 	"fmt"
 	"regexp"
 	"strings"
@@ -9,14 +8,18 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// itemHint says how to write an item that is a mapping because of a ": " in it.
+// itemHint says how to write an item that is a map because of a ": " in it, or a
+// map or a list because it begins with { or [.
 func (d *decoder) itemHint(n *yaml.Node, item string) string {
+	if n.Style&yaml.FlowStyle != 0 {
+		return fmt.Sprintf(": put a %s that begins with %s in quotes", item, map[yaml.Kind]string{yaml.MappingNode: "{", yaml.SequenceNode: "["}[n.Kind])
+	}
 	if n.Kind != yaml.MappingNode {
 		return ""
 	}
 	text := "a: b"
 	if d.quote && len(n.Content) == 2 && n.Content[0].Kind == yaml.ScalarNode && n.Content[1].Kind == yaml.ScalarNode {
-		if written := n.Content[0].Value + ": " + n.Content[1].Value; quotable(written) {
+		if written := strings.TrimSuffix(n.Content[0].Value+": "+n.Content[1].Value, " "); quotable(written) {
 			text = written
 		}
 	}
@@ -34,29 +37,24 @@ func (d *decoder) listHint(n *yaml.Node, item string) string {
 	return `it as "- ` + item + `"`
 }
 
-// lost returns the first character of a plain text that is not part of its value,
-// and what YAML takes it for, or "". The value of "! grep x" is "grep x", and
-// that of "&a x" is "x". The parser drops a tag of "!" alone, so look at the source.
-func (d *decoder) lost(n *yaml.Node) string {
+// warnLost warns of a plain text whose beginning is not part of its value: that of
+// "! grep x" is "grep x", and that of "&a x" is "x". subject is what the text is,
+// for a sentence that continues with "begins with". The parser drops a tag of "!"
+// alone, so look at the source.
+func (d *decoder) warnLost(n *yaml.Node, subject string) {
 	const quoted = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
-	if n.Kind != yaml.ScalarNode || n.Style&quoted != 0 || n.Value == "" || d.referenced[n] {
-		return ""
+	if n.Kind != yaml.ScalarNode || n.Style&quoted != 0 || d.referenced[n] || n.Line < 1 || n.Line > len(d.source()) {
+		return
 	}
-	if d.lines == nil {
-		d.lines = bytes.Split(d.data, []byte("\n"))
+	line := d.source()[n.Line-1]
+	source := string(line[min(max(n.Column, 1)-1, len(line)):min(n.Column+1, len(line))])
+	switch {
+	case source == "!!", source == "!<": // a tag that is meant
+	case strings.HasPrefix(source, "!"):
+		d.warnings.add(Lost, n.Line, "%s begins with !, which YAML takes for a tag: put it in quotes", subject)
+	case strings.HasPrefix(source, "&"):
+		d.warnings.add(Lost, n.Line, "%s begins with &, which YAML takes for an anchor: put it in quotes", subject)
 	}
-	if n.Line < 1 || n.Line > len(d.lines) || n.Column < 1 || n.Column > len(d.lines[n.Line-1]) {
-		return ""
-	}
-	switch source := d.lines[n.Line-1][n.Column-1:]; {
-	case bytes.HasPrefix(source, []byte("!!")), bytes.HasPrefix(source, []byte("!<")):
-		return "" // a tag that is meant
-	case source[0] == '!':
-		return "! a tag"
-	case source[0] == '&':
-		return "& an anchor"
-	}
-	return ""
 }
 
 // indicator matches texts that need quotes in a list.

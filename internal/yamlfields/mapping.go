@@ -79,7 +79,7 @@ func (s *search) mapping(m *yaml.Node) {
 			s.index[e.name] = len(s.list)
 			s.list = append(s.list, e)
 		case s.list[at].from == m:
-			s.d.warnings.add(Duplicate, e.key.Line, "duplicate key %s: the last value is used", shown(e.name))
+			s.d.warnings.add(Duplicate, e.key.Line, "duplicate key %s"+lastUsed, shown(e.name))
 			s.list[at] = e
 		}
 	}

@@ -25,16 +25,45 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 		d.syntaxError(data, err)
 		return nil
 	}
-	// Anything but the end of the input is a second document, or text behind the
-	// end of the first, which is ignored even if it is invalid.
-	if second, err := next(documents); err != io.EOF {
-		line := root.Line
-		if err == nil {
-			line = second.Line
+	// Anything but empty documents is a second one, or text behind the end of the
+	// first, which is ignored even if it is invalid.
+	for second, err := next(documents); err != io.EOF; second, err = next(documents) {
+		if err != nil {
+			d.warnings.add(Document, d.end(root), secondDocument)
+			break
 		}
-		d.warnings.add(Document, line, "a second YAML document is ignored")
+		if !isNull(second) {
+			d.warnings.add(Document, second.Line, secondDocument)
+			break
+		}
 	}
 	return root
+}
+
+const secondDocument = "a second YAML document" + ignored
+
+// end returns the line where the document of root ends, or that of root if there
+// is no line that says so.
+func (d *decoder) end(root *yaml.Node) int {
+	for line := root.Line + 1; line <= len(d.source()); line++ {
+		if marker.MatchString(string(d.source()[line-1])) {
+			return line
+		}
+	}
+	return root.Line
+}
+
+// marker matches the line that begins or ends a document.
+var marker = regexp.MustCompile(`^(?:---|\.\.\.)(?:\s|$)`)
+
+// source returns the lines of data. They are runes, as the columns of nodes are.
+func (d *decoder) source() [][]rune {
+	if d.lines == nil {
+		for line := range bytes.SplitSeq(bytes.TrimPrefix(d.data, []byte("\xef\xbb\xbf")), []byte("\n")) {
+			d.lines = append(d.lines, []rune(string(line)))
+		}
+	}
+	return d.lines
 }
 
 // next returns the root of the next document, or io.EOF.

@@ -97,6 +97,19 @@ func (w Warning) String() string {
 	return fmt.Sprintf("line %d: %s", w.Line, w.Text)
 }
 
+// Refusal returns the text of a warning for a caller that does not accept such a
+// document: it does not say what is done with that part.
+func (w Warning) Refusal() string {
+	return done.Replace(w.String())
+}
+
+var done = strings.NewReplacer(ignored, "", lastUsed, "")
+
+const (
+	ignored  = " is ignored"
+	lastUsed = ": the last value is used"
+)
+
 // Decode decodes the first document of data. Fields without a key in the document
 // keep their values, so an empty document is valid.
 //
@@ -133,7 +146,7 @@ func Decode(data []byte, fields []Field) ([]Warning, error) {
 
 type decoder struct {
 	data               []byte
-	lines              [][]byte            // of data, where they have been needed
+	lines              [][]rune            // of data, where they have been needed
 	fields             []Field             // those of the document
 	quote              bool                // whether values may be quoted
 	referenced         map[*yaml.Node]bool // the nodes that aliases refer to
@@ -189,7 +202,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, fields []Field) {
 				d.field(e.value, path+"."+e.name, fields[i])
 			case path == "" && (strings.HasPrefix(e.name, "x-") || strings.HasPrefix(e.name, ".") || d.referenced[e.value]):
 			default:
-				d.warnings.add(Unknown, e.key.Line, "unknown key %s is ignored%s", shown(e.name), d.suggestion(e.name, path, fields))
+				d.warnings.add(Unknown, e.key.Line, "unknown key %s"+ignored+"%s", shown(e.name), d.suggestion(e.name, path, fields))
 			}
 		}
 	case path == "":
@@ -206,6 +219,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, fields []Field) {
 // field decodes n, the value of the key path, into the variable of f.
 func (d *decoder) field(n *yaml.Node, path string, f Field) {
 	value := target(n)
+	d.warnLost(n, path)
 	switch to := f.To.(type) {
 	case *string:
 		if s, ok := d.scalar(n); ok {
@@ -238,6 +252,7 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 				if !ok {
 					d.problems.add(problem, e.value.Line, "%s: %s is %s, expected a text", path, shown(e.name), kind(target(e.value)))
 				}
+				d.warnLost(e.value, path+": "+shown(e.name))
 				(*to)[e.name] = s.Text
 			}
 		default:
@@ -262,9 +277,7 @@ func (d *decoder) list(n *yaml.Node, path, item string) (list []string) {
 			if !ok {
 				d.problems.add(problem, node.Line, "%s has %s where a %s should be%s", path, kind(target(node)), item, d.itemHint(target(node), item))
 			}
-			if lost := d.lost(node); lost != "" {
-				d.warnings.add(Lost, node.Line, "%s has a %s that begins with %s, which YAML takes for %s: put it in quotes", path, item, lost[:1], lost[2:])
-			}
+			d.warnLost(node, fmt.Sprintf("%s has a %s that", path, item))
 			list = append(list, s.Text)
 		}
 	default:
@@ -367,7 +380,7 @@ func (r report) listed() []Warning {
 		if more <= 0 {
 			continue
 		}
-		of := [...]string{Unknown: "unknown keys", Duplicate: "duplicate keys", Document: "documents", Lost: "texts that lose their beginning", problem: "problems"}[kind]
+		of := [...]string{Unknown: "unknown keys", Duplicate: "duplicate keys", Document: "documents", Lost: "texts that need quotes", problem: "problems"}[kind]
 		list = append(list, Warning{Kind: kind, Text: fmt.Sprintf("and %d more %s", more, of)})
 	}
 	return list

@@ -263,15 +263,24 @@ func TestWarnings(t *testing.T) {
 		"dest mode: 1":                           "line 1: unknown key (not a name) is ignored: did you mean dest_mode?",
 		"commands:\n  posts: [a]\n  befor: [b]":  "line 2: unknown key posts is ignored: did you mean post?; line 3: unknown key befor is ignored",
 		"commands:\n  pre:\n  - ! grep x\n  - !foo bar\n  - &a b\n  - &c d\n  - *c\n  - '! e'\n  - !!str f": "line 3: commands.pre has a command that begins with !, which YAML takes for a tag: put it in quotes; line 4: commands.pre has a command that begins with !, which YAML takes for a tag: put it in quotes; line 5: commands.pre has a command that begins with &, which YAML takes for an anchor: put it in quotes",
-		"abc: 1\nurl: 2":                             "line 1: unknown key abc is ignored; line 2: unknown key url is ignored",
-		"src: a\nsrc: b\nsrc: c":                     "line 2: duplicate key src: the last value is used; line 3: duplicate key src: the last value is used",
-		"commands: {env: {A: a, A: b, 'x y': a}}":    "line 1: duplicate key A: the last value is used",
-		"commands: {env: {'x y': a, 'x y': a}}":      "line 1: duplicate key (not a name): the last value is used",
-		"x-foo: 1\n.bar: 2\ncommands: {x-baz: 3}":    "line 3: unknown key x-baz is ignored",
-		"defs: &d {src: a}\n<<: *d":                  "",
-		"defs: &d {src: a}":                          "line 1: unknown key defs is ignored",
-		"src: a\n---\nsrc: b":                        "line 3: a second YAML document is ignored",
-		"src: a\n--- [":                              "line 1: a second YAML document is ignored",
+		"abc: 1\nurl: 2":                          "line 1: unknown key abc is ignored; line 2: unknown key url is ignored",
+		"src: a\nsrc: b\nsrc: c":                  "line 2: duplicate key src: the last value is used; line 3: duplicate key src: the last value is used",
+		"commands: {env: {A: a, A: b, 'x y': a}}": "line 1: duplicate key A: the last value is used",
+		"commands: {env: {'x y': a, 'x y': a}}":   "line 1: duplicate key (not a name): the last value is used",
+		"x-foo: 1\n.bar: 2\ncommands: {x-baz: 3}": "line 3: unknown key x-baz is ignored",
+		"defs: &d {src: a}\n<<: *d":               "",
+		"defs: &d {src: a}":                       "line 1: unknown key defs is ignored",
+		"src: a\n---\nsrc: b":                     "line 3: a second YAML document is ignored",
+		"src: a\n--- [":                           "line 2: a second YAML document is ignored",
+		"src: a\n...\nb: [":                       "line 2: a second YAML document is ignored",
+		"---\nsrc: a\n\n--- [":                    "line 4: a second YAML document is ignored",
+		"---\nsrc: a\n---\n":                      "",
+		"src: a\n---\n# end\n---\n...\n---\n":     "",
+		"src: a\n---\n---\nsrc: b\n---\nsrc: c":   "line 4: a second YAML document is ignored",
+		"---\n---\nsrc: b":                        "line 3: a second YAML document is ignored",
+		"excludes:\n- !a\n- &b\n- a":              "line 2: excludes has a pattern that begins with !, which YAML takes for a tag: put it in quotes; line 3: excludes has a pattern that begins with &, which YAML takes for an anchor: put it in quotes",
+		"excludes: [\u00e9\u00e9, ! a, b]":        "line 1: excludes has a pattern that begins with !, which YAML takes for a tag: put it in quotes",
+		"src: ! a\ndest: &a b\ndest_mode: !x 1\ncommands: {env: {A: &b c, B: !x , C: &c d, D: *c, E: !!str f}}": "line 1: src begins with !, which YAML takes for a tag: put it in quotes; line 2: dest begins with &, which YAML takes for an anchor: put it in quotes; line 3: dest_mode begins with !, which YAML takes for a tag: put it in quotes; line 4: commands.env: A begins with &, which YAML takes for an anchor: put it in quotes; line 4: commands.env: B begins with !, which YAML takes for a tag: put it in quotes",
 		"src: a\n...\n":                              "",
 		strings.Repeat("k: \n", 30) + "dest: \n":     "",
 		"post: [a]\ncommands: {dest: a, cheksum: b}": "line 1: unknown key post is ignored: did you mean commands.post?; line 2: unknown key cheksum is ignored: did you mean checksum at the top level?; line 2: unknown key dest is ignored: did you mean dest at the top level?",
@@ -284,6 +293,20 @@ func TestWarnings(t *testing.T) {
 			}
 		} else if err != nil || got != want {
 			t.Errorf("%q:\ngot      %s and %v,\nexpected %s", in, got, err, want)
+		}
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"scr: a":         "line 1: unknown key scr: did you mean src?",
+		"url: a":         "line 1: unknown key url",
+		"src: a\nsrc: b": "line 2: duplicate key src",
+	} {
+		warnings, err := Decode([]byte(in), []Field{{Name: "src", To: new(string)}})
+		if err != nil || len(warnings) != 1 || warnings[0].Refusal() != want {
+			t.Errorf("%q: got %v and %v, expected %s", in, warnings, err, want)
 		}
 	}
 }
@@ -306,7 +329,10 @@ func TestErrors(t *testing.T) {
 		"commands: [a]":                                               "line 1: commands is a list, expected the keys pre, post, env",
 		"commands: a":                                                 "line 1: commands is a text, expected the keys pre, post, env",
 		"excludes: '*.pid'":                                           `line 1: excludes is a text, expected a list: write it as "- pattern" on a line of its own`,
-		"excludes: [[a]]":                                             `line 1: excludes has a list where a pattern should be`,
+		"excludes: [[a]]":                                             `line 1: excludes has a list where a pattern should be: put a pattern that begins with [ in quotes`,
+		"excludes:\n- - a":                                            `line 2: excludes has a list where a pattern should be`,
+		"commands: {pre: [{ echo a; }]}":                              `line 1: commands.pre has a map where a command should be: put a command that begins with { in quotes`,
+		"commands:\n  pre:\n  - echo a:":                              `line 3: commands.pre has a map where a command should be: put a command with ": " in it in quotes, as - 'echo a:'`,
 		"src: [a]\ndest: {a: b}":                                      "line 1: src is a list, expected a text; line 2: dest is a map, expected a text",
 		"dest_mode: bad":                                              "line 1: dest_mode is not a mode",
 		"dest_mode: [a]":                                              "line 1: dest_mode is a list, expected a text",
@@ -334,17 +360,17 @@ func TestErrors(t *testing.T) {
 		"excludes:\n- a\n- *secret\n- c":                              "line 3: an alias (*) without its anchor (&) above it: put a text that begins with * in quotes",
 		"src: a\ndest: b: c\n":                                        `line 2: a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation`,
 		"src: a\ncommands:\n  pre:\n  - a\n  post: 'b' c\n":           "line 5: text after a closing quote: put the whole text in one pair of quotes",
-		"commands:\n  pre:\n  - echo a\n  - [ -f x ] && echo hi\n": "line 4: text after a ] or }: put a text that begins with [ or { in quotes",
-		"commands:\n  pre:\n  - echo a\n  - \"a\" && b\n":          "line 4: text after a closing quote: put the whole text in one pair of quotes",
-		"commands:\n  pre:\n  - it's: 'x'\n":                       `line 3: commands.pre has a map where a command should be: put a command with ": " in it in quotes, as - 'it''s: x'`,
-		"dest: /d\nexcludes: '*.pid'\n":                            "line 2: excludes is a text, expected a list: write - '*.pid' on a line of its own",
-		"commands:\n  pre:\n  - | grep x\n":                        "line 3: a | or > with a text after it: put a text that begins with one in quotes",
-		"src: a\nb\ndest: c\n":                                     `line 2: expected a key with ":" after it`,
-		"src: a\ndest: 'b\nc: d\n":                                 "line 2: a quote that is opened is never closed",
-		"src: a\n\x01":                                             "line 2: characters that are not text (is it a manifest at all?)",
-		"src: [":                                                   "line 1: a [ or { is never closed, or a text in it needs quotes",
-		strings.Repeat("a: b\n", 20000) + "c: d: e":                `line 20001: a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation`,
-		"excludes: [" + strings.Repeat("[a],\n", 50) + "]":         "",
+		"commands:\n  pre:\n  - echo a\n  - [ -f x ] && echo hi\n":    "line 4: text after a ] or }: put a text that begins with [ or { in quotes",
+		"commands:\n  pre:\n  - echo a\n  - \"a\" && b\n":             "line 4: text after a closing quote: put the whole text in one pair of quotes",
+		"commands:\n  pre:\n  - it's: 'x'\n":                          `line 3: commands.pre has a map where a command should be: put a command with ": " in it in quotes, as - 'it''s: x'`,
+		"dest: /d\nexcludes: '*.pid'\n":                               "line 2: excludes is a text, expected a list: write - '*.pid' on a line of its own",
+		"commands:\n  pre:\n  - | grep x\n":                           "line 3: a | or > with a text after it: put a text that begins with one in quotes",
+		"src: a\nb\ndest: c\n":                                        `line 2: expected a key with ":" after it`,
+		"src: a\ndest: 'b\nc: d\n":                                    "line 2: a quote that is opened is never closed",
+		"src: a\n\x01":                                                "line 2: characters that are not text (is it a manifest at all?)",
+		"src: [":                                                      "line 1: a [ or { is never closed, or a text in it needs quotes",
+		strings.Repeat("a: b\n", 20000) + "c: d: e":                   `line 20001: a ": " is not allowed here: put a text with ": " in it in quotes, or check the indentation`,
+		"excludes: [" + strings.Repeat("[a],\n", 50) + "]":            "",
 	} {
 		_, _, err := decode(in)
 		if err == nil {
@@ -389,6 +415,7 @@ func TestBombs(t *testing.T) {
 		"unknown keys":       fill("", "a-long-name-that-is-not-the-name-of-any: \n"),
 		"distinct keys":      fill("x: 1", "\n? \n: "),
 		"duplicate keys":     fill("", "src: a\n"),
+		"long line":          "# \u00e9\nexcludes: [\u00e9" + strings.Repeat(",a", size/2-20) + "]",
 		"wrong items":        fill("excludes:\n", "- []\n"),
 		"wrong aliases":      fill("x-a: &a []\nexcludes:\n", "- *a\n"),
 		"depth":              fill("src: ", "["),
