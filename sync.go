@@ -90,7 +90,7 @@ func (d *deployment) prepare(s strategy) error {
 	pre := slices.DeleteFunc(slices.Clone(d.manifest.Commands.Pre), CommandLine.empty)
 	// A command that only stops a service must not run if the deployment is to fail.
 	mayMend := slices.ContainsFunc(pre, func(c CommandLine) bool {
-		return !errors.Is(err, errDestExists) || destcheck.Mentions(string(c), d.commands.Env, dest)
+		return !errors.Is(err, errDestExists) || destcheck.MayMove(string(c), d.commands.Env, dest)
 	})
 	switch {
 	case err == nil:
@@ -99,7 +99,7 @@ func (d *deployment) prepare(s strategy) error {
 	case mayMend:
 		log.Printf("[WARN] %v: the deployment will fail unless a pre command changes that", err)
 	case len(pre) > 0:
-		return fmt.Errorf("%w: no pre command mentions dest to move it away, as by mv $STRETCHER_DEST", err)
+		return fmt.Errorf("%w: no pre command moves it away, as by mv $STRETCHER_DEST", err)
 	default:
 		return err
 	}
