@@ -51,7 +51,13 @@ func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *arch
 			src.Close()
 		}
 		src, indexErr = archive.Index(ctx, arriving, file, limits)
-		return nil // a wrong checksum is the better explanation
+		if archive.Hopeless(indexErr) {
+			// If little is left, a wrong checksum is the better explanation.
+			if _, err := io.CopyN(io.Discard, arriving, 256<<10); err == nil {
+				return fmt.Errorf("%s: %w: the download was stopped, so the checksum was not verified", redact.URL(m.Src), indexErr)
+			}
+		}
+		return nil
 	}
 	sum := func(arriving io.Reader) error {
 		digest.Reset()

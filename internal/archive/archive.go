@@ -102,7 +102,7 @@ func readArchive(ctx context.Context, source io.Reader, spool *os.File, limits L
 	if d.compressed {
 		if a.decompressed, err = unixfs.NewStripedFile(); err != nil {
 			d.close()
-			return nil, err
+			return nil, hopelessError{err}
 		}
 		a.data = a.decompressed
 	}
@@ -162,7 +162,7 @@ func (a *Archive) index(stream *tarStream, limits Limits) error {
 		if h.typ != typeVolumeLabel {
 			e, err := a.Tree.add(&h, stream.pos)
 			if err != nil {
-				return fmt.Errorf("archive entry %q: %w", h.name, err)
+				return hopelessError{fmt.Errorf("archive entry %q: %w", h.name, err)}
 			}
 			switch {
 			case h.typ == typeLink && limits.CountHoles && e.IsRegular():
@@ -197,7 +197,8 @@ func (e hopelessError) Unwrap() error { return e.error }
 
 // Hopeless reports whether an error of Index does not depend on the rest of the
 // archive, so that there is no point in downloading it: it is not a tar, it
-// unpacks to more than the limit, or TMPDIR has no space for it.
+// exceeds a limit, an entry cannot be extracted, or TMPDIR has no space for it.
+// Damage is none of that, because the checksum will explain it.
 func Hopeless(err error) bool { return errors.As(err, new(hopelessError)) }
 
 // Data returns the tar, to which the offsets of the entries refer. It is valid

@@ -70,7 +70,10 @@ func (s *tarStream) next(h *header) error {
 // headerError returns the error for headers that begin at start and are not as
 // they should be.
 func (s *tarStream) headerError(start int64, err error) error {
-	if errors.As(err, new(limitError)) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.As(err, new(limitError)) {
+		return hopelessError{fmt.Errorf("archive: at byte %d of the tar: %w", start, err)}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("archive: at byte %d of the tar: %w", start, err)
 	}
 	return fmt.Errorf("archive is corrupt: at byte %d of the tar: %w", start, err)
