@@ -43,7 +43,7 @@ func TestHopelessDownload(t *testing.T) {
 		{"too large", large, 12 << 20, false, false, `archive unpacks to more than the 512 MiB that -max-size allows` + stopped},
 		{"too large, in parts", large, 64 << 20, true, false, `archive unpacks to more than the 512 MiB that -max-size allows` + stopped},
 		{"name with dots", tartest.RawHeader("../x", '0', 0), 12 << 20, false, false, `archive entry "../x": the name has ".." in it` + stopped},
-		{"full TMPDIR", zeros.Bytes(), 12 << 20, false, true, `unpack the archive: what it unpacks to needs at least .* in .*: no space left on device` + stopped},
+		{"full TMPDIR", zeros.Bytes(), 12 << 20, false, true, `archive entry "zeros": unpack the archive: what it unpacks to needs at least .* in .*: no space left on device` + stopped},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -19,7 +19,6 @@ const errMapTooLarge limitError = "the map of its segments has more than 1 milli
 type sparseRecords struct {
 	named        bool // its name is not in the record "path"
 	major, minor int64
-	size         int64 // of the file with its holes
 	hasSize      bool
 	blocks       int64   // how many segments the map may have
 	numbers      []int64 // the map: offsets and lengths by turns
@@ -39,7 +38,7 @@ func (r *sparseRecords) apply(key string, value []byte) error {
 	case "GNU.sparse.minor":
 		r.minor = n
 	case "GNU.sparse.size", "GNU.sparse.realsize":
-		r.size, r.hasSize = n, true
+		r.hasSize = true // the map tells the size
 	case "GNU.sparse.numblocks":
 		r.blocks, r.numbers = n, r.numbers[:0]
 	case "GNU.sparse.offset", "GNU.sparse.numbytes":
@@ -78,6 +77,7 @@ func (r *sparseRecords) add(n int64) error {
 func (s *tarStream) readSparseMap(h *header) (err error) {
 	r := &h.sparse
 	h.segments, h.fileSize = nil, h.size
+	size := int64(math.MaxInt64) // with PAX records, tar(1) does not compare the map with the size
 	switch {
 	case r.major == 1 && r.minor == 0:
 		err = s.readMapPAX1(h)
@@ -85,7 +85,7 @@ func (s *tarStream) readSparseMap(h *header) (err error) {
 		return fmt.Errorf("the format %d.%d is unknown", r.major, r.minor)
 	case len(r.numbers) > 0: // formats 0.0 and 0.1: it was in the PAX header
 	case h.typ == typeSparse && h.gnu:
-		err = s.readMapGNU(h)
+		size, err = s.readMapGNU(h)
 	case r.hasSize:
 		return errors.New("it has no map")
 	default:
@@ -97,73 +97,73 @@ func (s *tarStream) readSparseMap(h *header) (err error) {
 	if h.typ != typeSparse && h.typ != typeRegular && h.typ != typeOldRegular && h.typ != typeContiguous {
 		return fmt.Errorf("it has the type %q", h.typ)
 	}
-	if r.hasSize {
-		h.fileSize = r.size
-	}
-	h.segments, err = newSegments(r.numbers, h.fileSize, h.size)
+	h.segments, h.fileSize, err = newSegments(r.numbers, size, h.size)
 	return err
 }
 
-// newSegments makes segments of a map. They must be in order and within a file
-// of size bytes, of which stored are in the tar. The result is not nil, even if
-// the file is one hole.
-func newSegments(numbers []int64, size, stored int64) ([]Segment, error) {
+// newSegments makes segments of a map. They must be in order and within the
+// first size bytes of the file, of which stored are in the tar. The slice is not nil, even if
+// the file is one hole. Like tar(1), let the file end where the last segment does:
+// one of no bytes stands for a hole at the end.
+func newSegments(numbers []int64, size, stored int64) (_ []Segment, end int64, _ error) {
 	if len(numbers)%2 != 0 {
-		return nil, errors.New("the map ends with an offset")
+		return nil, 0, errors.New("the map ends with an offset")
 	}
 	segments := []Segment{}
-	var end, sum int64
+	var sum int64
 	for ; len(numbers) > 0; numbers = numbers[2:] {
 		offset, length := numbers[0], numbers[1]
-		if offset < end || length < 0 || length > size-offset {
-			return nil, fmt.Errorf("the map has %d bytes at %d, after %d and of %d", length, offset, end, size)
+		if offset < 0 || length < 0 || length > size-offset {
+			return nil, 0, fmt.Errorf("the map has %d bytes at %d, which is impossible", length, offset)
+		}
+		if offset < end {
+			return nil, 0, limitError("its segments are not in the order of the file: pack it without -S (--sparse)")
 		}
 		if sum%blockSize != 0 && length > 0 {
 			// tar(1) continues with the next block, others with the next byte.
-			return nil, limitError("a segment before the last one does not consist of whole blocks, so it is not clear where the next one begins: pack it without -S (--sparse)")
+			return nil, 0, limitError("a segment before the last one does not consist of whole blocks, so it is not clear where the next one begins: pack it without -S (--sparse)")
 		}
 		end = offset + length
 		if length > stored-sum {
-			return nil, fmt.Errorf("the map has more than the %d bytes that are stored", stored)
+			return nil, 0, fmt.Errorf("the map has more than the %d bytes that are stored", stored)
 		}
 		sum += length
-		if length > 0 { // a file that ends with a hole has a last segment of no bytes
+		if length > 0 {
 			segments = append(segments, Segment{offset, length})
 		}
 	}
-	return segments, nil
+	return segments, end, nil
 }
 
 // readMapGNU reads the map of the old GNU format, which begins in the header
-// block and continues in the blocks after it.
-func (s *tarStream) readMapGNU(h *header) (err error) {
+// block and continues in the blocks after it, and returns the size of the file.
+func (s *tarStream) readMapGNU(h *header) (size int64, err error) {
 	const width = 12 // of a number
 	r := &h.sparse
-	if r.size, err = h.number("realsize", 483, width, math.MaxInt64); err != nil {
-		return err
+	if size, err = h.number("realsize", 483, width, math.MaxInt64); err != nil {
+		return 0, err
 	}
-	r.hasSize = true
 	fields, continues := h.block[386:482], h.block[482]
 	for {
 		for ; len(fields) >= 2*width && fields[width] != 0; fields = fields[2*width:] {
 			for _, field := range [][]byte{fields[:width], fields[width : 2*width]} {
 				n, err := parseNumber(field)
 				if err != nil {
-					return err
+					return 0, err
 				}
 				if len(r.numbers) >= maxSparseMap/8 {
-					return errMapTooLarge
+					return 0, errMapTooLarge
 				}
 				r.numbers = append(r.numbers, n)
 			}
 		}
 		// Like tar(1), end with the first field that is not used.
 		if continues == 0 || len(fields) >= 2*width {
-			return nil
+			return size, nil
 		}
 		block, err := s.block()
 		if err != nil {
-			return noEOF(err)
+			return 0, noEOF(err)
 		}
 		fields, continues = block[:504], block[504]
 	}

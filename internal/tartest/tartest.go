@@ -149,6 +149,36 @@ func WithLink(h []byte, target string) []byte {
 	return h
 }
 
+// WithField sets other bytes of a header block from an offset on, and returns the
+// block, with what follows it.
+func WithField(h []byte, offset int, field string) []byte {
+	copy(h[offset:512], field)
+	setHeaderSum(h[:512])
+	return h
+}
+
+// WithSignedSum sets the checksum of a header block as old programs do that add
+// up signed bytes, and returns the block, with what follows it.
+func WithSignedSum(h []byte) []byte {
+	copy(h[148:], "        ")
+	sum := 0
+	for _, c := range h[:512] {
+		sum += int(int8(c))
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return h
+}
+
+// WithGNUSparse makes a header block the one of a sparse file in the old format
+// of GNU tar: with size bytes, of which length are stored that begin at offset.
+func WithGNUSparse(h []byte, size, offset, length int64) []byte {
+	copy(h[257:], "ustar  \x00")
+	copy(h[386:], fmt.Sprintf("%011o\x00%011o\x00", offset, length))
+	copy(h[483:], fmt.Sprintf("%011o\x00", size))
+	setHeaderSum(h)
+	return h
+}
+
 // setHeaderSum sets the checksum of a header block, which counts itself as
 // spaces.
 func setHeaderSum(h []byte) {
