@@ -151,8 +151,11 @@ func (c *committer) placeStaged(fd int, p *dirPlan) error {
 func (c *committer) swap(stagedIn, fd int, p *dirPlan, name string) error {
 	if unix.Renameat2(stagedIn, name, fd, name, unix.RENAME_EXCHANGE) == nil {
 		c.mu.Lock()
-		defer c.mu.Unlock()
 		p.swaps = append(p.swaps, name)
+		c.mu.Unlock()
+		if e := p.entry.Child(name); e.IsDir() && !e.Implicit() {
+			return unixfs.SetModTime(fd, name, e.Mtime()) // which xfs has changed
+		}
 		return nil
 	}
 	// RENAME_EXCHANGE is unsupported on some file systems and denied in some
