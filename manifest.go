@@ -9,13 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
@@ -33,8 +33,9 @@ type Manifest struct {
 	CheckSum string `yaml:"checksum"`
 	// Dest is the absolute path of the directory to deploy to.
 	Dest string `yaml:"dest"`
-	// DestMode is the mode of Dest, as the bits of chmod(2), where the archive
-	// has no entry for its own root directory. nil is DefaultDestMode.
+	// DestMode is the mode of Dest, where the archive has no entry for its own root
+	// directory. nil is DefaultDestMode. Its set-user-ID, set-group-ID and sticky
+	// bits are those of chmod(2), as ParseManifest sets them, or of os.FileMode.
 	DestMode *os.FileMode `yaml:"dest_mode"`
 	// Commands are run around putting the files in place.
 	Commands Commands `yaml:"commands"`
@@ -126,23 +127,17 @@ func (m *Manifest) fields() []yamlfields.Field {
 	}
 }
 
-// parseMode returns the mode that a dest_mode is: an integer of YAML 1.1, in which
-// a leading 0 makes it octal (https://yaml.org/type/int.html).
+// parseMode returns the mode that a dest_mode is.
 func parseMode(s yamlfields.Scalar) (*os.FileMode, error) {
-	text := s.Text
 	if s.Quoted {
-		return nil, fmt.Errorf("line %d: dest_mode %.20q is a text: write it without quotes", s.Line, text)
+		return nil, fmt.Errorf("line %d: dest_mode %.20q is a text: write it without quotes", s.Line, s.Text)
 	}
-	n, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 0, 64)
-	if err != nil || n < 0 || n > 07777 {
-		return nil, fmt.Errorf("line %d: dest_mode %.20q is not a file mode: write it in octal, as 0755", s.Line, text)
+	mode, warning, err := destcheck.ParseMode(s.Text)
+	if err != nil {
+		return nil, fmt.Errorf("line %d: %w", s.Line, err)
 	}
-	mode := os.FileMode(n)
-	// A decimal number is most likely meant to be octal if it looks like a mode, and
-	// as a decimal one is none that anybody wants: 755 is 01363, but 493 is 0755.
-	octalDigits := (len(text) == 3 || len(text) == 4) && text[0] != '0' && strings.Trim(text, "01234567") == ""
-	if octalDigits && (mode > 0777 || mode&0600 != 0600) {
-		log.Printf("[WARN] manifest: line %d: dest_mode %s is a decimal number and means %#o; write 0%[2]s if that was meant", s.Line, text, uint32(mode))
+	if warning != "" {
+		log.Printf("[WARN] manifest: line %d: %s", s.Line, warning)
 	}
 	return &mode, nil
 }
@@ -182,8 +177,8 @@ func (m *Manifest) check(conf Config) error {
 	if m.parsed.modeError != nil {
 		return fmt.Errorf("manifest: %w", m.parsed.modeError)
 	}
-	if m.DestMode != nil && *m.DestMode > 07777 {
-		return fmt.Errorf("manifest: dest_mode %d is not a file mode: write it in octal, as 0755", uint32(*m.DestMode))
+	if _, err := destcheck.ModeBits(m.destMode()); err != nil {
+		return fmt.Errorf("manifest: %w", err)
 	}
 	if err := checkStrategy(m.SyncStrategy); err != nil {
 		return fmt.Errorf("manifest: %w", err)
@@ -208,6 +203,17 @@ func (m *Manifest) destMode() os.FileMode {
 		return *m.DestMode
 	}
 	return DefaultDestMode
+}
+
+// cleaned returns the manifest with its Dest and DestMode in the form that
+// strategies expect: without ".." and a trailing slash, and as the bits of chmod(2).
+func (m *Manifest) cleaned() *Manifest {
+	c := *m
+	c.Dest = unixfs.CleanPath(m.Dest)
+	if bits, err := destcheck.ModeBits(m.destMode()); err == nil && bits != m.destMode() {
+		c.DestMode = &bits
+	}
+	return &c
 }
 
 // summary describes a manifest in the log. Its commands are logged when they

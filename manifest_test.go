@@ -209,6 +209,23 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// A program may set DestMode in the form that os.Stat returns.
+func TestCleaned(t *testing.T) {
+	for mode, want := range map[os.FileMode]os.FileMode{0o755: 0o755, 0o2755: 0o2755, os.ModeSetgid | 0o755: 0o2755, os.ModeDir | 0o711: 0o711} {
+		m := &Manifest{Dest: "/srv/a/../app/", DestMode: &mode, Commands: Commands{Pre: CommandLines{"a"}}}
+		if err := m.check(Config{}); err != nil {
+			t.Errorf("%v: %v", mode, err)
+		}
+		if got := m.cleaned(); got.Dest != "/srv/app" || !got.hasDestMode() || *got.DestMode != want {
+			t.Errorf("%v: got %s with %#o, expected %#o", mode, got.Dest, uint32(*got.DestMode), uint32(want))
+		}
+	}
+	m, err := ParseManifest([]byte("dest: /srv/app"))
+	if err != nil || m.cleaned().hasDestMode() || (&Manifest{}).cleaned().hasDestMode() {
+		t.Errorf("an absent dest_mode became one that is set, and %v", err)
+	}
+}
+
 // mv has no use for exclude_from.
 func TestExcludeFromWithMv(t *testing.T) {
 	err := parseAndCheck("src: file:///a\nchecksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93\ndest: /srv/app\nexclude_from: ../a\nsync_strategy: mv", Config{})

@@ -103,7 +103,8 @@ func (m *Manifest) Deploy(conf Config) error {
 }
 
 // DeployContext deploys the manifest, with its pre and post commands. Its success
-// and failure commands are for the caller to run, as RunContext does. When ctx ends, the deployment fails with the cause of ctx.
+// and failure commands are for the caller to run, as RunContext does. When ctx ends,
+// the deployment fails with the cause of ctx.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	defer capture.Start(conf.LogLevel)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
@@ -137,9 +138,7 @@ func (d *deployment) deploy(ctx context.Context) error {
 	}
 	log.Println("Manifest:", d.manifest.summary())
 	if d.manifest.Src != "" {
-		cleaned := *d.manifest
-		cleaned.Dest = unixfs.CleanPath(cleaned.Dest)
-		d.manifest = &cleaned
+		d.manifest = d.manifest.cleaned()
 	}
 	err := d.run(ctx)
 	if err == nil {
@@ -154,8 +153,9 @@ func (d *deployment) deploy(ctx context.Context) error {
 
 // ending returns the last line of the log: the result, dest and the whole time.
 func (d *deployment) ending(result string) string {
-	if d.manifest.Dest != "" {
-		result += ": " + d.manifest.Dest
+	// A file that is no manifest may have a dest too.
+	if d.manifest.Src != "" && d.manifest.Dest != "" {
+		result += ": " + redact.Printable(d.manifest.Dest)
 	}
 	return result + " in " + time.Since(d.start).Round(time.Millisecond).String()
 }

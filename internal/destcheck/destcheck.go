@@ -1,6 +1,7 @@
-// Package destcheck tells whether a directory may be deployed to. Everything in
-// dest that the archive lacks is deleted, so a dest that is mistyped, or made of
-// a variable that is empty, can delete the files of the whole system.
+// Package destcheck tells whether a directory may be deployed to, and what its
+// dest_mode means. Everything in dest that the archive lacks is deleted, so a dest
+// that is mistyped, or made of a variable that is empty, can delete the files of the
+// whole system.
 package destcheck
 
 import (

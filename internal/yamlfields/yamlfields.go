@@ -380,7 +380,10 @@ func (r report) listed() []Warning {
 		if more <= 0 {
 			continue
 		}
-		of := [...]string{Unknown: "unknown keys", Duplicate: "duplicate keys", Document: "documents", Lost: "texts that need quotes", problem: "problems"}[kind]
+		of := [...]string{Unknown: "unknown key", Duplicate: "duplicate key", Document: "document", Lost: "unquoted text", problem: "problem"}[kind]
+		if more > 1 {
+			of += "s"
+		}
 		list = append(list, Warning{Kind: kind, Text: fmt.Sprintf("and %d more %s", more, of)})
 	}
 	return list

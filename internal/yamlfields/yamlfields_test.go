@@ -297,6 +297,19 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+func TestOneMore(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"excludes:\n" + strings.Repeat("- ! a\n", maxReport+1): "; and 1 more unquoted text",
+		"excludes:\n" + strings.Repeat("- ! a\n", maxReport+2): "; and 2 more unquoted texts",
+		strings.Repeat("src: a\n", maxReport+2):                "; and 1 more duplicate key",
+	} {
+		if _, got, err := decode(in); err != nil || !strings.HasSuffix(got, want) {
+			t.Errorf("%q: got %s and %v, expected %s", in, got, err, want)
+		}
+	}
+}
+
 func TestRefusal(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
