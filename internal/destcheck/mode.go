@@ -18,9 +18,12 @@ func ParseMode(text string) (mode fs.FileMode, warning string, err error) {
 	}
 	mode = fs.FileMode(n)
 	// A decimal number is most likely meant to be octal if it looks like a mode, and
-	// as a decimal one is none that anybody wants: 755 is 01363, but 493 is 0755.
-	octalDigits := (len(text) == 3 || len(text) == 4) && text[0] != '0' && strings.Trim(text, "01234567") == ""
-	if octalDigits && (mode > 0777 || mode&0600 != 0600) {
+	// as a decimal one is none that anybody wants for a directory, where read and
+	// write permission are of no use without x: 755 is 01363, and 500 is 0764, but 511
+	// is 0777.
+	octalDigits := len(text) >= 2 && len(text) <= 4 && text[0] != '0' && strings.Trim(text, "01234567") == ""
+	wanted := mode <= 0777 && mode&0700 == 0700 && (mode&070 == 0 || mode&010 != 0) && (mode&07 == 0 || mode&01 != 0)
+	if octalDigits && !wanted {
 		warning = fmt.Sprintf("dest_mode %s is a decimal number and means %#o; write 0%[1]s if that was meant", text, uint32(mode))
 	}
 	return mode, warning, nil
