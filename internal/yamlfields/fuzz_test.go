@@ -16,12 +16,12 @@ var reports = func() *regexp.Regexp {
 		kind    = `(?:a text|a list|a map)`
 		quoted  = `[^\x00-\x1f\x7f]{0,200}`
 		problem = `(?:` +
-			path + ` is ` + kind + `, expected (?:a text|the keys pre, post, env|a list: write (?:it as )?["-]` + quoted + ` on a line of its own|a map: write it as "NAME: value" on lines of their own)` +
+			path + ` is ` + kind + `, expected (?:a text|the keys pre, post, env|a list: (?:write (?:it as )?["-]` + quoted + ` on a line of its own|put a blank after each -)|a map: write it as "NAME: value" on lines of their own)` +
 			`|` + path + ` has ` + kind + ` where a (?:pattern|command) should be(?:: put a (?:pattern|command) (?:with ": " in it in quotes, as - '` + quoted + `'|that begins with [[{] in quotes))?` +
 			`|` + path + `: ` + key + ` is ` + kind + `, expected a text` +
 			`|` + path + `(?: has a (?:pattern|command) that|: ` + key + `)? begins with [!&], which YAML takes for an? (?:tag|anchor): put it in quotes` +
 			`|dest_mode is not a mode` +
-			`|` + kind + `, expected the keys of a manifest \(is it a manifest at all\?\)` +
+			`|` + kind + `, expected the keys of a manifest(?: \(is it a manifest at all\?\)|: put a blank after each :)` +
 			`|` + kind + ` is used as a key: put a text that begins with { or \[ in quotes` +
 			`|<< merges ` + kind + `, expected a map or a list of maps|<< merges a list that has ` + kind + ` in it, expected a list of maps` +
 			`|a !!binary value is not valid base64|an alias refers to a value that contains it` +
@@ -35,7 +35,7 @@ var reports = func() *regexp.Regexp {
 			`|text after a closing quote: put the whole text in one pair of quotes` +
 			`|text after a ] or }: put a text that begins with \[ or { in quotes` +
 			`|a \[ or { is never closed, or a text in it needs quotes` +
-			`|expected a key, or an item of a list: check the indentation and the quotes|expected a key with ":" after it` +
+			`|expected a key, or an item of a list: check the indentation and the quotes|expected a key with ":" after it|put a blank after the - of an item` +
 			`|a \| or > with a text after it: put a text that begins with one in quotes` +
 			`|a quote that is opened is never closed|characters that are not text \(is it a manifest at all\?\)` +
 			`|the YAML parser does not support this document`

@@ -26,15 +26,30 @@ func (d *decoder) itemHint(n *yaml.Node, item string) string {
 	return fmt.Sprintf(": put a %s with \": \" in it in quotes, as - '%s'", item, strings.ReplaceAll(text, "'", "''"))
 }
 
-// listHint shows a text as an item of the list that it should have been.
+// listHint says how to write a list instead of n: it shows a text as an item.
 func (d *decoder) listHint(n *yaml.Node, item string) string {
-	if d.quote && n.Kind == yaml.ScalarNode && quotable(n.Value) {
-		if indicator.MatchString(n.Value) {
-			return "- '" + strings.ReplaceAll(n.Value, "'", "''") + "'"
-		}
-		return `"- ` + n.Value + `"`
+	switch {
+	case dash.MatchString(n.Value) && n.Style == 0:
+		return "put a blank after each -"
+	case !d.quote || n.Kind != yaml.ScalarNode || !quotable(n.Value):
+		return `write it as "- ` + item + `" on a line of its own`
+	case indicator.MatchString(n.Value):
+		return "write - '" + strings.ReplaceAll(n.Value, "'", "''") + "' on a line of its own"
 	}
-	return `it as "- ` + item + `"`
+	return `write "- ` + n.Value + `" on a line of its own`
+}
+
+// dash matches a text that is meant to be an item of a list.
+var dash = regexp.MustCompile(`^-[^-\s]`)
+
+// documentHint says what to do about a document that is not a mapping.
+func (d *decoder) documentHint(n *yaml.Node) string {
+	for _, f := range d.fields {
+		if n.Kind == yaml.ScalarNode && n.Style == 0 && strings.HasPrefix(n.Value, f.Name+":") {
+			return ": put a blank after each :"
+		}
+	}
+	return " (is it a manifest at all?)"
 }
 
 // warnLost warns of a plain text whose beginning is not part of its value: that of

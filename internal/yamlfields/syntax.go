@@ -142,6 +142,8 @@ func reword(words string, line []byte) string {
 		return "a | or > with a text after it: put a text that begins with one in quotes"
 	case strings.HasPrefix(words, "did not find expected key"), strings.HasPrefix(words, "did not find expected '-' indicator"):
 		return "expected a key, or an item of a list: check the indentation and the quotes"
+	case words == "could not find expected ':'" && dash.Match(bytes.TrimLeft(line, " ")):
+		return "put a blank after the - of an item"
 	case words == "could not find expected ':'":
 		return `expected a key with ":" after it`
 	case words == "found unexpected end of stream":

@@ -206,7 +206,7 @@ func (d *decoder) mapping(n *yaml.Node, path string, fields []Field) {
 			}
 		}
 	case path == "":
-		d.problems.add(problem, n.Line, "%s, expected the keys of a manifest (is it a manifest at all?)", kind(value))
+		d.problems.add(problem, n.Line, "%s, expected the keys of a manifest%s", kind(value), d.documentHint(value))
 	default:
 		var names []string
 		for _, f := range fields {
@@ -281,7 +281,7 @@ func (d *decoder) list(n *yaml.Node, path, item string) (list []string) {
 			list = append(list, s.Text)
 		}
 	default:
-		d.problems.add(problem, n.Line, "%s is %s, expected a list: write %s on a line of its own", path, kind(value), d.listHint(value, item))
+		d.problems.add(problem, n.Line, "%s is %s, expected a list: %s", path, kind(value), d.listHint(value, item))
 	}
 	return list
 }
