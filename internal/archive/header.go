@@ -121,17 +121,19 @@ func (h *header) decode() (err error) {
 		}
 		return n
 	}
+	signed := func(name string, start, length int) (n int64) {
+		if err == nil {
+			if n, err = parseNumber(h.field(start, length)); err != nil {
+				err = fmt.Errorf("the field %s: %w", name, err)
+			}
+		}
+		return n
+	}
 	h.size = number("size", 124, 12, math.MaxInt64)
-	h.mode = uint32(number("mode", 100, 8, math.MaxInt64)) & 0o7777
+	h.mode = uint32(signed("mode", 100, 8)) & 0o7777
 	h.uid = int(number("uid", 108, 8, maxID))
 	h.gid = int(number("gid", 116, 8, maxID))
-	if err == nil {
-		h.sec, err = parseNumber(h.field(136, 12))
-		h.nsec = 0
-		if err != nil {
-			err = fmt.Errorf("the field mtime: %w", err)
-		}
-	}
+	h.sec, h.nsec = signed("mtime", 136, 12), 0
 	h.user, h.group = nil, nil
 	h.major, h.minor = 0, 0
 	if ustar || h.gnu { // older formats have nothing here
