@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 
+	"github.com/dustin/go-humanize"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/fujiwara/stretcher/internal/gzip"
@@ -92,9 +93,11 @@ func newZstdReader(ctx context.Context, br *bufio.Reader) (io.Reader, func(), er
 	// then does not move the window for every block. Small windows can have
 	// that.
 	const small = 16 << 20
-	var first zstd.Header
-	head, _ := br.Peek(zstd.HeaderMaxSize) // a short file has less, which Decode reports
-	lowMemory := first.Decode(head) != nil || first.Skippable || first.SingleSegment || first.WindowSize > small
+	window, known := zstdWindow(br)
+	if window > maxWindow {
+		return nil, nil, windowError("a zstd window", window, "zstd --long=27 or less")
+	}
+	lowMemory := !known || window > small
 
 	packed := readAhead(ctx, br, func() {})
 	z, err := zstd.NewReader(packed, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(lowMemory), zstd.WithDecoderConcurrency(1))
@@ -102,8 +105,45 @@ func newZstdReader(ctx context.Context, br *bufio.Reader) (io.Reader, func(), er
 		packed.stop()
 		return nil, nil, err
 	}
-	return z, func() {
+	return zstdReader{z}, func() {
 		z.Close()
 		packed.stop()
 	}, nil
+}
+
+// zstdWindow returns how large a window the first frame needs, in bytes.
+func zstdWindow(br *bufio.Reader) (size uint64, known bool) {
+	var first zstd.Header
+	head, _ := br.Peek(4 << 10) // a short file has less, which Decode reports
+	for first.Decode(head) == nil {
+		switch {
+		case first.SingleSegment:
+			return first.FrameContentSize, true
+		case !first.Skippable:
+			return first.WindowSize, true
+		}
+		skip := uint64(first.HeaderSize) + uint64(first.SkippableSize)
+		if skip > uint64(len(head)) {
+			break
+		}
+		head = head[skip:]
+	}
+	return 0, false
+}
+
+// zstdReader mentions the limit when a frame after the first one exceeds it.
+type zstdReader struct{ z *zstd.Decoder }
+
+func (r zstdReader) Read(p []byte) (int, error) {
+	n, err := r.z.Read(p)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("decompress the archive: %w: the limit of a zstd window is %s: compress with zstd --long=27 or less", err, humanize.IBytes(maxWindow))
+	}
+	return n, err
+}
+
+// windowError is the error for data that would take too much memory to
+// decompress.
+func windowError(what string, size uint64, how string) error {
+	return hopelessError{fmt.Errorf("it needs %s of %s, more than the limit of %s: compress with %s", what, humanize.IBytes(size), humanize.IBytes(maxWindow), how)}
 }
