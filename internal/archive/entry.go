@@ -41,6 +41,10 @@ type Owner struct {
 	UID, GID    int
 }
 
+// NoID takes the place of an id that is not a number or not possible, where there
+// is a name.
+const NoID = -1
+
 // Segment is a part of a sparse file that the archive stores, in bytes from the
 // start of that file. Between the segments are holes. The archive stores the
 // segments of a file one after another, from the entry's Offset on.

@@ -129,10 +129,20 @@ func (h *header) decode() (err error) {
 		}
 		return n
 	}
+	id := func(name string, start int, owner []byte) int {
+		n, wrong := h.number(name, start, 8, maxID)
+		switch {
+		case wrong == nil:
+			return int(n)
+		case len(owner) > 0: // tar(1) does not look at the number if it knows the name
+			return NoID
+		case err == nil:
+			err = wrong
+		}
+		return 0
+	}
 	h.size = number("size", 124, 12, math.MaxInt64)
 	h.mode = uint32(signed("mode", 100, 8)) & 0o7777
-	h.uid = int(number("uid", 108, 8, maxID))
-	h.gid = int(number("gid", 116, 8, maxID))
 	h.sec, h.nsec = signed("mtime", 136, 12), 0
 	h.user, h.group = nil, nil
 	h.major, h.minor = 0, 0
@@ -143,6 +153,7 @@ func (h *header) decode() (err error) {
 			h.minor = uint32(number("devminor", 337, 8, math.MaxUint32))
 		}
 	}
+	h.uid, h.gid = id("uid", 108, h.user), id("gid", 116, h.group)
 	return err
 }
 

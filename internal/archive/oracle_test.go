@@ -158,6 +158,8 @@ func TestHeadersLikeTar(t *testing.T) {
 		{"mode is large", tarOf(a, with(short, 100, base256(1<<40|0o600, 8)))},
 		{"mode is a word", tarOf(a, with(short, 100, "rw-rw-rw"))},
 		{"uid is a word", tarOf(a, with(short, 108, "0nobody\x00"))},
+		{"uid is a word, user is known", tarOf(a, with(with(short, 108, "0nobody\x00"), 265, "daemon\x00"))},
+		{"gid is negative, group is known", tarOf(a, with(with(short, 116, base256(-2, 8)), 297, "daemon\x00"))},
 		{"size of NULs", tarOf(a, with(head("short", '0', 0), 124, strings.Repeat("\x00", 12)))},
 		{"size is a word", tarOf(a, with(head("short", '0', 0), 124, "none        "))},
 		{"signed checksum", tarOf(a, tartest.WithSignedSum(file("sh\xf6rt", "x")))},

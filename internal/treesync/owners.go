@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/fujiwara/stretcher/internal/archive"
 )
 
 // directory finds the IDs of the users or the groups that this machine knows.
@@ -43,7 +45,8 @@ func groupID(name string) (string, error) {
 	return g.Gid, nil
 }
 
-// lookUp returns the ID of a name, or else id, which the archive gives. It asks
+// lookUp returns the ID of a name, or else id, which the archive gives; it is an
+// error if there is neither. It asks
 // for each name once: first package os/user, which in a static program only reads
 // /etc/passwd or /etc/group, and then getent(1), which knows the other sources of
 // nsswitch.conf(5), such as LDAP.
@@ -68,10 +71,13 @@ func (d *directory) lookUp(ctx context.Context, name string, id int) (int, error
 		}
 		d.known[name] = found
 	}
-	if found == unknownName {
-		return id, nil
+	switch {
+	case found != unknownName:
+		return found, nil
+	case id == archive.NoID:
+		return 0, errors.New("this machine does not know the name, and the number in the archive is impossible")
 	}
-	return found, nil
+	return id, nil
 }
 
 // getentTimeout is how long getent(1) may take. A directory service that does

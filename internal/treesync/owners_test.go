@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
@@ -95,6 +96,9 @@ func TestLookUpByGetentFails(t *testing.T) {
 		t.Error(err)
 	}
 	t.Setenv("PATH", t.TempDir())
+	if _, err := users.lookUp(t.Context(), "appuser", archive.NoID); err == nil || !strings.Contains(err.Error(), "the number in the archive is impossible") {
+		t.Errorf("neither a name nor a number: %v", err)
+	}
 	if id, err := users.lookUp(t.Context(), "appuser", 5); err != nil || id != 5 {
 		t.Errorf("without getent: %d, %v", id, err)
 	}
