@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/eventinput"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/runlog"
 )
 
@@ -50,11 +51,11 @@ func parseConsulEvent(text string) (*event, error) {
 	if earlier > 0 {
 		log.Printf("Skipping %s", runlog.Count(earlier, "earlier event"))
 	}
-	log.Println("Consul event ID:", runlog.Escape(ce.ID))
-	log.Printf("Consul event name: %s, Lamport time: %d", runlog.Escape(ce.Name), ce.LTime)
+	log.Println("Consul event ID:", redact.Printable(ce.ID))
+	log.Printf("Consul event name: %s, Lamport time: %d", redact.Printable(ce.Name), ce.LTime)
 	url := strings.TrimSpace(string(ce.Payload))
 	if url == "" {
-		return nil, fmt.Errorf("event %s of Consul has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", runlog.Escape(ce.ID), runlog.Escape(ce.Name))
+		return nil, fmt.Errorf("event %s of Consul has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", redact.Printable(ce.ID), redact.Printable(ce.Name))
 	}
 	return newEvent(url, ce.ID)
 }

@@ -74,7 +74,7 @@ func main() {
 	}
 	if err != nil {
 		priority := runlog.JournalPrefix("ERROR")
-		fmt.Fprintf(os.Stderr, "%sstretcher: %s\n%shint: stretcher -h lists the options\n", priority, runlog.Escape(err.Error()), priority)
+		fmt.Fprintf(os.Stderr, "%sstretcher: %s\n%shint: stretcher -h lists the options\n", priority, redact.Printable(err.Error()), priority)
 		os.Exit(2)
 	}
 	ctx, abort := onSignals()

@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"bytes"
 	"cmp"
 	"regexp"
 	"slices"
@@ -59,5 +60,5 @@ func withoutHidden(s string) string {
 
 // Needed reports whether Text could change a text.
 func Needed(text []byte) bool {
-	return hidden.Load() != nil || strings.Contains(string(text), "://")
+	return hidden.Load() != nil || bytes.Contains(text, []byte("://"))
 }

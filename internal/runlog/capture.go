@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/fujiwara/stretcher/internal/proc"
@@ -85,4 +86,12 @@ func (c *Capture) Output() *proc.LineWriter {
 		return proc.NewLineWriter(log.Default(), func() {})
 	}
 	return proc.NewLineWriter(c.log.Output())
+}
+
+// Count returns a number of things in words: "1 warning", "2 warnings".
+func Count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return strconv.Itoa(n) + " " + thing
 }

@@ -84,7 +84,7 @@ func (l *Log) write(level string, line []byte) error {
 	if redact.Needed(line) {
 		line = []byte(redact.Text(string(line)))
 	}
-	line = escapeLines(line)
+	line = redact.PrintableLines(line)
 	if level == "WARN" {
 		l.warned++
 	}

@@ -104,3 +104,30 @@ func TestBound(t *testing.T) {
 		}
 	}
 }
+
+// Lines of the log are escaped, be they messages or the output of commands. Those of
+// a progress bar stay readable.
+func TestLogEscapes(t *testing.T) {
+	t.Parallel()
+	var shown, kept bytes.Buffer
+	l := New(&shown, &kept, "")
+	log.New(l, "", 0).Print("two\r\nlines\r\n\tof \x1b]0;title\a")
+	output, flush := l.Output()
+	output.SetFlags(0)
+	output.Print("\x1b[32mgreen\x1b[0m\r")
+	output.Print("10%\r20%\r\r")
+	flush()
+	const want = "two\nlines\n\tof \\x1b]0;title\\a\n\\x1b[32mgreen\\x1b[0m\n10%\\r20%\\r\n"
+	if shown.String() != want || kept.String() != want {
+		t.Errorf("showed %q, kept %q, expected %q", shown.String(), kept.String(), want)
+	}
+}
+
+func TestCount(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{0: "0 warnings", 1: "1 warning", 2: "2 warnings"} {
+		if got := Count(n, "warning"); got != want {
+			t.Errorf("got %q, expected %q", got, want)
+		}
+	}
+}
