@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -122,6 +123,17 @@ func TestConsulWatch(t *testing.T) {
 	c.fire(h.publish("one", one, one.manifest))
 	watch.waitForOutput("Deploy manifest succeeded.", 1)
 	one.wantDeployed(t, h.path("dest"))
+
+	// The log names the event as consul event did.
+	list, err := get("http://" + c.http + "/v1/event/list?name=deploy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []struct{ ID string }
+	if err := json.Unmarshal([]byte(list), &events); err != nil || len(events) != 1 {
+		t.Fatalf("%v: %s", err, list)
+	}
+	watch.waitForOutput("Consul event ID: "+events[0].ID, 1)
 
 	// A failure in any step changes nothing and does not end the watch.
 	c.fire(h.publish("bad", two, two.badManifest))

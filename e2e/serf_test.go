@@ -125,6 +125,7 @@ func TestSerfCluster(t *testing.T) {
 	nodes[0].fire("deploy", p.publish("one", one))
 	for i, n := range nodes {
 		n.waitForLog("Done", 1)
+		n.waitForLog("Reading Serf user event: deploy", 1)
 		one.wantDeployed(t, n.host.path("home", "app"))
 		deployed, err := os.ReadFile(n.host.path("home", "deployed"))
 		if err != nil {

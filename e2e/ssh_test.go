@@ -102,6 +102,26 @@ func TestSSH(t *testing.T) {
 	}
 	r.wantDeployed(t, s.path("dest"))
 
+	// A line is enough: the agent does not wait for the end of its stdin, which
+	// ssh leaves open.
+	ssh := s.client("", stretcher)
+	ssh.Stdin = nil
+	stdin, err := ssh.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	again := launch(t, "ssh", ssh)
+	if _, err := fmt.Fprintln(stdin, s.publish("one", r, r.manifest)); err != nil {
+		t.Fatal(err)
+	}
+	again.waitForOutput("Deploy manifest succeeded.", 1)
+	select {
+	case <-again.done:
+	case <-time.After(patience):
+		t.Errorf("stretcher has not exited while stdin is open:\n%s", again.output())
+	}
+
 	two := newRelease(t, "two")
 	for _, failing := range []struct {
 		name, stdin, args string
