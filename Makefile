@@ -12,7 +12,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 TAGS    := disable_grpc_modules
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
-.PHONY: help build install demo check test deps lint fuzz bench clean
+.PHONY: help build install demo check test sweep deps lint fuzz bench clean
 
 help:
 	@echo 'make build    build bin/stretcher ($(or $(VERSION),version unknown))'
@@ -21,6 +21,7 @@ help:
 	@echo 'make check    go vet and unit tests, no servers'
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync;'
 	@echo '              with SUDO=sudo, it may install missing Debian packages'
+	@echo 'make sweep    inject a fault into each file system call of a deployment (amd64; an hour)'
 	@echo 'make lint     gofmt, go vet, staticcheck'
 	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
@@ -42,6 +43,10 @@ test: deps build
 	go vet ./...
 	cd e2e && go vet ./...
 	cd e2e && go run ./summary .. .
+
+# make test injects only some of these faults, at random.
+sweep: deps
+	cd e2e && go test -count=1 -timeout 6h -run '^TestFaultSweep$$' -v . -sweep.all
 
 # Besides Go, the tests need system packages and the servers whose versions are
 # pinned in e2e/tools.
