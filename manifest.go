@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/destcheck"
@@ -43,9 +44,12 @@ type Manifest struct {
 	Excludes []string `yaml:"excludes"`
 	// ExcludeFrom is a file in the archive with such patterns, one a line.
 	ExcludeFrom string `yaml:"exclude_from"`
-	// SyncStrategy is rsync, mv or builtin. "" is rsync, or builtin where
+	// SyncStrategy is rsync, mv, builtin or symlink. "" is rsync, or builtin where
 	// rsync is not installed.
 	SyncStrategy string `yaml:"sync_strategy"`
+	// KeepReleases is how many releases the strategy symlink keeps, the current one
+	// included. 0 is the default, 5.
+	KeepReleases int `yaml:"keep_releases,omitempty"`
 
 	parsed parsed
 }
@@ -55,6 +59,8 @@ type Manifest struct {
 type parsed struct {
 	defaultMode *os.FileMode // the DestMode that was put in place of an absent one
 	modeError   error        // dest_mode is not a mode
+	keepError   error        // keep_releases is not a number of releases
+	data        []byte       // the manifest as it was fetched
 	odd         []string     // unknown and duplicate keys
 }
 
@@ -70,11 +76,11 @@ func ParseManifest(data []byte) (*Manifest, error) {
 // parseManifest parses a manifest. With strict, check reports unknown and duplicate
 // keys, so they are not logged as well.
 func parseManifest(data []byte, strict bool) (*Manifest, error) {
+	m := &Manifest{parsed: parsed{data: data}}
 	data, err := envtemplate.Expand(data)
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	m := &Manifest{}
 	warnings, err := yamlfields.Decode(data, m.fields())
 	for _, w := range warnings {
 		if w.Kind == yamlfields.Unknown || w.Kind == yamlfields.Duplicate {
@@ -124,6 +130,13 @@ func (m *Manifest) fields() []yamlfields.Field {
 		{Name: "excludes", To: &m.Excludes, Item: "pattern"},
 		{Name: "exclude_from", To: &m.ExcludeFrom},
 		{Name: "sync_strategy", To: &m.SyncStrategy},
+		{Name: "keep_releases", To: func(s yamlfields.Scalar) error {
+			var err error
+			if m.KeepReleases, err = strconv.Atoi(s.Text); err != nil || m.KeepReleases < 1 || s.Quoted {
+				m.parsed.keepError = fmt.Errorf("line %d: keep_releases %.20q is not a number of at least 1", s.Line, s.Text)
+			}
+			return nil // as for dest_mode
+		}},
 	}
 }
 
@@ -174,13 +187,16 @@ func (m *Manifest) check(conf Config) error {
 			return fmt.Errorf("manifest: %w", err)
 		}
 	}
-	if m.parsed.modeError != nil {
-		return fmt.Errorf("manifest: %w", m.parsed.modeError)
+	if err := cmp.Or(m.parsed.modeError, m.parsed.keepError); err != nil {
+		return fmt.Errorf("manifest: %w", err)
 	}
 	if _, err := destcheck.ModeBits(m.destMode()); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	if err := checkStrategy(m.SyncStrategy); err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	if err := m.checkReleases(); err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	if strings.ContainsRune(m.ExcludeFrom, 0) || slices.ContainsFunc(m.Excludes, func(p string) bool { return strings.ContainsRune(p, 0) }) {

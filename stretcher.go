@@ -12,6 +12,7 @@
 package stretcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,11 +141,7 @@ func (d *deployment) deploy(ctx context.Context) error {
 	if d.manifest.Src != "" {
 		d.manifest = d.manifest.cleaned()
 	}
-	err := d.run(ctx)
-	if err == nil {
-		err = context.Cause(ctx) // ctx may have ended after the last blocking step
-	}
-	if err != nil {
+	if err := d.run(ctx); err != nil {
 		return logged("Deploy manifest", err)
 	}
 	log.Println("Deploy manifest succeeded." + capture.Warnings())
@@ -182,21 +179,21 @@ func (d *deployment) run(ctx context.Context) error {
 		if err := d.prepare(sync); err != nil {
 			return err
 		}
-		if src, err = d.getSrc(ctx, archive.Limits{Size: d.conf.MaxSize, CountHoles: sync.fillsHoles()}); err != nil {
+		if src, err = d.source(ctx, sync); err != nil {
 			return err
 		}
-		defer func() { unixfs.Warn("free the archive", src.Close()) }()
+		if src != nil {
+			defer func() { unixfs.Warn("free the archive", src.Close()) }()
+		}
 	}
 	if err := d.commands.loggedAll(ctx, m.Commands.Pre); err != nil {
 		return fmt.Errorf("pre command: %w", err)
 	}
-	if src != nil {
-		if err := d.sync(ctx, sync, src); err != nil {
-			return err
+	err := d.sync(ctx, sync, src)
+	if err == nil {
+		if err = d.commands.loggedAll(ctx, m.Commands.Post); err != nil {
+			err = fmt.Errorf("post command: %w", err)
 		}
 	}
-	if err := d.commands.loggedAll(ctx, m.Commands.Post); err != nil {
-		return fmt.Errorf("post command: %w", err)
-	}
-	return nil
+	return conclude(sync, cmp.Or(err, context.Cause(ctx))) // ctx may have ended after the last blocking step
 }

@@ -40,9 +40,19 @@ type strategy interface {
 	deploy(ctx context.Context, d *deployment, src *archive.Archive) error
 }
 
-// NewSyncStrategy returns the strategy that m.SyncStrategy names: rsync, mv or
-// builtin. "" is rsync, or builtin with a warning where PATH has no rsync. Any
-// other name is an error, and so is rsync where PATH has none.
+// keeper is a strategy that keeps what it deployed.
+type keeper interface {
+	// has reports whether all that the archive would bring is there already, so
+	// that deploy needs no archive.
+	has(d *deployment) (bool, error)
+	// conclude is called at the end, with the error of deploy or of what came
+	// after it. After an error, it makes dest what it was.
+	conclude(err error)
+}
+
+// NewSyncStrategy returns the strategy that m.SyncStrategy names: rsync, mv,
+// builtin or symlink. "" is rsync, or builtin with a warning where PATH has no
+// rsync. Any other name is an error, and so is rsync where PATH has none.
 func NewSyncStrategy(m *Manifest) (SyncStrategy, error) {
 	return newStrategy(m)
 }
@@ -62,6 +72,8 @@ func newStrategy(m *Manifest) (strategy, error) {
 		return &MvSyncStrategy{}, nil
 	case "builtin":
 		return &builtinStrategy{m}, nil
+	case "symlink":
+		return &symlinkStrategy{Manifest: m}, nil
 	}
 	return nil, checkStrategy(m.SyncStrategy)
 }
@@ -69,10 +81,10 @@ func newStrategy(m *Manifest) (strategy, error) {
 // checkStrategy reports a name that newStrategy does not know.
 func checkStrategy(name string) error {
 	switch name {
-	case "", "rsync", "mv", "builtin":
+	case "", "rsync", "mv", "builtin", "symlink":
 		return nil
 	}
-	return fmt.Errorf("invalid strategy %q: expected rsync, mv or builtin", name)
+	return fmt.Errorf("invalid strategy %q: expected rsync, mv, builtin or symlink", name)
 }
 
 // prepare checks what the strategy needs, and removes what killed runs left in
@@ -122,10 +134,34 @@ func directoryProblem(dest string) (certain bool, err error) {
 	return false, err
 }
 
-// sync makes dest equal to the archive by the strategy.
+// source returns the archive, nil if the strategy needs none.
+func (d *deployment) source(ctx context.Context, s strategy) (*archive.Archive, error) {
+	if k, ok := s.(keeper); ok {
+		if has, err := k.has(d); has || err != nil {
+			return nil, err
+		}
+	}
+	return d.getSrc(ctx, archive.Limits{Size: d.conf.MaxSize, CountHoles: s.fillsHoles()})
+}
+
+// conclude ends a deployment by a strategy, which failed if err is not nil.
+func conclude(s strategy, err error) error {
+	if k, ok := s.(keeper); ok {
+		k.conclude(err)
+	}
+	return err
+}
+
+// sync makes dest equal to the archive by the strategy. Without a strategy, there is
+// nothing to sync.
 func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive) error {
+	if s == nil {
+		return nil
+	}
 	m := d.manifest
-	if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
+	if src == nil {
+		// The strategy has it.
+	} else if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
 		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
 	}
 	log.Printf("Syncing to %s", m.Dest)

@@ -279,3 +279,30 @@ func (t *Tree) LookUp(name string) (*Entry, error) {
 	}
 	return path[len(path)-1], nil
 }
+
+// ReplaceBySymlink puts a symbolic link to target, with a modification time, at a
+// clean, relative path, and returns what was there, nil if nothing. Directories of
+// the path that the tree lacks are added. Symbolic links are not followed: one in
+// the place of a directory is an error, like any other file.
+func (t *Tree) ReplaceBySymlink(path, target string, mtime unix.Timespec) (*Entry, error) {
+	dir := t.Root
+	names := strings.Split(path, "/")
+	base := names[len(names)-1]
+	for i, name := range names[:len(names)-1] {
+		next := dir.Child(name)
+		if next == nil {
+			next = newImplicitDir(name)
+			dir.Put(next)
+		}
+		if !next.IsDir() {
+			return nil, fmt.Errorf("%q is not a directory in the archive", strings.Join(names[:i+1], "/"))
+		}
+		dir = next
+	}
+	old := dir.Child(base)
+	link := &Entry{Name: base, Mode: unix.S_IFLNK | 0o777}
+	link.SetTarget(target)
+	link.SetMtime(mtime)
+	dir.Put(link)
+	return old, nil
+}

@@ -129,6 +129,29 @@ func MountTmpfs(t testing.TB, options string) string {
 	return dir
 }
 
+// MountXFS mounts a new file system on which files can share blocks, for the time of
+// the test, and returns where. It skips the test without root, mkfs.xfs or loop
+// devices.
+func MountXFS(t testing.TB) string {
+	t.Helper()
+	dir, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
+	for _, command := range [][]string{
+		{"truncate", "-s", "320M", image}, // the least that mkfs.xfs takes is 300M
+		{"mkfs.xfs", "-q", "-m", "reflink=1", image},
+		{"mount", "-o", "loop", image, dir},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("only root can mount an image, and mkfs.xfs makes it: %v: %v %s", command, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // RawHeader returns a ustar header block whose type and size need not make sense,
 // for headers that archive/tar refuses to write.
 func RawHeader(name string, typ byte, size int64) []byte {

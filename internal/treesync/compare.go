@@ -314,9 +314,9 @@ func (c *comparison) stage(dir openDir, p *dirPlan, name string, e *archive.Entr
 	defer unix.Close(fd)
 	c.plan.bytes.Add(e.StoredSize())
 	if !e.IsDir() {
-		err = c.extractor.file(fd, path.Join(p.path, name), name, e)
+		err = c.extractor.file(fd, -1, path.Join(p.path, name), name, e)
 	} else {
-		err = c.extractor.directory(fd, path.Join(p.path, name), name, e)
+		err = c.extractor.directory(fd, -1, path.Join(p.path, name), name, e)
 	}
 	if err != nil {
 		return err

@@ -44,7 +44,13 @@ func extract(ctx context.Context, a *archive.Archive, dir string) error {
 	if a.Tree.HasLinks {
 		x.firstNames = map[*archive.Inode]string{}
 	}
-	x.fill(root, "", a.Tree.Root)
+	return x.tree(ctx, root, -1, a.Tree.Root)
+}
+
+// tree creates what is in the directory d, open as root, and sets the attributes
+// of d. base is as for fill.
+func (x *extractor) tree(ctx context.Context, root, base int, d *archive.Entry) error {
+	x.fill(root, base, "", d)
 	if err := x.workers.end(); err != nil {
 		return err
 	}
@@ -54,7 +60,7 @@ func extract(ctx context.Context, a *archive.Archive, dir string) error {
 	if err := x.makeLinks(ctx, root); err != nil {
 		return err
 	}
-	return x.setDirs(ctx, root, "", a.Tree.Root)
+	return x.setDirs(ctx, root, "", d)
 }
 
 // extractor creates the files of a tree.
@@ -62,6 +68,7 @@ type extractor struct {
 	contents contents
 	attrs    *attributes
 	workers  *workers
+	cloner   *cloner // nil for a tree of which nothing exists yet
 
 	mu sync.Mutex // guards the following, while workers fill them
 	// firstNames has the path under which an entry with several names is
@@ -83,8 +90,9 @@ func (x *extractor) linksFiles() bool { return x.firstNames != nil }
 
 // fill creates what is in a directory, and then sets the directory's owner,
 // mode and time. Before that the mode might forbid to create files in it, and
-// each file changes the time.
-func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
+// each file changes the time. base is an open directory whose files may have the
+// contents already, or -1.
+func (x *extractor) fill(fd, base int, dir string, d *archive.Entry) {
 	children := d.ByOffset()
 	work := x.workers.newGroup()
 	const batch = 16
@@ -94,7 +102,7 @@ func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
 				if e.IsDir() {
 					continue
 				}
-				if err := x.file(fd, path.Join(dir, e.Name), e.Name, e); err != nil {
+				if err := x.file(fd, base, path.Join(dir, e.Name), e.Name, e); err != nil {
 					return err
 				}
 			}
@@ -103,7 +111,7 @@ func (x *extractor) fill(fd int, dir string, d *archive.Entry) {
 	}
 	for _, e := range children {
 		if e.IsDir() {
-			work.do(func() error { return x.directory(fd, path.Join(dir, e.Name), e.Name, e) })
+			work.do(func() error { return x.directory(fd, base, path.Join(dir, e.Name), e.Name, e) })
 		}
 	}
 	work.wait()
@@ -125,7 +133,7 @@ func (x *extractor) setDir(fd int, dir string, d *archive.Entry) error {
 
 // directory creates name in the directory parent, with all that is in it.
 // dirPath is its path in the tree.
-func (x *extractor) directory(parent int, dirPath, name string, d *archive.Entry) error {
+func (x *extractor) directory(parent, parentBase int, dirPath, name string, d *archive.Entry) error {
 	mode := uint32(0o777) // less the umask, if the archive has no entry for it
 	if !d.Implicit() {
 		mode = 0o700
@@ -138,13 +146,19 @@ func (x *extractor) directory(parent int, dirPath, name string, d *archive.Entry
 		return pathError{dirPath, err}
 	}
 	defer unix.Close(fd)
-	x.fill(fd, dirPath, d)
+	base := -1
+	if parentBase >= 0 {
+		if base, err = unixfs.OpenDir(parentBase, name); err == nil {
+			defer unix.Close(base)
+		}
+	}
+	x.fill(fd, base, dirPath, d)
 	return nil
 }
 
 // file creates name in the directory dir: a file of any type but a directory.
 // filePath is its path in the tree.
-func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error {
+func (x *extractor) file(dir, base int, filePath, name string, e *archive.Entry) error {
 	if err := x.workers.ctx.Err(); err != nil {
 		return err
 	}
@@ -154,7 +168,7 @@ func (x *extractor) file(dir int, filePath, name string, e *archive.Entry) error
 	var err error
 	switch {
 	case e.IsRegular():
-		err = x.regular(dir, name, e)
+		err = x.regular(dir, base, name, e)
 	case e.IsSymlink():
 		err = unix.Symlinkat(e.Target(), dir, name)
 	default:
@@ -184,8 +198,8 @@ func (x *extractor) isFurtherName(e *archive.Entry, filePath string) bool {
 	return false
 }
 
-func (x *extractor) regular(dir int, name string, e *archive.Entry) (err error) {
-	fd, err := unixfs.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, e.Mode&0o777)
+func (x *extractor) regular(dir, base int, name string, e *archive.Entry) (err error) {
+	fd, err := unixfs.Openat(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, e.Mode&0o777)
 	if err != nil {
 		return err
 	}
@@ -195,7 +209,11 @@ func (x *extractor) regular(dir int, name string, e *archive.Entry) (err error) 
 			err = closeErr
 		}
 	}()
-	if err := copyContents(x.workers.ctx, fd, x.contents, e); err != nil {
+	cloned, err := x.cloner.clone(x.workers.ctx, fd, base, name, x.contents, e)
+	if err == nil && !cloned {
+		err = copyContents(x.workers.ctx, fd, x.contents, e)
+	}
+	if err != nil {
 		return err
 	}
 	return x.attrs.setFile(fd, dir, name, e)

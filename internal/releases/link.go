@@ -1,0 +1,151 @@
+package releases
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// ErrForeign is that dest is something that this package has not made.
+var ErrForeign = errors.New("expected a symbolic link to a release")
+
+// link returns the target of dest, "" if dest does not exist. It is an error if
+// dest is anything but a link to a name in the directory of its releases.
+func (s *Store) link() (string, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(s.parent, s.name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err == unix.ENOENT:
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("dest %s: %w", s.dest, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFLNK:
+		return "", s.foreign("is not a symbolic link", "mv -T %[1]s %[2]s", "ln -s %[3]s %[1]s")
+	}
+	target, err := unixfs.ReadLink(s.parent, s.name)
+	if err != nil {
+		return "", fmt.Errorf("dest %s: %w", s.dest, err)
+	}
+	if s.releaseOf(target) == "" {
+		if unix.Fstatat(s.parent, s.name+"/.", &st, 0) != nil {
+			return "", fmt.Errorf("dest %s is a symbolic link to %q, which is not a directory: %w in %s, or nothing: remove it", s.dest, target, ErrForeign, s.name+Suffix)
+		}
+		return "", s.foreign("is a symbolic link to "+fmt.Sprintf("%q", target), "cp -a %[1]s/. %[2]s", "ln -sfn %[3]s %[1]s")
+	}
+	return target, nil
+}
+
+// releaseOf returns the name in the directory of the releases that a target of dest
+// leads to, "" if it leads elsewhere.
+func (s *Store) releaseOf(target string) string {
+	name, ok := strings.CutPrefix(target, s.name+Suffix+"/")
+	if !ok || name == "." || name == ".." || strings.Contains(name, "/") {
+		return ""
+	}
+	return name
+}
+
+// foreign says what dest is instead of a link to a release, and how to make what is
+// there the first release. In the commands, %[1]s is dest, %[2]s the release, and
+// %[3]s the target of the link.
+func (s *Store) foreign(what, move, link string) error {
+	const first = "/before"
+	dir := s.dest + Suffix
+	commands := "mkdir -p " + quote(dir) + " && " + fmt.Sprintf(move+" && "+link, quote(s.dest), quote(dir+first), quote(s.name+Suffix+first))
+	return fmt.Errorf("dest %s %s: %w in %s, or nothing (to make what is there the first release, run: %s)", s.dest, what, ErrForeign, s.name+Suffix, commands)
+}
+
+// plain are words that a shell does not change.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_/.][A-Za-z0-9_/.,:+@%-]*$`)
+
+// quote quotes a word for a shell.
+func quote(word string) string {
+	if plain.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// Check returns an error if dest is neither a link to one of its releases nor
+// missing. The error says how to make it one.
+func (s *Store) Check() error {
+	_, err := s.link()
+	return err
+}
+
+// temporaryLink is the name of a link that is about to become dest.
+func (s *Store) temporaryLink() string { return "." + s.name + ".new" }
+
+// Switch makes a release that is finished the current one.
+func (s *Store) Switch(name string) error {
+	if _, err := s.statMark(name); err != nil {
+		return fmt.Errorf("release %s was removed meanwhile: %w", name, err)
+	}
+	var err error
+	if s.target, err = s.link(); err != nil {
+		return err
+	}
+	s.began = true
+	if s.releaseOf(s.target) == name {
+		log.Printf("%s is the current release already", name)
+		return nil
+	}
+	if err := s.point(s.name + Suffix + "/" + name); err != nil {
+		return fmt.Errorf("switch %s to the release %s: %w", s.dest, name, err)
+	}
+	log.Printf("Switched %s to the release %s", s.dest, name)
+	return nil
+}
+
+// point makes dest a link to target, or nothing if target is "", on disk too.
+func (s *Store) point(target string) error {
+	if target == "" {
+		if err := unix.Unlinkat(s.parent, s.name, 0); err != nil && err != unix.ENOENT {
+			return err
+		}
+		return unix.Fsync(s.parent)
+	}
+	temporary := s.temporaryLink()
+	if err := unix.Symlinkat(target, s.parent, temporary); err != nil {
+		return fmt.Errorf("create the link %s: %w", temporary, err)
+	}
+	if err := unix.Renameat(s.parent, temporary, s.parent, s.name); err != nil {
+		return errors.Join(err, unix.Unlinkat(s.parent, temporary, 0))
+	}
+	return unix.Fsync(s.parent)
+}
+
+// Undo puts dest back to what it was before Switch, and removes the release that
+// this run made. A release that was there before stays.
+func (s *Store) Undo() {
+	if s.made != "" {
+		// A process that is killed from here on leaves a release that is not used
+		// again.
+		s.warn("undo the mark", unix.Renameat(s.dir, s.made+markSuffix, s.dir, temporaryMark(s.made)))
+	}
+	if !s.began {
+		return
+	}
+	now, err := s.link()
+	if err == nil && now != s.target {
+		err = s.point(s.target)
+	}
+	if err != nil {
+		log.Printf("[ERROR] put %s back to %q: %v", s.dest, s.target, err)
+		return // what dest leads to stays
+	}
+	if s.target == "" {
+		log.Printf("No release is live: %s does not exist, as before", s.dest)
+	} else {
+		log.Printf("The release %s is live", s.releaseOf(s.target))
+	}
+	if s.made != "" {
+		s.removeMade()
+	}
+}

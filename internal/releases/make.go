@@ -1,0 +1,131 @@
+package releases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/treesync"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// Make makes a release of a tree, and returns its name once all of it is on disk.
+// After an error, nothing of the release is left.
+func (s *Store) Make(ctx context.Context, tree *treesync.Fresh, id ID, manifest []byte) (name string, err error) {
+	target, err := s.link()
+	if err != nil {
+		return "", err
+	}
+	if err := s.create(); err != nil {
+		return "", err
+	}
+	if name, err = s.newName(id); err != nil {
+		return "", err
+	}
+	s.made = name
+	if err := s.make(ctx, tree, s.releaseOf(target), manifest); err != nil {
+		s.removeMade()
+		return "", s.explain(err, tree.Size())
+	}
+	return name, nil
+}
+
+// newName returns a name for a release that sorts after those of all others, even
+// if the clock has been set back.
+func (s *Store) newName(id ID) (string, error) {
+	list, err := s.list()
+	if err != nil {
+		return "", err
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	if len(list) > 0 {
+		if last := list[len(list)-1].made; !now.After(last) {
+			now = last.Add(time.Millisecond)
+		}
+	}
+	return now.Format(timeLayout) + "-" + string(id), nil
+}
+
+// make makes the release s.made. What the release base has is cloned.
+func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, manifest []byte) error {
+	if err := s.fill(ctx, tree, base); err != nil {
+		return err
+	}
+	if err := s.writeManifest(manifest); err != nil {
+		return err
+	}
+	if err := unixfs.Syncfs(ctx, s.dir); err != nil {
+		return err
+	}
+	if err := unix.Renameat(s.dir, temporaryMark(s.made), s.dir, s.made+markSuffix); err != nil {
+		return fmt.Errorf("finish the release: %w", err)
+	}
+	// The link must not be on disk before the mark.
+	if err := unix.Fsync(s.dir); err != nil {
+		return fmt.Errorf("finish the release: %w", err)
+	}
+	log.Printf("Made the release %s: %s, of which %s are shared with the release before", s.made, humanize.IBytes(uint64(tree.Size())), humanize.IBytes(uint64(tree.Cloned())))
+	return nil
+}
+
+func (s *Store) fill(ctx context.Context, tree *treesync.Fresh, base string) error {
+	if err := unix.Mkdirat(s.dir, s.made, 0o700); err != nil {
+		return fmt.Errorf("create the release %s: %w", s.made, err)
+	}
+	dir, err := unixfs.OpenDir(s.dir, s.made)
+	if err != nil {
+		return fmt.Errorf("create the release %s: %w", s.made, err)
+	}
+	defer unix.Close(dir)
+	from := -1
+	if base != "" {
+		if from, err = unixfs.OpenDir(s.dir, base); err == nil {
+			defer unix.Close(from)
+		}
+	}
+	return tree.Create(ctx, dir, from)
+}
+
+// writeManifest writes the manifest under a temporary name. It may hold secrets.
+func (s *Store) writeManifest(manifest []byte) error {
+	fd, err := unixfs.Openat(s.dir, temporaryMark(s.made), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = unixfs.WriteAt(fd, manifest, 0)
+		if closeErr := unix.Close(fd); err == nil {
+			err = closeErr
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("keep the manifest: %w", err)
+	}
+	return nil
+}
+
+// removeMade removes the release that this run made.
+func (s *Store) removeMade() {
+	if err := unix.Unlinkat(s.dir, temporaryMark(s.made), 0); err != unix.ENOENT {
+		s.warn("remove a manifest", err)
+	}
+	s.remove(s.made)
+	s.made = ""
+}
+
+// explain adds to an error of making a release, which has been removed again, how
+// many bytes it needs.
+func (s *Store) explain(err error, needs int64) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if free, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(s.dir)); statErr == nil {
+			hint := ""
+			if free >= needs {
+				hint = "; inodes or a quota may be used up"
+			}
+			err = fmt.Errorf("no space left (needs %s, %s free%s): %w", humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)), hint, err)
+		}
+	}
+	return fmt.Errorf("make a release in %s%s: %w", s.dest, Suffix, err)
+}

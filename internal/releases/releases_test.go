@@ -1,0 +1,314 @@
+package releases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/tartest"
+	"github.com/fujiwara/stretcher/internal/treesync"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// tree returns the tree of an archive with a file.
+func tree(t testing.TB, body string) *treesync.Fresh {
+	t.Helper()
+	return treeOf(t, tartest.Member{Name: "file", Body: body})
+}
+
+func treeOf(t testing.TB, members ...tartest.Member) *treesync.Fresh {
+	t.Helper()
+	file, err := unixfs.TempFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := tartest.Make(t, members...)
+	if _, err := file.WriteAt(data, 0); err != nil {
+		t.Fatal(err)
+	}
+	a, err := archive.Index(t.Context(), strings.NewReader(string(data)), file, archive.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.TakeOver(file)
+	t.Cleanup(func() { a.Close() })
+	f, err := treesync.FreshArchive(t.Context(), a, treesync.Options{Mode: 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func open(t testing.TB, dest string) *Store {
+	t.Helper()
+	s, err := Open(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// id returns the ID of a release with a file of these contents.
+func id(body string) ID { return NewID(fmt.Sprintf("%064x", body)) }
+
+// release makes a release with a file, and switches to it.
+func deployed(t testing.TB, dest, body string) string {
+	t.Helper()
+	s := open(t, dest)
+	if err := s.Clean(); err != nil {
+		t.Fatal(err)
+	}
+	name, err := s.Make(t.Context(), tree(t, body), id(body), []byte("manifest of "+body))
+	if err == nil {
+		err = s.Switch(name)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func wantFile(t testing.TB, dest, want string) {
+	t.Helper()
+	if got, err := os.ReadFile(filepath.Join(dest, "file")); string(got) != want || err != nil {
+		t.Errorf("dest has %q, expected %q: %v", got, want, err)
+	}
+}
+
+// names lists the directories of the releases.
+func names(t testing.TB, dest string) []string {
+	t.Helper()
+	list, err := filepath.Glob(dest + Suffix + "/*Z-*[^l]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		list[i] = filepath.Base(list[i])
+	}
+	return list
+}
+
+func TestNewID(t *testing.T) {
+	t.Parallel()
+	const sum = "0123456789abcdef0123456789abcdef"
+	seen := map[ID]string{}
+	for _, options := range [][]any{
+		{}, {"0755"}, {"0700"}, {"0755", []string{"a", "b"}}, {"0755", []string{"a b"}}, {"0755", []string{"a"}, "b"}, {"0755", []string{"a"}, []string{"b"}}, {"0755", []string{`a" "b`}}, {"\xff"}, {"\xfe"},
+	} {
+		got := NewID(strings.ToUpper(sum), options...)
+		if other, ok := seen[got]; ok {
+			t.Errorf("%q has the ID of %s", options, other)
+		}
+		seen[got] = fmt.Sprintf("%q", options)
+		if got != NewID(sum, options...) || !releaseName.MatchString("20260101T000000.000Z-"+string(got)) {
+			t.Errorf("%q has the ID %s", options, got)
+		}
+	}
+	if NewID(sum) == NewID(sum[:31]+"e") {
+		t.Error("the end of the checksum does not count")
+	}
+	if got := NewID(""); !releaseName.MatchString("20260101T000000.000Z-" + string(got)) {
+		t.Errorf("without a checksum, the ID is %s", got)
+	}
+}
+
+// Names sort in the order in which the releases were made, even if one was made in
+// the future.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	deployed(t, dest, "0")
+	future := "22220101T000000.000Z-0123456789ab-0123456789ab"
+	if err := os.Rename(filepath.Join(dest+Suffix, names(t, dest)[0]), filepath.Join(dest+Suffix, future)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(dest+Suffix, future+".yml"), nil, 0o600), os.Remove(dest)); err != nil {
+		t.Fatal(err)
+	}
+	made := []string{future}
+	for i := range 5 {
+		made = append(made, deployed(t, dest, fmt.Sprint(i)))
+	}
+	if got := names(t, dest); !slices.Equal(got, made) {
+		t.Errorf("got %v, expected %v", got, made)
+	}
+	s := open(t, dest)
+	if name, manifest, err := s.Before(); name != made[4] || string(manifest) != "manifest of 3" || err != nil {
+		t.Errorf("before the current one: %s, %q, %v", name, manifest, err)
+	}
+	// The current one stays, and so do the newest of the others.
+	if err := s.Switch(made[1]); err != nil {
+		t.Fatal(err)
+	}
+	s.Prune(2)
+	if got, want := names(t, dest), []string{made[1], made[5]}; !slices.Equal(got, want) {
+		t.Errorf("left %v, expected %v", got, want)
+	}
+	wantFile(t, dest, "0")
+	if _, _, err := s.Before(); err == nil || !strings.Contains(err.Error(), "no finished release that is older than the current one, "+made[1]) {
+		t.Errorf("before the oldest one: %v", err)
+	}
+}
+
+// A process can be killed after any of the steps. dest is whole, and the next run
+// removes what is left.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	for name, kill := range map[string]func(s *Store, name string) error{
+		"before the mark": func(s *Store, name string) error {
+			return os.Rename(filepath.Join(s.dest+Suffix, name+".yml"), filepath.Join(s.dest+Suffix, "."+name+".yml"))
+		},
+		"before the manifest": func(s *Store, name string) error {
+			return os.Remove(filepath.Join(s.dest+Suffix, name+".yml"))
+		},
+		"before the rename of the link": func(s *Store, name string) error {
+			return errors.Join(os.Symlink("dest.releases/"+name, filepath.Join(filepath.Dir(s.dest), ".dest.new")),
+				os.Remove(filepath.Join(s.dest+Suffix, name+".yml")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dest := filepath.Join(t.TempDir(), "dest")
+			old := deployed(t, dest, "old")
+			s := open(t, dest)
+			unfinished, err := s.Make(t.Context(), tree(t, "new"), id("new"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := kill(s, unfinished); err != nil {
+				t.Fatal(err)
+			}
+			wantFile(t, dest, "old")
+			if found, err := s.Find(id("new")); found != "" || err != nil {
+				t.Errorf("found the release %q, %v", found, err)
+			}
+			if err := open(t, dest).Clean(); err != nil {
+				t.Fatal(err)
+			}
+			list, err := os.ReadDir(dest + Suffix)
+			if err != nil || len(list) != 2 || list[0].Name() != old || list[1].Name() != old+".yml" {
+				t.Errorf("left %v, %v", list, err)
+			}
+			if list, err := os.ReadDir(filepath.Dir(dest)); err != nil || len(list) != 2 {
+				t.Errorf("left beside dest %v, %v", list, err)
+			}
+		})
+	}
+}
+
+// The current release is never removed, not even if it has lost its mark.
+func TestCleanKeepsCurrent(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	name := deployed(t, dest, "x")
+	if err := os.Remove(filepath.Join(dest+Suffix, name+".yml")); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dest)
+	if err := s.Clean(); err != nil {
+		t.Fatal(err)
+	}
+	s.Prune(0)
+	wantFile(t, dest, "x")
+}
+
+// A release that cannot be made leaves nothing, and dest stays.
+func TestMakeFails(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	deployed(t, dest, "x")
+	cause := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	if _, err := open(t, dest).Make(ctx, tree(t, "y"), id("y"), nil); !errors.Is(err, cause) {
+		t.Errorf("got error %v", err)
+	}
+	if got := names(t, dest); len(got) != 1 {
+		t.Errorf("left %v", got)
+	}
+	wantFile(t, dest, "x")
+
+	full := tartest.MountTmpfs(t, "size=256k")
+	dest = filepath.Join(full, "dest")
+	deployed(t, dest, "x")
+	_, err := open(t, dest).Make(t.Context(), tree(t, strings.Repeat("x", 300<<10)), id("y"), nil)
+	if err == nil || !strings.Contains(err.Error(), "no space left (needs 300 KiB, ") {
+		t.Errorf("got error %v", err)
+	}
+	if got, err := os.ReadDir(dest + Suffix); len(got) != 2 || err != nil {
+		t.Errorf("left %v, %v", got, err)
+	}
+	wantFile(t, dest, "x")
+}
+
+// Commands of a manifest that another user could have written are not run.
+func TestForeignManifest(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	first := deployed(t, dest, "1")
+	deployed(t, dest, "2")
+	manifest := filepath.Join(dest+Suffix, first+".yml")
+	if err := os.Chmod(manifest, 0o622); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dest)
+	if _, _, err := s.Before(); err == nil || !strings.Contains(err.Error(), "can be written by another user") {
+		t.Errorf("writable by others: %v", err)
+	}
+	if err := errors.Join(os.Rename(manifest, dest+"-other"), os.Symlink(dest+"-other", manifest)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Before(); err == nil {
+		t.Error("a symbolic link is a manifest")
+	}
+	if err := os.Remove(manifest); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make another user's file")
+	}
+	if err := errors.Join(os.WriteFile(manifest, nil, 0o600), os.Chown(manifest, 12345, 12345)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Before(); err == nil {
+		t.Error("another user's file is a manifest")
+	}
+	s.Prune(1)
+	if err := s.Clean(); err != nil || len(names(t, dest)) != 2 {
+		t.Errorf("another user's release was removed: %v", err)
+	}
+}
+
+// A failing rename leaves what dest was.
+func TestSwitchFails(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	deployed(t, dest, "1")
+	s := open(t, dest)
+	name, err := s.Make(t.Context(), tree(t, "2"), id("2"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inTheWay := filepath.Join(filepath.Dir(dest), ".dest.new")
+	if err := os.WriteFile(inTheWay, []byte("of somebody else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Switch(name); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), "create the link .dest.new") {
+		t.Errorf("got error %v", err)
+	}
+	s.Undo()
+	wantFile(t, dest, "1")
+	if got := names(t, dest); len(got) != 1 {
+		t.Errorf("left %v", got)
+	}
+	if data, err := os.ReadFile(inTheWay); string(data) != "of somebody else" || err != nil {
+		t.Errorf("it has %q, %v", data, err)
+	}
+}

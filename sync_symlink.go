@@ -1,0 +1,163 @@
+package stretcher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/releases"
+	"github.com/fujiwara/stretcher/internal/treesync"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// defaultKeepReleases is how many releases are kept unless the manifest says so.
+const defaultKeepReleases = 5
+
+// symlinkStrategy makes dest a symbolic link to a complete release.
+type symlinkStrategy struct {
+	*Manifest
+	found string          // a finished release that is what the archive would bring
+	store *releases.Store // nil before deploy
+}
+
+// Sync makes the directory from, with the excludes of the manifest, a release of to.
+func (s *symlinkStrategy) Sync(from, to string) error {
+	ctx := context.Background()
+	tree, err := treesync.FreshDir(ctx, from, s.options())
+	if err != nil {
+		return err
+	}
+	err = s.release(ctx, unixfs.CleanPath(to), tree)
+	unixfs.Warn("close "+from, tree.Close())
+	s.conclude(err)
+	return err
+}
+
+func (s *symlinkStrategy) prepare(string) error { return nil }
+
+func (s *symlinkStrategy) problem(dest string) (certain bool, err error) {
+	if _, missing := os.Lstat(dest); missing != nil {
+		err = destcheck.Problem(dest)
+	}
+	if err == nil {
+		err = destcheck.Problem(dest + releases.Suffix)
+	}
+	if err == nil {
+		if err = s.check(dest); errors.Is(err, releases.ErrForeign) {
+			err = destExistsError{err}
+		}
+	}
+	return err != nil, err
+}
+
+// destExistsError is an errDestExists with the text of another error.
+type destExistsError struct{ error }
+
+func (e destExistsError) Unwrap() []error { return []error{e.error, errDestExists} }
+
+func (s *symlinkStrategy) fillsHoles() bool { return false }
+
+func (s *symlinkStrategy) check(dest string) error {
+	store, err := releases.Open(dest)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return store.Check()
+}
+
+func (s *symlinkStrategy) has(d *deployment) (bool, error) {
+	if s.check(s.Dest) != nil {
+		return false, nil // problem has logged it, and a pre command may change it
+	}
+	store, err := releases.Open(s.Dest)
+	if err != nil {
+		return false, err
+	}
+	defer store.Close()
+	if err := store.Clean(); err != nil {
+		return false, err
+	}
+	if s.found, err = store.Find(s.id()); s.found != "" {
+		log.Printf("The release %s is there already: nothing to download", s.found)
+	}
+	return s.found != "", err
+}
+
+// deploy makes a release of the archive, unless it was found, and switches to it.
+func (s *symlinkStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
+	if src == nil {
+		return s.release(ctx, s.Dest, nil)
+	}
+	tree, err := treesync.FreshArchive(ctx, src, s.options())
+	if err != nil {
+		return err
+	}
+	return s.release(ctx, s.Dest, tree)
+}
+
+// release switches dest to a release of the tree. A nil tree is the release that
+// was found.
+func (s *symlinkStrategy) release(ctx context.Context, dest string, tree *treesync.Fresh) (err error) {
+	if s.store, err = releases.Open(dest); err != nil {
+		return err
+	}
+	name := s.found
+	if tree != nil {
+		manifest, err := s.source()
+		if err != nil {
+			return err
+		}
+		if name, err = s.store.Make(ctx, tree, s.id(), manifest); err != nil {
+			return err
+		}
+	}
+	return s.store.Switch(name)
+}
+
+func (s *symlinkStrategy) conclude(err error) {
+	if s.store == nil {
+		return
+	}
+	if err != nil {
+		s.store.Undo()
+	} else {
+		s.store.Prune(cmp.Or(s.KeepReleases, defaultKeepReleases))
+	}
+	s.store.Close()
+}
+
+func (s *symlinkStrategy) options() treesync.Options {
+	return treesync.Options{Mode: s.destMode(), Excludes: s.Excludes, ExcludeFrom: s.ExcludeFrom}
+}
+
+// id stands for all that decides what a release has in it.
+func (s *symlinkStrategy) id() releases.ID {
+	return releases.NewID(s.CheckSum, fmt.Sprintf("%04o", uint32(s.destMode())), s.Excludes, s.ExcludeFrom)
+}
+
+// source returns the manifest in YAML: as it was fetched, if it was.
+func (m *Manifest) source() ([]byte, error) {
+	if m.parsed.data != nil {
+		return m.parsed.data, nil
+	}
+	return yaml.Marshal(m)
+}
+
+// checkReleases checks the keys that only the strategy symlink uses.
+func (m *Manifest) checkReleases() error {
+	if m.KeepReleases < 0 {
+		return fmt.Errorf("keep_releases %d is not a number of at least 1", m.KeepReleases)
+	}
+	if m.SyncStrategy != "symlink" && m.KeepReleases != 0 {
+		log.Print("[WARN] manifest: keep_releases does nothing without sync_strategy: symlink")
+	}
+	return nil
+}
