@@ -50,6 +50,9 @@ type Manifest struct {
 	// KeepReleases is how many releases the strategy symlink keeps, the current one
 	// included. 0 is the default, 5.
 	KeepReleases int `yaml:"keep_releases,omitempty"`
+	// Shared are paths in the archive, relative to its root, that the strategy
+	// symlink keeps in the directory Dest + ".shared", for all releases.
+	Shared []string `yaml:"shared"`
 
 	parsed parsed
 }
@@ -130,6 +133,7 @@ func (m *Manifest) fields() []yamlfields.Field {
 		{Name: "excludes", To: &m.Excludes, Item: "pattern"},
 		{Name: "exclude_from", To: &m.ExcludeFrom},
 		{Name: "sync_strategy", To: &m.SyncStrategy},
+		{Name: "shared", To: &m.Shared, Item: "path"},
 		{Name: "keep_releases", To: func(s yamlfields.Scalar) error {
 			var err error
 			if m.KeepReleases, err = strconv.Atoi(s.Text); err != nil || m.KeepReleases < 1 || s.Quoted {

@@ -115,7 +115,7 @@ func (s *symlinkStrategy) release(ctx context.Context, dest string, tree *treesy
 		if err != nil {
 			return err
 		}
-		if name, err = s.store.Make(ctx, tree, s.id(), manifest); err != nil {
+		if name, err = s.store.Make(ctx, tree, s.id(), s.Shared, manifest); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (s *symlinkStrategy) options() treesync.Options {
 
 // id stands for all that decides what a release has in it.
 func (s *symlinkStrategy) id() releases.ID {
-	return releases.NewID(s.CheckSum, fmt.Sprintf("%04o", uint32(s.destMode())), s.Excludes, s.ExcludeFrom)
+	return releases.NewID(s.CheckSum, fmt.Sprintf("%04o", uint32(s.destMode())), s.Excludes, s.ExcludeFrom, s.Shared)
 }
 
 // source returns the manifest in YAML: as it was fetched, if it was.
@@ -158,6 +158,12 @@ func (m *Manifest) checkReleases() error {
 	}
 	if m.SyncStrategy != "symlink" && m.KeepReleases != 0 {
 		log.Print("[WARN] manifest: keep_releases does nothing without sync_strategy: symlink")
+	}
+	if m.SyncStrategy != "symlink" && len(m.Shared) > 0 {
+		log.Print("[WARN] manifest: shared does nothing without sync_strategy: symlink")
+	}
+	if err := releases.CheckShared(m.Shared); err != nil {
+		return fmt.Errorf("shared: %w", err)
 	}
 	return nil
 }

@@ -15,8 +15,10 @@ import (
 )
 
 // Make makes a release of a tree, and returns its name once all of it is on disk.
-// After an error, nothing of the release is left.
-func (s *Store) Make(ctx context.Context, tree *treesync.Fresh, id ID, manifest []byte) (name string, err error) {
+// The shared paths become links to the shared directory, and are created there if
+// they do not exist. After an error, nothing of the release is left, but of shared
+// paths those that were created.
+func (s *Store) Make(ctx context.Context, tree *treesync.Fresh, id ID, shared []string, manifest []byte) (name string, err error) {
 	target, err := s.link()
 	if err != nil {
 		return "", err
@@ -28,7 +30,7 @@ func (s *Store) Make(ctx context.Context, tree *treesync.Fresh, id ID, manifest 
 		return "", err
 	}
 	s.made = name
-	if err := s.make(ctx, tree, s.releaseOf(target), manifest); err != nil {
+	if err := s.make(ctx, tree, s.releaseOf(target), shared, manifest); err != nil {
 		s.removeMade()
 		return "", s.explain(err, tree.Size())
 	}
@@ -52,8 +54,15 @@ func (s *Store) newName(id ID) (string, error) {
 }
 
 // make makes the release s.made. What the release base has is cloned.
-func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, manifest []byte) error {
+func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, shared []string, manifest []byte) error {
+	missing, err := s.linkShared(tree, shared)
+	if err != nil {
+		return err
+	}
 	if err := s.fill(ctx, tree, base); err != nil {
+		return err
+	}
+	if err := s.makeShared(ctx, tree, missing); err != nil {
 		return err
 	}
 	if err := s.writeManifest(manifest); err != nil {
@@ -69,7 +78,7 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, man
 	if err := unix.Fsync(s.dir); err != nil {
 		return fmt.Errorf("finish the release: %w", err)
 	}
-	log.Printf("Made the release %s: %s, of which %s are shared with the release before", s.made, humanize.IBytes(uint64(tree.Size())), humanize.IBytes(uint64(tree.Cloned())))
+	log.Printf("Made the release %s: %s, %s of it cloned from the one before", s.made, humanize.IBytes(uint64(tree.Size())), humanize.IBytes(uint64(tree.Cloned())))
 	return nil
 }
 

@@ -65,7 +65,7 @@ func deployed(t testing.TB, dest, body string) string {
 	if err := s.Clean(); err != nil {
 		t.Fatal(err)
 	}
-	name, err := s.Make(t.Context(), tree(t, body), id(body), []byte("manifest of "+body))
+	name, err := s.Make(t.Context(), tree(t, body), id(body), nil, []byte("manifest of "+body))
 	if err == nil {
 		err = s.Switch(name)
 	}
@@ -178,7 +178,7 @@ func TestKilled(t *testing.T) {
 			dest := filepath.Join(t.TempDir(), "dest")
 			old := deployed(t, dest, "old")
 			s := open(t, dest)
-			unfinished, err := s.Make(t.Context(), tree(t, "new"), id("new"), nil)
+			unfinished, err := s.Make(t.Context(), tree(t, "new"), id("new"), nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -227,7 +227,7 @@ func TestMakeFails(t *testing.T) {
 	cause := errors.New("interrupted")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
-	if _, err := open(t, dest).Make(ctx, tree(t, "y"), id("y"), nil); !errors.Is(err, cause) {
+	if _, err := open(t, dest).Make(ctx, tree(t, "y"), id("y"), nil, nil); !errors.Is(err, cause) {
 		t.Errorf("got error %v", err)
 	}
 	if got := names(t, dest); len(got) != 1 {
@@ -238,7 +238,7 @@ func TestMakeFails(t *testing.T) {
 	full := tartest.MountTmpfs(t, "size=256k")
 	dest = filepath.Join(full, "dest")
 	deployed(t, dest, "x")
-	_, err := open(t, dest).Make(t.Context(), tree(t, strings.Repeat("x", 300<<10)), id("y"), nil)
+	_, err := open(t, dest).Make(t.Context(), tree(t, strings.Repeat("x", 300<<10)), id("y"), nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "no space left (needs 300 KiB, ") {
 		t.Errorf("got error %v", err)
 	}
@@ -292,7 +292,7 @@ func TestSwitchFails(t *testing.T) {
 	dest := filepath.Join(t.TempDir(), "dest")
 	deployed(t, dest, "1")
 	s := open(t, dest)
-	name, err := s.Make(t.Context(), tree(t, "2"), id("2"), nil)
+	name, err := s.Make(t.Context(), tree(t, "2"), id("2"), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

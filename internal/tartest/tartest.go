@@ -129,6 +129,20 @@ func MountTmpfs(t testing.TB, options string) string {
 	return dir
 }
 
+// BindMount makes the directory to show the directory from, for the time of the
+// test. It skips the test without root.
+func BindMount(t testing.TB, from, to string) {
+	t.Helper()
+	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("only root can mount a directory: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(to, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // MountXFS mounts a new file system on which files can share blocks, for the time of
 // the test, and returns where. It skips the test without root, mkfs.xfs or loop
 // devices.

@@ -1,0 +1,161 @@
+package releases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/treesync"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// CheckShared reports shared paths that are not relative paths inside of a release,
+// or of which one is inside of another.
+func CheckShared(paths []string) error {
+	var checked []string
+	for _, p := range paths {
+		clean := path.Clean(p)
+		switch {
+		case clean == ".":
+			return fmt.Errorf("%q is the release itself: name a path inside of it", p)
+		case strings.HasPrefix(p, "/"):
+			return fmt.Errorf("%q is absolute: name a path inside of the release, relative to it", p)
+		case strings.ContainsRune(p, 0):
+			return fmt.Errorf("%q has a NUL byte", p)
+		case strings.Contains("/"+p+"/", "/../"):
+			return fmt.Errorf(`%q has ".." in it: name a path inside of the release`, p)
+		}
+		for i, other := range checked {
+			if clean == other || strings.HasPrefix(clean, other+"/") || strings.HasPrefix(other, clean+"/") {
+				return fmt.Errorf("%q and %q are the same, or one is inside of the other: name each path once", paths[i], p)
+			}
+		}
+		checked = append(checked, clean)
+	}
+	return nil
+}
+
+// sharedPath is a path that a tree has a link for.
+type sharedPath struct {
+	path  string
+	entry *archive.Entry // what the archive had there, nil if nothing
+}
+
+// linkShared replaces shared paths in the tree by links to the shared directory.
+func (s *Store) linkShared(tree *treesync.Fresh, paths []string) ([]sharedPath, error) {
+	if err := CheckShared(paths); err != nil {
+		return nil, fmt.Errorf("shared: %w", err)
+	}
+	var list []sharedPath
+	for _, p := range paths {
+		p = path.Clean(p)
+		// Up to the release, out of it, and out of the directory of the releases.
+		up := strings.Repeat("../", strings.Count(p, "/")+2)
+		old, err := tree.ReplaceByLink(p, up+s.name+sharedSuffix+"/"+p)
+		if err != nil {
+			return nil, fmt.Errorf("shared path %s: %w", p, err)
+		}
+		list = append(list, sharedPath{p, old})
+	}
+	return list, nil
+}
+
+// makeShared creates the shared paths that do not exist: as the archive has them,
+// or as directories. They stay whatever becomes of the release, since a running
+// program may have written to them.
+func (s *Store) makeShared(ctx context.Context, tree *treesync.Fresh, paths []sharedPath) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	top, err := s.makeDir(s.parent, s.name+sharedSuffix)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	made := false
+	for _, p := range paths {
+		created, err := s.makeOne(ctx, tree, top, p)
+		if err != nil {
+			return fmt.Errorf("create the shared path %s in %s%s: %w", p.path, s.dest, sharedSuffix, err)
+		}
+		made = made || created
+	}
+	if !made || sameFilesystem(top, s.dir) { // which is flushed later
+		return nil
+	}
+	return unixfs.Syncfs(ctx, top)
+}
+
+// makeOne creates a shared path, with the directories above it, unless it exists.
+func (s *Store) makeOne(ctx context.Context, tree *treesync.Fresh, top int, p sharedPath) (created bool, err error) {
+	dir, err := unixfs.OpenDir(top, ".")
+	if err != nil {
+		return false, err
+	}
+	names := strings.Split(p.path, "/")
+	for _, name := range names[:len(names)-1] {
+		next, err := s.makeDir(dir, name)
+		unix.Close(dir)
+		if err != nil {
+			return false, err
+		}
+		dir = next
+	}
+	defer unix.Close(dir)
+	name := names[len(names)-1]
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != unix.ENOENT {
+		return false, err
+	}
+	if p.entry == nil {
+		made, err := s.makeDir(dir, name)
+		if err != nil {
+			return false, err
+		}
+		return true, unix.Close(made)
+	}
+	// The name appears when all of it is there. A killed run leaves a temporary
+	// directory, which Clean removes.
+	temp, err := unixfs.NewTempDir(unixfs.DescriptorPath(top), unixfs.TempPrefix)
+	if err != nil {
+		return false, err
+	}
+	err = tree.CreateEntry(ctx, p.entry, temp.Fd(), name)
+	if err == nil {
+		err = renameDir(temp.Fd(), dir, name)
+	}
+	return err == nil, errors.Join(err, temp.Remove())
+}
+
+// renameDir moves name, which may be a directory, from one directory to another.
+func renameDir(from, to int, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	kind, mode := st.Mode&unix.S_IFMT, st.Mode&0o7777
+	// An ordinary user cannot move a read-only directory, whose ".." changes.
+	readOnly := kind == unix.S_IFDIR && mode&unix.S_IWUSR == 0
+	if readOnly {
+		if err := unixfs.Chmod(from, name, kind, mode|unix.S_IWUSR); err != nil {
+			return err
+		}
+	}
+	if err := unix.Renameat(from, name, to, name); err != nil {
+		return err
+	}
+	if readOnly {
+		return unixfs.Chmod(to, name, kind, mode)
+	}
+	return nil
+}
+
+func sameFilesystem(a, b int) bool {
+	var sa, sb unix.Stat_t
+	return unix.Fstat(a, &sa) == nil && unix.Fstat(b, &sb) == nil && sa.Dev == sb.Dev
+}

@@ -1,0 +1,124 @@
+package releases
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
+)
+
+// A shared path is created with all that the archive has there, read-only
+// directories and hard links included, also on another file system than the
+// releases. A killed run leaves no part of it.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	members := []tartest.Member{
+		{Name: "data/", Type: '5', Mode: 0o555}, {Name: "data/a", Body: "x"}, {Name: "data/b", Type: '1', Body: "data/a"},
+		{Name: "outside", Type: '1', Body: "data/a"}, {Name: "link", Type: '2', Body: "data"}, {Name: "implicit/x", Body: "y"},
+	}
+	for name, mount := range map[string]func(t *testing.T, dest string){
+		"beside": func(*testing.T, string) {},
+		"mounted": func(t *testing.T, dest string) {
+			if err := os.Symlink(tartest.MountTmpfs(t, "size=1m"), dest+"-mount"); err != nil {
+				t.Fatal(err)
+			}
+			bindMount(t, dest+"-mount", dest+sharedSuffix)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dest := filepath.Join(t.TempDir(), "dest")
+			shared := dest + sharedSuffix
+			mount(t, dest)
+			// What a run that was killed left.
+			if err := os.MkdirAll(shared+"/.stretcher-123/data", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, dest)
+			if err := s.Clean(); err != nil {
+				t.Fatal(err)
+			}
+			name, err := s.Make(t.Context(), treeOf(t, members...), id("x"), []string{"data", "link", "implicit", "none"}, nil)
+			if err == nil {
+				err = s.Switch(name)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := t.TempDir()
+			if err := tartest.Extract(t, tartest.Make(t, members...), want); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Remove(want + "/outside"); err != nil { // of which a copy stays in the release
+				t.Fatal(err)
+			}
+			for _, p := range []string{"data", "implicit"} {
+				tartest.CompareTrees(t, filepath.Join(want, p), filepath.Join(shared, p))
+			}
+			list, err := os.ReadDir(shared)
+			if err != nil || len(list) != 4 {
+				t.Errorf("shared are %v, %v", list, err)
+			}
+			if target, err := os.Readlink(shared + "/link"); target != "data" || err != nil {
+				t.Errorf("the link leads to %s, %v", target, err)
+			}
+			if data, err := os.ReadFile(dest + "/outside"); string(data) != "x" || err != nil {
+				t.Errorf("the other name has %q, %v", data, err)
+			}
+			if err := os.Chmod(shared+"/data", 0o755); err != nil { // for the removal at the end
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// bindMount makes a directory that shows another one, for the time of the test.
+func bindMount(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Mkdir(to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tartest.BindMount(t, from, to)
+}
+
+func TestCheckShared(t *testing.T) {
+	t.Parallel()
+	for _, paths := range [][]string{nil, {"a"}, {"a/b", "a/c", "a-b", "..a", "a..", "a/b./"}, {"./a//b/"}, {" "}, {"\xff"}} {
+		if err := CheckShared(paths); err != nil {
+			t.Errorf("%q: %v", paths, err)
+		}
+	}
+	for _, paths := range [][]string{{""}, {"."}, {"./"}, {"/"}, {"/a"}, {"//a"}, {".."}, {"../a"}, {"a/.."}, {"a/../b"}, {"a", "a"}, {"a", "./a/"}, {"a", "a/b"}, {"a/b", "a"}, {"a", "b", "a/b/c"}, {"a\x00"}} {
+		if err := CheckShared(paths); err == nil {
+			t.Errorf("%q are no error", paths)
+		}
+	}
+}
+
+func FuzzCheckShared(f *testing.F) {
+	for _, p := range []string{"a", "a/../b", "//", "./a"} {
+		f.Add(p, "b/c")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if CheckShared([]string{a, b}) != nil {
+			return
+		}
+		top := t.TempDir()
+		for _, p := range []string{a, b} {
+			// Every path can be made without the other one, and is in top.
+			err := os.MkdirAll(filepath.Join(top, p), 0o755)
+			if pathErr := (*os.PathError)(nil); errors.As(err, &pathErr) && strings.Contains(pathErr.Err.Error(), "name too long") {
+				return
+			}
+			if err != nil || !strings.HasPrefix(filepath.Join(top, p), top+"/") {
+				t.Errorf("%q: %v", p, err)
+			}
+		}
+		if err := os.Remove(filepath.Join(top, a)); err != nil {
+			t.Errorf("%q is not separate from %q: %v", a, b, err)
+		}
+	})
+}
