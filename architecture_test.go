@@ -131,7 +131,7 @@ func importsOf(t *testing.T, dir string) []string {
 // a fourth strategy.
 func TestSizes(t *testing.T) {
 	t.Parallel()
-	const maxFiles, maxLines, maxFileLines = 13, 1800, 500
+	const maxFiles, maxLines, maxFileLines = 13, 1900, 500
 	for _, dir := range packageDirs(t) {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {

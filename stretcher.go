@@ -87,7 +87,11 @@ func run(ctx context.Context, conf Config) error {
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}
-	d := newDeployment(m, conf, ev)
+	return newDeployment(m, conf, ev).deployAndTell(ctx)
+}
+
+// deployAndTell is deploy with the success or failure commands after it.
+func (d *deployment) deployAndTell(ctx context.Context) error {
 	if err := d.deploy(ctx); err != nil {
 		d.runFailure(ctx, err)
 		log.Println(d.ending("Failed"))
@@ -122,6 +126,7 @@ type deployment struct {
 	conf     Config
 	commands *runner
 	start    time.Time
+	release  string // the release that Rollback deploys, "" for what the manifest names
 }
 
 func newDeployment(m *Manifest, conf Config, ev *event) *deployment {

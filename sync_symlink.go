@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net/url"
 	"os"
 
 	"go.yaml.in/yaml/v3"
@@ -74,8 +75,11 @@ func (s *symlinkStrategy) check(dest string) error {
 }
 
 func (s *symlinkStrategy) has(d *deployment) (bool, error) {
-	if s.check(s.Dest) != nil {
-		return false, nil // problem has logged it, and a pre command may change it
+	if err := s.check(s.Dest); err != nil {
+		if d.release == "" {
+			err = nil // problem has logged it, and a pre command may change it
+		}
+		return false, err
 	}
 	store, err := releases.Open(s.Dest)
 	if err != nil {
@@ -85,7 +89,12 @@ func (s *symlinkStrategy) has(d *deployment) (bool, error) {
 	if err := store.Clean(); err != nil {
 		return false, err
 	}
-	if s.found, err = store.Find(s.id()); s.found != "" {
+	if d.release == "" {
+		s.found, err = store.Find(s.id())
+	} else if s.found, _, err = store.Before(); err == nil && s.found != d.release {
+		err = fmt.Errorf("roll back %s: another deployment has changed it meanwhile", s.Dest)
+	}
+	if s.found != "" && err == nil {
 		log.Printf("The release %s is there already: nothing to download", s.found)
 	}
 	return s.found != "", err
@@ -142,6 +151,56 @@ func (s *symlinkStrategy) options() treesync.Options {
 func (s *symlinkStrategy) id() releases.ID {
 	return releases.NewID(s.CheckSum, fmt.Sprintf("%04o", uint32(s.destMode())), s.Excludes, s.ExcludeFrom, s.Shared)
 }
+
+// Rollback deploys again the newest release of dest, an absolute path, that is older
+// than the current one, and runs all commands of its manifest, as RunContext does.
+// Nothing is downloaded. The release must have been made by the strategy symlink and
+// still be kept; if there is none, the error says so and nothing changes. Of conf,
+// what is about downloads and InitSleep does not count.
+func Rollback(ctx context.Context, dest string, conf Config) error {
+	defer capture.Start(conf.LogLevel)()
+	log.Println("Starting up stretcher agent", Version)
+	if err := conf.check(); err != nil {
+		return logged("Configuration", err)
+	}
+	m, name, source, err := earlier(dest)
+	if err != nil {
+		return logged("Rollback", err)
+	}
+	log.Printf("Rolling back %s to the release %s", m.Dest, name)
+	log.Println("Loading manifest:", source)
+	d := newDeployment(m, conf, &event{manifestURL: source})
+	d.release = name
+	return d.deployAndTell(ctx)
+}
+
+// earlier returns the manifest, with its URL, of the release before the current one.
+func earlier(dest string) (m *Manifest, name, source string, err error) {
+	if err := destcheck.Check(dest); err != nil {
+		return nil, "", "", err
+	}
+	dest = unixfs.CleanPath(dest)
+	store, err := releases.Open(dest)
+	if err != nil {
+		return nil, "", "", err
+	}
+	defer store.Close()
+	name, data, err := store.Before()
+	if err != nil {
+		return nil, "", "", err
+	}
+	path := store.ManifestPath(name)
+	if m, err = ParseManifest(data); err != nil {
+		return nil, "", "", fmt.Errorf("%s: %w", path, err)
+	}
+	if m.SyncStrategy != "symlink" || m.Src == "" {
+		return nil, "", "", fmt.Errorf("%s is not the manifest of a release", path)
+	}
+	m.Dest = dest // the release may have been moved
+	return m, name, fileURL(path), nil
+}
+
+func fileURL(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
 
 // source returns the manifest in YAML: as it was fetched, if it was.
 func (m *Manifest) source() ([]byte, error) {

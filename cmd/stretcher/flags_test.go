@@ -58,7 +58,7 @@ func TestParseFlags(t *testing.T) {
 		"-retry 2 -- ":      with(func(c *stretcher.Config) { c.Retry = 2 }),
 		"-rsync-verbose -v": base,
 	} {
-		got, err := parseFlags(strings.Fields(args))
+		got, _, err := parseFlags(strings.Fields(args))
 		if err != nil {
 			t.Errorf("%s: %v", args, err)
 		} else if !reflect.DeepEqual(got, want) {
@@ -69,7 +69,7 @@ func TestParseFlags(t *testing.T) {
 
 func TestParseFlagsErrors(t *testing.T) {
 	for _, header := range []string{"s3cret", "X Y: s3cret", ": s3cret", "X: s3cret\r\nY: 1", "X:", "Range: s3cret", "accept-encoding: s3cret", "Host: a b s3cret"} {
-		if _, err := parseFlags([]string{"-header", header}); err == nil || !strings.Contains(err.Error(), "-header: ") || strings.Contains(err.Error(), "s3cret") {
+		if _, _, err := parseFlags([]string{"-header", header}); err == nil || !strings.Contains(err.Error(), "-header: ") || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("-header %q: error %v", header, err)
 		}
 	}
@@ -129,7 +129,7 @@ func TestParseFlagsErrors(t *testing.T) {
 		"https://h/?a=1&token=S":      `unexpected argument "https://h/?a=1&token=REDACTED": the manifest URL is read from stdin: try: echo 'https://h/?a=1&token=REDACTED' | stretcher`,
 		"-retry 1 manifest.yml -v":    "unexpected argument",
 	} {
-		_, err := parseFlags(strings.Fields(args))
+		_, _, err := parseFlags(strings.Fields(args))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got error %v, expected one with %q", args, err, want)
 		}
@@ -141,12 +141,12 @@ func TestParseFlagsErrors(t *testing.T) {
 
 func TestParseFlagsHelpAndVersion(t *testing.T) {
 	for _, arg := range []string{"-h", "--h", "-help", "--help"} {
-		if _, err := parseFlags([]string{arg}); !errors.Is(err, flag.ErrHelp) {
+		if _, _, err := parseFlags([]string{arg}); !errors.Is(err, flag.ErrHelp) {
 			t.Errorf("%s: got %v, expected flag.ErrHelp", arg, err)
 		}
 	}
 	for _, arg := range []string{"-v", "--v", "-version", "--version"} {
-		if _, err := parseFlags([]string{arg, "-retry", "1"}); !errors.Is(err, errShowVersion) {
+		if _, _, err := parseFlags([]string{arg, "-retry", "1"}); !errors.Is(err, errShowVersion) {
 			t.Errorf("%s: got %v, expected errShowVersion", arg, err)
 		}
 	}
@@ -155,7 +155,7 @@ func TestParseFlagsHelpAndVersion(t *testing.T) {
 func TestRandomDelay(t *testing.T) {
 	distinct := map[time.Duration]bool{}
 	for range 20 {
-		conf, err := parseFlags([]string{"-random-delay", "10"})
+		conf, _, err := parseFlags([]string{"-random-delay", "10"})
 		if err != nil {
 			t.Fatal(err)
 		}

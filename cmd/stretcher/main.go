@@ -42,6 +42,8 @@ pipe, and deploys that manifest.
   -command-timeout TIME  time limit for each command (default no limit)
   -header 'NAME: VALUE'  header for http and https requests; may be repeated
   -max-size SIZE         refuse archives that unpack to more (default no limit)
+  -rollback DEST         deploy again the release of DEST before the current one
+                         (sync_strategy: symlink); stdin is not read
   -strict                refuse manifests with unknown or duplicate keys
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
                          (default -v)
@@ -60,10 +62,11 @@ Examples:
   consul watch -type event -name deploy stretcher -retry 3 -random-delay 10
   serf agent -event-handler='user:deploy=stretcher -retry 3 >> deploy.log 2>&1'
   echo s3://example.com/deploy.yml | ssh host stretcher -max-bandwidth 10MB
+  stretcher -rollback /srv/app
 `
 
 func main() {
-	conf, err := parseFlags(os.Args[1:])
+	conf, rollback, err := parseFlags(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Print(usage)
 		return
@@ -79,7 +82,12 @@ func main() {
 	}
 	ctx, abort := onSignals()
 	conf.Abort = abort
-	if err := stretcher.RunContext(ctx, conf); err != nil {
+	if rollback != "" {
+		err = stretcher.Rollback(ctx, rollback, conf)
+	} else {
+		err = stretcher.RunContext(ctx, conf)
+	}
+	if err != nil {
 		exitFailed() // the error is in the log
 	}
 }
@@ -96,10 +104,11 @@ func exitFailed() {
 // errShowVersion is returned by parseFlags if the version was requested.
 var errShowVersion = errors.New("show the version")
 
-// parseFlags returns the configuration that the command line requests,
-// flag.ErrHelp, errShowVersion, or an error that describes invalid usage.
-func parseFlags(args []string) (stretcher.Config, error) {
-	conf := stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}
+// parseFlags returns the configuration that the command line requests, and the dest
+// that is to be rolled back, if any; or else flag.ErrHelp, errShowVersion, or an
+// error that describes invalid usage.
+func parseFlags(args []string) (conf stretcher.Config, rollback string, err error) {
+	conf = stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}
 	var delay time.Duration
 	var showVersion bool
 	var maxSize uint64
@@ -126,27 +135,34 @@ func parseFlags(args []string) (stretcher.Config, error) {
 		}
 		return errors.New("expected DEBUG, INFO, WARN or ERROR")
 	})
+	f.Func("rollback", "", func(s string) error {
+		if s == "" {
+			return errors.New("expected the dest of a manifest")
+		}
+		rollback = s
+		return nil
+	})
 	var headers []string
 	f.Func("header", "", func(s string) error {
 		headers = append(headers, s)
 		return nil
 	})
 	if err := f.Parse(args); err != nil {
-		return conf, err
+		return conf, rollback, err
 	}
 	// Not by f.Func: its errors contain the value.
 	if err := addHeaders(&conf, headers); err != nil {
-		return conf, fmt.Errorf("invalid value for flag -header: %w", err)
+		return conf, rollback, fmt.Errorf("invalid value for flag -header: %w", err)
 	}
 	if f.NArg() > 0 {
-		return conf, unexpectedArgument(f.Arg(0))
+		return conf, rollback, unexpectedArgument(f.Arg(0))
 	}
 	if showVersion {
-		return conf, errShowVersion
+		return conf, rollback, errShowVersion
 	}
 	conf.InitSleep = stretcher.RandomTime(delay.Seconds())
 	conf.MaxSize = int64(maxSize)
-	return conf, nil
+	return conf, rollback, nil
 }
 
 // unexpectedArgument is the error for an argument that is not an option. Where that
