@@ -53,7 +53,7 @@ func TestTortureKill(t *testing.T) {
 	var mu sync.Mutex
 	kills, phases := 0, map[string]int{}
 	t.Run("strategy", func(t *testing.T) {
-		for i, strategy := range []string{"rsync", "mv", "builtin"} {
+		for i, strategy := range []string{"rsync", "mv", "builtin", "symlink"} {
 			for j, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 				t.Run(fmt.Sprintf("%s %s", strategy, signalName(signal)), func(t *testing.T) {
 					t.Parallel()
@@ -132,6 +132,9 @@ func newVictim(t *testing.T, strategy string, signal syscall.Signal, random *ran
 	}
 	for i, tr := range v.trees {
 		v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, v.hooks())
+		if strategy == "symlink" {
+			v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: symlink\nkeep_releases: 1", v.hooks())
+		}
 	}
 	v.repair() // the first deployment, with nothing to repair yet
 	return v
@@ -179,8 +182,15 @@ func (v *victim) repair() {
 	if ran, want := v.ran(), []string{"pre:", "post:", "success:success"}; !slices.Equal(ran, want) {
 		v.t.Errorf("commands that ran: %v, want %v", ran, want)
 	}
-	if v.strategy == "mv" {
+	if v.strategy == "mv" || v.strategy == "symlink" {
 		wantSameFile(v.t, v.dest+"/hard/a", v.dest+"/hard/b")
+	}
+	if v.strategy == "symlink" {
+		if kept := v.releases(); len(kept) != 1 {
+			v.t.Errorf("the releases %v are left, want only the current one", kept)
+		}
+	}
+	if v.strategy == "mv" {
 		v.removeDest()
 	}
 }
@@ -220,6 +230,7 @@ func (v *victim) kill() bool {
 		v.removeDest()
 	}
 	v.ran()
+	link, _ := os.Readlink(v.dest) // "" if dest is none
 	seen := &sighting{text: "Syncing to"}
 	r := v.startWatched(v.program, v.urls[v.random.IntN(2)], seen)
 	switch v.random.IntN(3) {
@@ -249,6 +260,9 @@ func (v *victim) kill() bool {
 	if killed {
 		v.kills++
 		v.phases[phase(o.log)]++
+	}
+	if now, _ := os.Readlink(v.dest); strings.Contains(o.log, "Deploy manifest failed") && now != link {
+		v.t.Errorf("after a failure dest is a link to %q, was one to %q; the log:\n%s", now, link, o.log)
 	}
 	if v.signal == syscall.SIGTERM {
 		v.wantTerminated(o, status)
@@ -329,11 +343,14 @@ func (v *victim) wantPromise() {
 	if v.strategy == "builtin" {
 		v.wantWhole(found)
 	}
+	if v.strategy == "symlink" && len(found) == 0 {
+		v.t.Error("dest is missing")
+	}
 	if len(found) == 0 || len(v.trees[0].differences(found)) == 0 || len(v.trees[1].differences(found)) == 0 {
 		return
 	}
 	v.mixed++
-	if v.strategy == "mv" {
+	if v.strategy == "mv" || v.strategy == "symlink" {
 		v.t.Errorf("dest is neither missing nor complete: %v", v.trees[0].differences(found))
 	}
 }

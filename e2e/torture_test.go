@@ -153,9 +153,32 @@ func (s *site) wantClean() {
 	for _, name := range s.neighbours() {
 		s.t.Errorf("left next to dest: %s", name)
 	}
+	s.releases()
 }
 
-// neighbours returns the names of the files next to dest.
+// releases returns the names of the releases of dest, and checks that all of them
+// are finished, and that nothing else is there.
+func (s *site) releases() []string {
+	s.t.Helper()
+	entries, err := os.ReadDir(s.dest + ".releases")
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Fatal(err)
+	}
+	var releases, manifests []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".yml"); ok {
+			manifests = append(manifests, name)
+		} else {
+			releases = append(releases, e.Name())
+		}
+	}
+	if !slices.Equal(releases, manifests) {
+		s.t.Errorf("the releases %v have the manifests %v", releases, manifests)
+	}
+	return releases
+}
+
+// neighbours returns the names of the files next to dest, its releases aside.
 func (s *site) neighbours() []string {
 	s.t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(s.dest))
@@ -164,7 +187,7 @@ func (s *site) neighbours() []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Name() != filepath.Base(s.dest) {
+		if e.Name() != filepath.Base(s.dest) && e.Name() != filepath.Base(s.dest)+".releases" {
 			names = append(names, e.Name())
 		}
 	}
@@ -360,9 +383,13 @@ func (tr tree) pack(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// readTree returns the tree at dir. It is empty if dir does not exist.
+// readTree returns the tree at dir, which may be a link to it. It is empty if dir
+// does not exist.
 func readTree(t *testing.T, dir string) tree {
 	t.Helper()
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	tr := tree{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if path == dir && os.IsNotExist(err) {
