@@ -1,6 +1,7 @@
 package stretcher
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 func TestSetRsyncVerboseOpt(t *testing.T) {
@@ -40,6 +43,7 @@ func TestNewSyncStrategy(t *testing.T) {
 		{"rsync", bin, "*stretcher.RsyncStrategy", false},
 		{"mv", bin, "*stretcher.MvSyncStrategy", false},
 		{"builtin", bin, "*stretcher.builtinStrategy", false},
+		{"symlink", "", "*stretcher.symlinkStrategy", false},
 		{"", "", "*stretcher.builtinStrategy", true},
 		{"mv", "", "*stretcher.MvSyncStrategy", false},
 	} {
@@ -127,6 +131,70 @@ func TestStrategiesAlone(t *testing.T) {
 	}
 	if err := mv.Sync(from, filepath.Join(dir, "again")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("mv of what is gone: got error %v", err)
+	}
+}
+
+// A manifest that was not parsed is kept with its release, too, so that Rollback can
+// run its commands.
+func TestReleasesOfManifests(t *testing.T) {
+	dir := t.TempDir()
+	dest := filepath.Join(dir, "dest")
+	deploy := func(version string) {
+		t.Helper()
+		src := filepath.Join(dir, version+".tar")
+		data := tartest.Make(t, tartest.Member{Name: "version", Body: version})
+		if err := os.WriteFile(src, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m := &Manifest{Src: "file://" + src, CheckSum: fmt.Sprintf("%x", sha256.Sum256(data)), Dest: dest + "/.", SyncStrategy: "symlink", KeepReleases: 3, Excludes: []string{"x: y", "\xff"},
+			Commands: Commands{Post: CommandLines{CommandLine("cp dest/version " + dir + "/post # a: 'b'")}, Env: map[string]string{"A": "b: c"}}}
+		m.Commands.Post[0] = CommandLine(strings.Replace(string(m.Commands.Post[0]), "dest", dest, 1))
+		if err := m.Deploy(Config{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logOf(func() {
+		deploy("1")
+		deploy("2")
+		if err := Rollback(t.Context(), dest, Config{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for _, name := range []string{"dest/version", "post"} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); string(got) != "1" || err != nil {
+			t.Errorf("%s has %q, %v", name, got, err)
+		}
+	}
+	logOf(func() {
+		if err := Rollback(t.Context(), dest, Config{}); err == nil {
+			t.Error("it was rolled back to nothing")
+		}
+		if err := Rollback(t.Context(), dest, Config{Retry: -1}); err == nil || !strings.Contains(err.Error(), "negative") {
+			t.Errorf("got error %v", err)
+		}
+	})
+
+	// A directory becomes a release as well.
+	s, err := NewSyncStrategy(&Manifest{SyncStrategy: "symlink", Excludes: []string{"*.tar"}, Shared: []string{"log"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := filepath.Join(t.TempDir(), "alone")
+	logOf(func() {
+		for range 2 {
+			if err := s.Sync(dir, alone+"/"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Sync(dir+"/missing", alone); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got error %v", err)
+		}
+	})
+	if got := namesIn(t, alone); !slices.Equal(got, []string{"dest", "dest.releases", "log", "post"}) {
+		t.Errorf("the release has %q", got)
+	}
+	if got := namesIn(t, alone+".releases"); len(got) != 4 {
+		t.Errorf("the releases are %q", got)
 	}
 }
 

@@ -84,10 +84,13 @@ func (s *Store) temporaryLink() string { return "." + s.name + ".new" }
 
 // Switch makes a release that is finished the current one.
 func (s *Store) Switch(name string) error {
-	if _, err := s.statMark(name); err != nil {
-		return fmt.Errorf("release %s was removed meanwhile: %w", name, err)
+	var err error = unix.ENOENT
+	if s.dir >= 0 {
+		_, err = s.statMark(name)
 	}
-	var err error
+	if err != nil {
+		return fmt.Errorf("the release %s was removed meanwhile: %w", name, err)
+	}
 	if s.target, err = s.link(); err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (s *Store) point(target string) error {
 		if err := unix.Unlinkat(s.parent, s.name, 0); err != nil && err != unix.ENOENT {
 			return err
 		}
-		return unix.Fsync(s.parent)
+		return flushDir(s.parent)
 	}
 	temporary := s.temporaryLink()
 	if err := unix.Symlinkat(target, s.parent, temporary); err != nil {
@@ -118,7 +121,16 @@ func (s *Store) point(target string) error {
 	if err := unix.Renameat(s.parent, temporary, s.parent, s.name); err != nil {
 		return errors.Join(err, unix.Unlinkat(s.parent, temporary, 0))
 	}
-	return unix.Fsync(s.parent)
+	return flushDir(s.parent)
+}
+
+// flushDir waits until the names in an open directory are on disk. A file system
+// that cannot do that for a directory fails with EINVAL (fsync(2)).
+func flushDir(dir int) error {
+	if err := unix.Fsync(dir); err != nil && err != unix.EINVAL {
+		return fmt.Errorf("flush to disk: %w", err)
+	}
+	return nil
 }
 
 // Undo puts dest back to what it was before Switch, and removes the release that

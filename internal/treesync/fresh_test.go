@@ -70,12 +70,12 @@ func TestFreshReusesBase(t *testing.T) {
 		tartest.Member{Name: "file", Body: big},
 		tartest.Member{Name: "empty"},
 		tartest.Member{Name: "linked/same", Body: big})
-	for name, mount := range map[string]func() (string, int){
-		"xfs":   func() (string, int) { return tartest.MountXFS(t), 2 },
-		"tmpfs": func() (string, int) { return tartest.MountTmpfs(t, "size=16m"), 0 },
+	for name, mount := range map[string]func(t *testing.T) (string, int){
+		"xfs":   func(t *testing.T) (string, int) { return tartest.MountXFS(t), 2 },
+		"tmpfs": func(t *testing.T) (string, int) { return tartest.MountTmpfs(t, "size=16m"), 0 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			parent, clones := mount()
+			parent, clones := mount(t)
 			base, dir, want := filepath.Join(parent, "base"), filepath.Join(parent, "dir"), t.TempDir()
 			if _, err := createFresh(t, old, Options{Mode: 0o755}, base, ""); err != nil {
 				t.Fatal(err)
