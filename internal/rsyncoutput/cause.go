@@ -114,11 +114,12 @@ var hints = []struct {
 	hint    string
 }{
 	{regexp.MustCompile(`^rsync: (\[Receiver\] )?mkdir .*\(2\)$`), "the parent of dest is missing, make it first"},
+	{regexp.MustCompile(`^rsync: (\[Receiver\] )?mkdir .*\(17\)$`), "dest is a symbolic link to nothing"},
 	{regexp.MustCompile(`\(28\)$`), "free some space there (or inodes)"},
 	{regexp.MustCompile(`\(122\)$`), "the disk quota is used up"},
 	{regexp.MustCompile(`\(30\)$`), "it is mounted read-only"},
 	{regexp.MustCompile(`ERROR: (destination|cannot overwrite non-directory)|cannot stat destination .*\(20\)$`), "dest is a file or below one, expected a directory or nothing"},
-	{regexp.MustCompile(`send_files failed to open .*\(13\)$|opendir .*\(13\)$`), "its mode in the archive forbids this user to read it"},
+	{regexp.MustCompile(`send_files failed to open .*\(13\)$|opendir .*\(13\)$`), "its mode or owner forbids this user to read it"},
 	{regexp.MustCompile(`\(13\)$`), "this user may not do that there"},
 	{regexp.MustCompile(`\(1\)$`), "it belongs to another user, or is immutable (lsattr tells)"},
 	{regexp.MustCompile(`\(16\)$`), "it is a mount point or in use"},

@@ -36,6 +36,14 @@ func TestCause(t *testing.T) {
 rsync: [Receiver] mkdir "/srv/no/such" failed: No such file or directory (2)
 rsync error: error in file IO (code 11) at main.c(808) [Receiver=3.5.0]
 `, `mkdir "/srv/no/such": No such file or directory: the parent of dest is missing, make it first`},
+		{"dest is a dangling symbolic link", `sending incremental file list
+rsync: [Receiver] mkdir "/srv/app" failed: File exists (17)
+rsync error: error in file IO (code 11) at main.c(808) [Receiver=3.2.7]
+`, `mkdir "/srv/app": File exists: dest is a symbolic link to nothing`},
+		{"a directory of dest is closed", `sending incremental file list
+rsync: [generator] opendir "/srv/app/up" failed: Permission denied (13)
+rsync error: some files/attrs were not transferred (see previous errors) (code 23) at main.c(1338) [sender=3.2.7]
+`, `opendir "/srv/app/up": Permission denied: its mode or owner forbids this user to read it`},
 		{"the parent is missing, 3.1", `sending incremental file list
 rsync: mkdir "/srv/no/such" failed: No such file or directory (2)
 rsync error: error in file IO (code 11) at main.c(657) [Receiver=3.1.3]

@@ -2,11 +2,13 @@ package treesync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"sync"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
@@ -23,7 +25,16 @@ import (
 // On an error, which begins with dir, some of the files may exist. If ctx ends
 // before all of them do, the error is its cause.
 func Extract(ctx context.Context, a *archive.Archive, dir string) error {
-	if err := extract(ctx, a, dir); err != nil {
+	free, err := unixfs.FreeSpace(dir)
+	if err != nil {
+		return err
+	}
+	err = extract(ctx, a, dir)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		needs := a.Tree.Root.StoredSize()
+		return fmt.Errorf("%s: %w (the archive needs %s, and %s were free)", dir, err, humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)))
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	return nil

@@ -579,6 +579,13 @@ func TestSyncStagingFails(t *testing.T) {
 		}
 		check(t, before, dest)
 	})
+	t.Run("no room to extract", func(t *testing.T) {
+		dir := tartest.MountTmpfs(t, "size=512k")
+		err := Extract(t.Context(), mustIndex(t, tartest.Make(t, members...)), dir)
+		if !errors.Is(err, unix.ENOSPC) || !regexp.MustCompile(`^/\S+: d/[0-9]+: no space left on device \(the archive needs 800 KiB, and 512 KiB were free\)$`).MatchString(err.Error()) {
+			t.Errorf("%v", err)
+		}
+	})
 	t.Run("cancelled", func(t *testing.T) {
 		dest := filepath.Join(t.TempDir(), "dest")
 		makeFiles(t, dest, old...)
