@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/destlock"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
@@ -175,6 +176,9 @@ func (d *deployment) run(ctx context.Context) error {
 		var err error
 		if sync, err = newStrategy(m); err != nil {
 			return err
+		}
+		if _, err := unixfs.RealPath(m.Dest); err != nil { // it leads through a file, for example
+			return cmp.Or(destcheck.Problem(m.Dest), err)
 		}
 		lock, err := destlock.Acquire(ctx, m.Dest)
 		if err != nil {

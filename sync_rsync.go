@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"os"
 	"os/exec"
@@ -160,7 +161,10 @@ func excludeFile(dir, name string) (string, error) {
 	defer root.Close()
 	relative := filepath.Clean(strings.TrimLeft(name, "/"))
 	info, err := root.Stat(relative)
-	if err == nil && !info.Mode().IsRegular() {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("not in the archive: %w", fs.ErrNotExist)
+	case err == nil && !info.Mode().IsRegular():
 		err = errors.New("not a regular file")
 	}
 	if err != nil {

@@ -145,6 +145,9 @@ func excludeRules(tree *archive.Tree, from contents, o Options) (*rsyncfilter.Li
 
 func addRulesFrom(rules *rsyncfilter.List, tree *archive.Tree, from contents, name string) error {
 	e, err := tree.LookUp(strings.TrimLeft(name, "/"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("not in the archive: %w", fs.ErrNotExist)
+	}
 	if err != nil {
 		return err
 	}
