@@ -64,9 +64,9 @@ func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *arch
 		_, err := io.CopyBuffer(digest, arriving, make([]byte, 256<<10))
 		return err
 	}
-	err = fetch.Download(ctx, m.Src, file, d.conf.fetchOptions(), index, sum)
+	hint, err := fetch.Download(ctx, m.Src, file, d.conf.fetchOptions(), index, sum)
 	if err == nil {
-		err = verify(m.CheckSum, digest)
+		err = verify(m.CheckSum, digest, hint)
 	}
 	if err != nil {
 		//lint:ignore ST1005 operators match on these words
@@ -120,12 +120,16 @@ func checksumHint(checksum string) string {
 	return fmt.Sprintf(": it has %d hex digits, and %s has %d", len(checksum), name, nearest)
 }
 
-// verify compares the digest of the archive with the manifest's checksum.
-func verify(checksum string, digest hash.Hash) error {
+// verify compares the digest of the archive with the manifest's checksum. The
+// hint is that of fetch.Download.
+func verify(checksum string, digest hash.Hash, hint string) error {
 	got := hex.EncodeToString(digest.Sum(nil))
-	if !strings.EqualFold(got, checksum) {
-		//lint:ignore ST1005 operators match on these words
-		return fmt.Errorf("Checksum mismatch: the manifest says %s, the archive has %s", checksum, got)
+	if strings.EqualFold(got, checksum) {
+		return nil
 	}
-	return nil
+	if hint != "" {
+		hint = ": " + hint
+	}
+	//lint:ignore ST1005 operators match on these words
+	return fmt.Errorf("Checksum mismatch: the manifest says %s, the archive has %s%s", checksum, got, hint)
 }

@@ -61,6 +61,12 @@ func (g *gcs) upload(bucket, key string, data []byte) {
 	g.post("/upload/storage/v1/b/"+bucket+"/o?uploadType=media&name="+url.QueryEscape(key), "application/octet-stream", data)
 }
 
+// uploadGzip uploads bytes that are compressed already, as gcloud storage cp -Z does.
+func (g *gcs) uploadGzip(bucket, key string, data []byte) {
+	g.t.Helper()
+	g.post("/upload/storage/v1/b/"+bucket+"/o?uploadType=media&contentEncoding=gzip&name="+url.QueryEscape(key), "application/octet-stream", data)
+}
+
 func TestGCS(t *testing.T) {
 	t.Parallel()
 	g := startGCS(t)
@@ -94,6 +100,21 @@ func TestGCS(t *testing.T) {
 		put(h, "escaped/a b/ü.yml", "escaped/app.tar.gz")
 		h.stretcher("gs://deploys/escaped/a%20b/%C3%BC.yml").wantSuccess()
 		r.wantDeployed(t, h.path("dest"))
+	})
+
+	t.Run("Content-Encoding", func(t *testing.T) {
+		h := g.host(t)
+		g.uploadGzip("deploys", "encoded/app.tar.gz", r.archive)
+		g.uploadGzip("deploys", "encoded/deploy.yml", gzipped(t, []byte(r.manifest("gs://deploys/encoded/app.tar.gz", h.path("dest")))))
+		h.stretcher("gs://deploys/encoded/deploy.yml").wantSuccess().wantLog("Checksum ok: " + r.checksum)
+		r.wantDeployed(t, h.path("dest"))
+		g.uploadGzip("deploys", "encoded/deploy.yml", gzipped(t, []byte(r.badManifest("gs://deploys/encoded/app.tar.gz", h.path("dest")))))
+		h.stretcher("gs://deploys/encoded/deploy.yml").wantFailure("Checksum mismatch", "the server sent it with Content-Encoding gzip")
+
+		// Over http, the server decodes manifests and archives.
+		url := "http://" + g.addr + "/deploys/encoded/"
+		g.uploadGzip("deploys", "encoded/deploy.yml", gzipped(t, []byte(r.manifest(url+"app.tar.gz", h.path("dest")))))
+		h.stretcher(url+"deploy.yml").wantFailure("Checksum mismatch", "it is stored with Content-Encoding gzip, which the server decoded")
 	})
 
 	t.Run("missing key", func(t *testing.T) {

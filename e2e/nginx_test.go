@@ -162,6 +162,29 @@ func TestNginx(t *testing.T) {
 		h.stretcher(n.url+"/deploy.yml", "-retry=3", "-retry-wait=1h").wantFailure(n.url+"/deploy.yml", "401 Unauthorized")
 	})
 
+	// A manifest that the server has only as gzip is decoded. An archive is not.
+	t.Run("Content-Encoding", func(t *testing.T) {
+		n, h := startNginx(t, `
+		location /static/ { gzip_static always; }
+		location /added/  { add_header Content-Encoding x-gzip; }
+		location /on/     { gzip on; gzip_min_length 1; gzip_types *; }`), newHost(t)
+		for _, dir := range []string{"static", "added", "on"} {
+			name := map[string]string{"static": ".gz"}[dir]
+			manifest := []byte(r.manifest(n.url+"/"+dir+"/app.tar", h.path("dest-"+dir)))
+			if dir != "on" {
+				manifest = gzipped(t, manifest)
+			}
+			write(t, n.path("www", dir, "deploy.yml"+name), manifest)
+			write(t, n.path("www", dir, "app.tar"+name), r.archive)
+			h.stretcher(n.url + "/" + dir + "/deploy.yml").wantSuccess().wantLog("Checksum ok: " + r.checksum)
+			r.wantDeployed(t, h.path("dest-"+dir))
+		}
+		write(t, n.path("www", "wrong.yml"), []byte(r.badManifest(n.url+"/static/app.tar", h.path("wrong"))))
+		h.stretcher(n.url+"/wrong.yml").wantFailure("Checksum mismatch", "the archive has "+r.checksum+": the server sent it with Content-Encoding gzip", "stored, encoded bytes")
+		write(t, n.path("www", "added", "deploy.yml"), []byte(r.manifest(n.url+"/added/app.tar", h.path("dest"))))
+		h.stretcher(n.url + "/added/deploy.yml").wantFailure(n.url + "/added/deploy.yml: decode Content-Encoding x-gzip: ")
+	})
+
 	// An archive of more than 16 MiB is fetched over several connections if the
 	// server supports range requests.
 	big := incompressible(t, 24<<20)

@@ -76,6 +76,20 @@ func pack(t *testing.T, f files) *release {
 	return &release{files: f, archive: b.Bytes(), checksum: hex.EncodeToString(sum[:])}
 }
 
+// gzipped compresses data.
+func gzipped(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // manifest returns the release's manifest, followed by more lines of YAML.
 func (r *release) manifest(src, dest string, more ...string) string {
 	return fmt.Sprintf("src: %s\nchecksum: %s\ndest: %s\n", quote(src), r.checksum, quote(dest)) + strings.Join(append(more, ""), "\n")

@@ -103,6 +103,27 @@ func TestS3(t *testing.T) {
 		r.wantDeployed(t, h.path("dest"))
 	})
 
+	// Users store objects with aws s3 cp --content-encoding gzip.
+	t.Run("Content-Encoding", func(t *testing.T) {
+		h := s3Host(t, endpoint)
+		upload := func(key string, data []byte) {
+			t.Helper()
+			write(t, h.path("object"), data)
+			out, err := h.command(program(t, "curl"), "-sS", "--fail-with-body", "--aws-sigv4", "aws:amz:"+s3Region+":s3", "--user", s3AccessKey+":"+s3SecretKey,
+				"-H", "Content-Encoding: gzip", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "-T", h.path("object"), endpoint+"/deploys/"+key).CombinedOutput()
+			if err != nil {
+				t.Fatalf("upload %s: %v: %s", key, err, out)
+			}
+		}
+		put(t, h, "encoded/plain.yml", "encoded/app.tar.gz") // which creates the bucket
+		upload("encoded/app.tar.gz", r.archive)
+		upload("encoded/deploy.yml", gzipped(t, []byte(r.manifest("s3://deploys/encoded/app.tar.gz", h.path("dest")))))
+		h.stretcher("s3://deploys/encoded/deploy.yml").wantSuccess().wantLog("Checksum ok: " + r.checksum)
+		r.wantDeployed(t, h.path("dest"))
+		upload("encoded/deploy.yml", gzipped(t, []byte(r.badManifest("s3://deploys/encoded/app.tar.gz", h.path("dest")))))
+		h.stretcher("s3://deploys/encoded/deploy.yml").wantFailure("Checksum mismatch", "the server sent it with Content-Encoding gzip")
+	})
+
 	t.Run("AWS_DEFAULT_REGION", func(t *testing.T) {
 		h := newHost(t, "AWS_ENDPOINT_URL_S3="+endpoint, "AWS_DEFAULT_REGION="+s3Region,
 			"AWS_ACCESS_KEY_ID="+s3AccessKey, "AWS_SECRET_ACCESS_KEY="+s3SecretKey)

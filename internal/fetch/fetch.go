@@ -88,7 +88,8 @@ func CheckURL(url string) error {
 	return err
 }
 
-// Manifest returns the object at url, which may have 1 MiB. Each attempt may take
+// Manifest returns the object at url, which may have 1 MiB. It decodes a
+// Content-Encoding of gzip; after that too, the object may have 1 MiB. Each attempt may take
 // 60 seconds, so that a server that sends a byte a second cannot hold up a host
 // for ever. Of the options it uses Retries, RetryWait, Version and Debug. Errors
 // are those of Download.
@@ -100,7 +101,11 @@ func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 	if err := f.fetch(ctx); err != nil {
 		return nil, err
 	}
-	return data.bytes, nil
+	decoded, err := f.encoding.decode(data.bytes)
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", f.name(), err)
+	}
+	return decoded, nil
 }
 
 // Download writes the object at url to the beginning of the file to, which has
@@ -123,7 +128,12 @@ func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 // returns "fetch URL: ..." whatever the readers return. That error wraps the
 // cause of ctx where ctx has ended, and syscall.ENOSPC where the disk is full.
 // A URL that CheckURL rejects gives the error of CheckURL.
-func Download(ctx context.Context, url string, to *os.File, o Options, readers ...func(io.Reader) error) error {
+//
+// The bytes are those that the server has stored; no Content-Encoding is
+// decoded. The hint is for the error where their checksum is not the expected
+// one: it says what a Content-Encoding has to do with that. It is "" where the
+// server sent none.
+func Download(ctx context.Context, url string, to *os.File, o Options, readers ...func(io.Reader) error) (hint string, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	spool := newSpool(to, 0)
@@ -138,12 +148,12 @@ func Download(ctx context.Context, url string, to *os.File, o Options, readers .
 			}
 		})
 	}
-	err := downloadTo(ctx, url, spool, o)
+	hint, err = downloadTo(ctx, url, spool, o)
 	reading.Wait()
 	if failed, ok := errors.AsType[readerError](err); ok {
-		return failed.error
+		return "", failed.error
 	}
-	return cmp.Or(err, readErr)
+	return hint, cmp.Or(err, readErr)
 }
 
 // readerError is the error of a reader, as the cause of the cancellation of its
@@ -151,7 +161,8 @@ func Download(ctx context.Context, url string, to *os.File, o Options, readers .
 type readerError struct{ error }
 
 // downloadTo downloads to a spool, within the timeout, and shows the progress.
-func downloadTo(ctx context.Context, url string, spool *spool, o Options) error {
+// It returns the hint of Download.
+func downloadTo(ctx context.Context, url string, spool *spool, o Options) (hint string, err error) {
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("timeout: the download took longer than %s", o.Timeout))
@@ -159,10 +170,11 @@ func downloadTo(ctx context.Context, url string, spool *spool, o Options) error 
 	}
 	f := newFetcher(url, spool, o)
 	stop := f.progress.show(f.Options, os.Stderr)
-	err := f.fetch(ctx)
+	err = f.fetch(ctx)
 	stop()
-	if err == nil {
-		f.logf("Downloaded %s", f.progress.summary())
+	if err != nil {
+		return "", err
 	}
-	return err
+	f.logf("Downloaded %s", f.progress.summary())
+	return f.encoding.hint(), nil
 }

@@ -245,7 +245,7 @@ func TestFetchRetriesAndResumes(t *testing.T) {
 			retry: 1, requests: resumed, logged: "after 65536 bytes: unexpected EOF"},
 		{name: "stored as gzip",
 			fault: func(f *faulty, n int, w http.ResponseWriter, r *http.Request) bool {
-				if e := r.Header.Get("Accept-Encoding"); e != "" {
+				if e := r.Header.Get("Accept-Encoding"); e != "identity" {
 					t.Errorf("Accept-Encoding is %q", e)
 				}
 				w.Header().Set("Content-Encoding", "gzip")
@@ -462,7 +462,7 @@ func TestTimeoutEndsReaders(t *testing.T) {
 	var unpacked int64
 	var readErr error
 	o := Options{Timeout: 100 * time.Millisecond}.logTo(&recorder{})
-	err = Download(t.Context(), f.URL, file, o, func(r io.Reader) error {
+	_, err = Download(t.Context(), f.URL, file, o, func(r io.Reader) error {
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return err
@@ -505,7 +505,7 @@ func TestReaderFails(t *testing.T) {
 			}
 			record := &recorder{}
 			pprof.Do(t.Context(), pprof.Labels("download", t.Name()), func(ctx context.Context) {
-				err = Download(ctx, f.URL, file, Options{MaxBandwidth: limit}.logTo(record), readers...)
+				_, err = Download(ctx, f.URL, file, Options{MaxBandwidth: limit}.logTo(record), readers...)
 			})
 			if err != broken {
 				t.Errorf("reader %d, limit %d: error %v", failing, limit, err)
@@ -543,7 +543,7 @@ func TestReadersAfterRestart(t *testing.T) {
 	defer file.Close()
 	var led, followed []byte
 	calls := 0
-	err = Download(t.Context(), f.URL, file, quick(1).logTo(&recorder{}), func(r io.Reader) error {
+	_, err = Download(t.Context(), f.URL, file, quick(1).logTo(&recorder{}), func(r io.Reader) error {
 		calls++
 		led = make([]byte, 1<<15)
 		if _, err := io.ReadFull(r, led); err != nil {

@@ -29,7 +29,8 @@ type fetcher struct {
 	connections int           // how many may be used; less than Options.Connections after trouble with several
 	limiter     *rate.Limiter // of the bandwidth of all connections together; nil is no limit
 	source      source
-	validator   string // of the object that the spool has the beginning of
+	validator   string   // of the object that the spool has the beginning of
+	encoding    encoding // of that object
 	progress    progress
 
 	limitAttempts bool // each attempt ends after Options.attemptTime
@@ -162,6 +163,9 @@ func (f *fetcher) fetchRest(ctx context.Context) error {
 	}
 	size := t.object.size
 	f.validator = t.object.validator
+	if offset == 0 { // the answer to a range need not repeat it (RFC 9110, section 15.3.7)
+		f.encoding = t.object.encoding
+	}
 	f.progress.size.Store(size)
 	f.progress.done.Store(offset)
 	if err := f.spool.admit(size, offset); err != nil {

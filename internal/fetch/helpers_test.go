@@ -289,7 +289,7 @@ func downloadContext(t *testing.T, ctx context.Context, o Options, url string) (
 		}
 	}
 	pprof.Do(ctx, pprof.Labels("download", t.Name()), func(ctx context.Context) {
-		err = Download(ctx, url, file, o, readAll(0), readAll(1))
+		_, err = Download(ctx, url, file, o, readAll(0), readAll(1))
 	})
 	content, contentErr := io.ReadAll(file)
 	if contentErr != nil {

@@ -33,6 +33,7 @@ type object struct {
 	size      int64  // of the whole object; negative where unknown
 	validator string // changes with the object; "" where the source has none
 	ranges    bool   // whether other parts of it can be opened at the same time
+	encoding  encoding
 }
 
 var errChanged = errors.New("the object changed during its download")

@@ -82,7 +82,7 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 	if err != nil {
 		return nil, s.error(ctx, err, validator, offset > 0 || length >= 0)
 	}
-	o := &object{body: r, offset: r.Attrs.StartOffset, size: r.Attrs.Size, ranges: true}
+	o := &object{body: r, offset: r.Attrs.StartOffset, size: r.Attrs.Size, ranges: true, encoding: encoding{sent: r.Attrs.ContentEncoding}}
 	if r.Attrs.Generation > 0 {
 		o.validator = strconv.FormatInt(r.Attrs.Generation, 10)
 	}

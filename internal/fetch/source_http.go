@@ -41,8 +41,6 @@ func newHTTPSource(rawURL string, o Options) (source, error) {
 		return nil, err
 	}
 	t := newTransport()
-	// The checksum of the manifest is that of the bytes as they are stored.
-	t.DisableCompression = true
 	t.MaxIdleConnsPerHost = t.MaxIdleConns
 	return &httpSource{Options: o, url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: o.checkRedirect}}, nil
 }
@@ -100,6 +98,9 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 		return nil, permanent(err)
 	}
 	req.Header.Set("User-Agent", s.userAgent())
+	// The checksum of the manifest is that of the bytes as they are stored. With
+	// this header, net/http does not decode either.
+	req.Header.Set("Accept-Encoding", "identity")
 	setHeaders(req, s.Headers)
 	if user := req.URL.User; user != nil {
 		// Unlike the user of the URL, the header is kept by redirects within the host.
@@ -125,6 +126,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 		size:      resp.ContentLength,
 		validator: httpValidator(resp.Header),
 		ranges:    resp.Header.Get("Accept-Ranges") == "bytes",
+		encoding:  httpEncoding(resp.Header),
 	}
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && ranged:

@@ -40,7 +40,10 @@ func TestHTTPRequest(t *testing.T) {
 	if got := h.Get("User-Agent"); got != "Stretcher/"+testVersion {
 		t.Errorf("User-Agent is %q", got)
 	}
-	for _, name := range []string{"Accept-Encoding", "Range", "If-Range", "Referer", "Authorization"} {
+	if got := h.Get("Accept-Encoding"); got != "identity" {
+		t.Errorf("Accept-Encoding is %q", got)
+	}
+	for _, name := range []string{"Range", "If-Range", "Referer", "Authorization"} {
 		if v, ok := h[name]; ok {
 			t.Errorf("%s is %q", name, v)
 		}

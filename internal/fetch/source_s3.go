@@ -94,6 +94,7 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	partial := out.ContentRange != nil
 	if resp, ok := middleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok {
 		o.validator = httpValidator(resp.Header) // the ETag, or else the date
+		o.encoding = httpEncoding(resp.Header)
 		partial = resp.StatusCode == http.StatusPartialContent
 	}
 	if partial {

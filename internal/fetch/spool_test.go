@@ -239,7 +239,7 @@ func TestFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			err = Download(t.Context(), f.URL, file, inParts(quick(5)).logTo(&recorder{}))
+			_, err = Download(t.Context(), f.URL, file, inParts(quick(5)).logTo(&recorder{}))
 			want := "MiB in " + dir + ", which has "
 			if known {
 				want = "fetch " + f.URL + ": the download needs at least 3.0 " + want + "1.0 MiB left (free some, or set TMPDIR to another directory): no space left on device"
@@ -287,7 +287,7 @@ func TestSpaceThatVanishes(t *testing.T) {
 	}
 	defer file.Close()
 	pprof.Do(t.Context(), pprof.Labels("download", t.Name()), func(ctx context.Context) {
-		err = Download(ctx, f.URL, file, inParts(quick(5)).logTo(&recorder{}))
+		_, err = Download(ctx, f.URL, file, inParts(quick(5)).logTo(&recorder{}))
 	})
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir+", which has 0 B left") {
 		t.Errorf("error %v", err)
