@@ -36,14 +36,26 @@ func readError(resp *http.Response) []byte {
 	defer late.Stop()
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	resp.Body, resp.ContentLength = errorBody{bytes.NewReader(body), body}, int64(len(body))
 	return body
 }
 
+// errorBody is the body of an error that has been read.
+type errorBody struct {
+	*bytes.Reader
+	all []byte
+}
+
+func (errorBody) Close() error { return nil }
+
 // readReason returns the reason that the body of an error gives, "" where it
-// gives none.
+// gives none. The body may have been read by boundedErrors and its client.
 func readReason(resp *http.Response) string {
-	return reason(resp.Header.Get("Content-Type"), readError(resp))
+	body, read := resp.Body.(errorBody)
+	if !read {
+		body.all = readError(resp)
+	}
+	return reason(resp.Header.Get("Content-Type"), body.all)
 }
 
 // boundedErrors is a transport for the clients of the vendors, which would read

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"bufio"
 	"net/http"
 	"strings"
 	"testing"
@@ -43,4 +44,39 @@ func TestHeaders(t *testing.T) {
 			t.Errorf("the other host was sent host %s, headers %v", r.Host, r.Header)
 		}
 	}
+}
+
+// What CheckHeaders accepts can be sent, and its errors do not show the value.
+func FuzzCheckHeaders(f *testing.F) {
+	for _, h := range [][2]string{{"X-Token", "s3cret"}, {"Host", "h:80"}, {"host", "a b"}, {"range", "x"}, {"X Y", "x"}, {"X", "a\r\nb"}, {"X-Ü", "x"}, {"X", "\xff"}} {
+		f.Add(h[0], h[1])
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		h := http.Header{name: {"s3cret" + value}}
+		if err := CheckHeaders(h); err != nil {
+			if strings.Contains(err.Error(), "s3cret") && !strings.Contains(name, "s3cret") || strings.ContainsAny(err.Error(), "\n\x1b") {
+				t.Errorf("error %q", err)
+			}
+			return
+		}
+		req, err := http.NewRequest(http.MethodGet, "http://h.invalid/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		setHeaders(req, h)
+		var sent strings.Builder
+		if err := req.Write(&sent); err != nil {
+			t.Fatal(err)
+		}
+		got, err := http.ReadRequest(bufio.NewReader(strings.NewReader(sent.String())))
+		if err != nil {
+			t.Fatalf("%v: %q", err, sent.String())
+		}
+		if http.CanonicalHeaderKey(name) == "Host" {
+			return
+		}
+		if want := strings.Trim("s3cret"+value, " \t"); len(got.Header.Values(name)) != 1 || got.Header.Get(name) != want {
+			t.Errorf("sent %q", sent.String())
+		}
+	})
 }

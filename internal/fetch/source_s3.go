@@ -129,9 +129,15 @@ func s3Error(err error, conditional bool) error {
 		return withoutURL(err) // the server has not answered
 	}
 	status, code := resp.HTTPStatusCode(), ""
-	short := fmt.Errorf("%d %s", status, http.StatusText(status))
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
+	api, ok := errors.AsType[smithy.APIError](err)
+	if ok {
 		code = api.ErrorCode()
+	}
+	var short error
+	if text := http.StatusText(status); !ok || api.ErrorMessage() == text {
+		// The body has not the form of S3: a proxy has answered.
+		short = withReason(fmt.Errorf("%d %s", status, text), readReason(resp.Response.Response))
+	} else {
 		short = fmt.Errorf("%s: %s (%d)", textReason(code), textReason(api.ErrorMessage()), status)
 	}
 	if id := resp.ServiceRequestID(); id != "" {

@@ -123,15 +123,28 @@ func TestS3Errors(t *testing.T) {
 			}
 		})
 	}
-	for _, status := range []int{404, 502} {
-		t.Run(fmt.Sprint(status, " without XML"), func(t *testing.T) {
+	// The answer of a proxy in front of S3.
+	const again = " (given up after 3 attempts)"
+	for _, test := range []struct {
+		status     int
+		body, want string
+		requests   int
+	}{
+		{404, "gone", "404 Not Found: gone" + again, retried},
+		{502, "<html><title>of some proxy</title>", "502 Bad Gateway: of some proxy" + again, retried},
+		{503, "<html>unfinished", "503 Service Unavailable" + again, retried},
+		{403, "blocked\nby policy", "403 Forbidden: blocked", once},
+		{403, `{"message":"blocked"}`, "403 Forbidden: blocked", once},
+		{403, "", "403 Forbidden", once},
+	} {
+		t.Run(fmt.Sprint(test.status, test.body), func(t *testing.T) {
 			f := serveS3(t, nil, func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-				w.WriteHeader(status)
-				fmt.Fprint(w, "<html>of some proxy")
+				w.WriteHeader(test.status)
+				fmt.Fprint(w, test.body)
 				return true
 			})
 			_, _, err := download(t, quick(2), "s3://bucket/key")
-			if err == nil || !strings.Contains(err.Error(), fmt.Sprint(status)) || len(f.asked()) != 3 {
+			if fmt.Sprint(err) != "fetch s3://bucket/key: "+test.want || len(f.asked()) != test.requests {
 				t.Errorf("error %v after %d requests", err, len(f.asked()))
 			}
 		})

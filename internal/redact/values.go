@@ -23,7 +23,8 @@ func Hide(values []string) (restore func()) {
 	for _, value := range values {
 		quoted := strconv.Quote(value)
 		for _, form := range []string{value, quoted[1 : len(quoted)-1]} {
-			switch pattern := regexp.QuoteMeta(form); {
+			// A pattern has to be UTF-8; U+FFFD matches any other byte.
+			switch pattern := regexp.QuoteMeta(string([]rune(form))); {
 			case form == "":
 			case len(form) < short:
 				patterns = append(patterns, wordEdge(form[0])+pattern+wordEdge(form[len(form)-1]))

@@ -1,6 +1,9 @@
 package redact
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // Not parallel: hidden values are those of the process.
 func TestHide(t *testing.T) {
@@ -28,4 +31,30 @@ func TestHide(t *testing.T) {
 	if got := Text("Bearer abc.def"); got != "Bearer abc.def" || Needed([]byte("x")) {
 		t.Errorf("after restore: %s", got)
 	}
+}
+
+// The value of a header may have any bytes.
+func TestHideWithoutUTF8(t *testing.T) {
+	defer Hide([]string{"gr\xfc\xdfe-value"})()
+	if got := Text("a gr\xfc\xdfe-value b"); got != "a REDACTED b" {
+		t.Errorf("got %q", got)
+	}
+	if got := Text(`a gr\xfc\xdfe-value b`); got != "a REDACTED b" {
+		t.Errorf("escaped: got %q", got)
+	}
+}
+
+func FuzzHide(f *testing.F) {
+	for _, s := range []string{"s3cret-value", "gr\xfc\xdfe-value", `a\b"c\Qd\E`, "(", "ü"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		if strings.Contains(placeholder, value) {
+			return
+		}
+		defer Hide([]string{value})()
+		if got := Text(value); strings.Contains(got, value) {
+			t.Errorf("%q stays in %q", value, got)
+		}
+	})
 }
