@@ -61,7 +61,7 @@ func checkProxy(value string) error {
 	}
 	u, err := url.Parse(value)
 	if err != nil {
-		return errors.New("expected http://host:port or http://user:password@host:port, with special characters percent-encoded")
+		return errors.New("expected http://host:port, if necessary with user:password@ before the host, and special characters in these percent-encoded")
 	}
 	switch u.Scheme {
 	case "http", "https", "socks5", "socks5h":

@@ -74,6 +74,9 @@ func TestBadProxy(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "environment variable "+test.want+" is not a valid proxy: ") || strings.Contains(err.Error()+logged, "s3cret") {
 				t.Errorf("error %v\n%s", err, logged)
 			}
+			if strings.Contains(err.Error(), "REDACTED") { // of our own words
+				t.Errorf("error %v", err)
+			}
 			if strings.Contains(logged, "attempt") {
 				t.Errorf("it was retried:\n%s", logged)
 			}
