@@ -3,7 +3,6 @@ package stretcher
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -210,7 +209,7 @@ func (d *deployment) runSuccess(ctx context.Context) {
 
 // runFailure runs the failure commands after the deployment failed with err.
 func (d *deployment) runFailure(ctx context.Context, err error) {
-	ctx, cancel := afterwards(ctx, d.conf)
+	ctx, cancel := d.commands.Afterwards(ctx)
 	defer cancel()
 	d.runHooks(ctx, "failure", d.manifest.Commands.Failure, err.Error())
 }
@@ -231,36 +230,6 @@ func resultVariables(result, text string, took time.Duration) []string {
 		"STRETCHER_RESULT=" + result,
 		"STRETCHER_ERROR=" + forEnvironment(text),
 	}
-}
-
-// afterwards returns a context for the failure commands, which outlives ctx. If
-// there is no time limit for commands, it ends a minute after ctx. It also ends
-// when conf.Abort is closed.
-func afterwards(ctx context.Context, conf Config) (context.Context, context.CancelFunc) {
-	const limit = time.Minute
-	after, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	go func() {
-		var ended <-chan struct{}
-		if conf.CommandTimeout == 0 {
-			ended = ctx.Done()
-		}
-		var expired <-chan time.Time
-		for {
-			select {
-			case <-ended:
-				ended, expired = nil, time.After(limit)
-			case <-expired:
-				cancel(fmt.Errorf("timeout after %s", limit))
-				return
-			case <-conf.Abort:
-				cancel(errors.New("aborted"))
-				return
-			case <-after.Done():
-				return
-			}
-		}
-	}()
-	return after, func() { cancel(nil) }
 }
 
 // environment returns the environment of the commands: that of the agent,

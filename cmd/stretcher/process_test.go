@@ -261,18 +261,22 @@ func (w *world) pid(name string) int {
 	return pid
 }
 
-// dead checks that a process has exited. It may still be a zombie.
+// dead checks that a process has exited, or does so within a few seconds: on a busy
+// machine, a killed process may still be there for a moment. It may be a zombie.
 func (w *world) dead(pid int) {
 	w.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return
+	var stat []byte
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		var err error
+		if stat, err = os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err != nil {
+			return
+		}
+		if state := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]; state == "Z" || state == "X" {
+			return
+		}
 	}
-	state := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))[0]
-	if state != "Z" && state != "X" {
-		w.t.Errorf("process %d is still running: %s", pid, stat)
-		unix.Kill(pid, unix.SIGKILL)
-	}
+	w.t.Errorf("process %d is still running: %s", pid, stat)
+	unix.Kill(pid, unix.SIGKILL)
 }
 
 // clean checks that no temporary file is left.
