@@ -67,6 +67,8 @@ func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *arch
 	hint, err := fetch.Download(ctx, m.Src, file, d.conf.fetchOptions(), index, sum)
 	if err == nil {
 		err = verify(m.CheckSum, digest, hint)
+	} else if hint != "" {
+		err = fmt.Errorf("%w: %s", err, hint)
 	}
 	if err != nil {
 		//lint:ignore ST1005 operators match on these words

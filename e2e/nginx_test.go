@@ -185,6 +185,15 @@ func TestNginx(t *testing.T) {
 		h.stretcher(n.url + "/added/deploy.yml").wantFailure(n.url + "/added/deploy.yml: decode Content-Encoding x-gzip: ")
 	})
 
+	// One that is compressed twice is stopped when that shows, before its checksum
+	// can mismatch.
+	t.Run("Content-Encoding of a compressed archive", func(t *testing.T) {
+		n, h := startNginx(t, "location /static/ { gzip_static always; }"), newHost(t)
+		write(t, n.path("www", "static", "app.tar.gz.gz"), gzipped(t, incompressible(t, 4<<20).archive))
+		write(t, n.path("www", "deploy.yml"), []byte(r.manifest(n.url+"/static/app.tar.gz", h.path("dest"))))
+		h.stretcher(n.url+"/deploy.yml").wantFailure("Get src failed:", "the server sent it with Content-Encoding gzip")
+	})
+
 	// An archive of more than 16 MiB is fetched over several connections if the
 	// server supports range requests.
 	big := incompressible(t, 24<<20)

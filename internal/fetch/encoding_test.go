@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -87,12 +88,12 @@ func FuzzDecode(f *testing.F) {
 func TestContentEncoding(t *testing.T) {
 	plain := random(30, 1<<17)
 	packed := gzipped(t, plain)
-	var encoding string
+	var answered atomic.Pointer[string] // handlers may outlive a request
 	answer := func(n int, w http.ResponseWriter, r *http.Request) bool {
 		if got := r.Header.Get("Accept-Encoding"); got != "identity" && got != "gzip" { // gzip makes GCS send what is stored
 			t.Errorf("%s: Accept-Encoding is %q", r.URL, got)
 		}
-		w.Header().Set("Content-Encoding", encoding)
+		w.Header().Set("Content-Encoding", *answered.Load())
 		if r.Header.Get("Range") == "" {
 			w.Header().Set("Content-Length", fmt.Sprint(len(packed))) // http.ServeContent omits it for encoded content
 		}
@@ -102,7 +103,8 @@ func TestContentEncoding(t *testing.T) {
 	serveS3(t, packed, answer)
 	serveGCS(t, packed, answer)
 	for _, url := range []string{web.URL, "s3://bucket/key", "gs://bucket/key"} {
-		for _, encoding = range []string{"gzip", "x-gzip", "gzip, identity"} {
+		for _, encoding := range []string{"gzip", "x-gzip", "gzip, identity"} {
+			answered.Store(&encoding)
 			got, err := Manifest(t.Context(), url, quick(0).logTo(&recorder{}))
 			if err != nil || !bytes.Equal(got, plain) {
 				t.Errorf("%s, %s: a manifest of %d bytes, %v", url, encoding, len(got), err)
@@ -124,7 +126,8 @@ func TestContentEncoding(t *testing.T) {
 				}
 			}
 		}
-		encoding = "identity"
+		none := "identity"
+		answered.Store(&none)
 		if got, err := Manifest(t.Context(), url, quick(0).logTo(&recorder{})); err != nil || !bytes.Equal(got, packed) {
 			t.Errorf("%s: %d bytes, %v", url, len(got), err)
 		}

@@ -130,9 +130,9 @@ func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 // A URL that CheckURL rejects gives the error of CheckURL.
 //
 // The bytes are those that the server has stored; no Content-Encoding is
-// decoded. The hint is for the error where their checksum is not the expected
-// one: it says what a Content-Encoding has to do with that. It is "" where the
-// server sent none.
+// decoded. The hint is for the error where they are not what is expected: it says
+// what a Content-Encoding has to do with that. It is "" where the server sent
+// none, and where the download itself fails.
 func Download(ctx context.Context, url string, to *os.File, o Options, readers ...func(io.Reader) error) (hint string, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -151,9 +151,12 @@ func Download(ctx context.Context, url string, to *os.File, o Options, readers .
 	hint, err = downloadTo(ctx, url, spool, o)
 	reading.Wait()
 	if failed, ok := errors.AsType[readerError](err); ok {
-		return "", failed.error
+		return hint, failed.error
 	}
-	return hint, cmp.Or(err, readErr)
+	if err != nil {
+		return "", err
+	}
+	return hint, readErr
 }
 
 // readerError is the error of a reader, as the cause of the cancellation of its
@@ -172,9 +175,8 @@ func downloadTo(ctx context.Context, url string, spool *spool, o Options) (hint 
 	stop := f.progress.show(f.Options, os.Stderr)
 	err = f.fetch(ctx)
 	stop()
-	if err != nil {
-		return "", err
+	if err == nil {
+		f.logf("Downloaded %s", f.progress.summary())
 	}
-	f.logf("Downloaded %s", f.progress.summary())
-	return f.encoding.hint(), nil
+	return f.encoding.hint(), err
 }

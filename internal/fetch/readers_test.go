@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"runtime/pprof"
@@ -23,6 +24,10 @@ func TestReaderEndsTransfer(t *testing.T) {
 	hang := func(_ int, w http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, "/bucket/") || r.URL.Path == "/web" {
 			w.Header().Set("X-Goog-Generation", "1")
+			w.Header().Set("Content-Encoding", "gzip")
+			if r.Header.Get("Range") == "" {
+				w.Header().Set("Content-Length", fmt.Sprint(len(content))) // http.ServeContent omits it for encoded content
+			}
 			f.serve(&limited{w, 1000, func() { <-r.Context().Done() }}, r)
 			return true
 		}
@@ -50,9 +55,9 @@ func TestReaderEndsTransfer(t *testing.T) {
 				}
 				defer file.Close()
 				record := &recorder{}
-				start := time.Now()
+				hint, start := "", time.Now()
 				pprof.Do(t.Context(), pprof.Labels("download", t.Name()), func(ctx context.Context) {
-					_, err = Download(ctx, url, file, o.logTo(record), func(r io.Reader) error {
+					hint, err = Download(ctx, url, file, o.logTo(record), func(r io.Reader) error {
 						if _, err := io.ReadFull(r, make([]byte, 100)); err != nil {
 							return err
 						}
@@ -61,6 +66,9 @@ func TestReaderEndsTransfer(t *testing.T) {
 				})
 				if err != broken || time.Since(start) > 10*time.Second || strings.Contains(record.String(), "attempt") {
 					t.Errorf("error %v after %s, log:\n%s", err, time.Since(start), record)
+				}
+				if strings.Contains(hint, "Content-Encoding gzip") != (f != nil) {
+					t.Errorf("hint %q", hint)
 				}
 				if f != nil && len(f.asked()) > o.withDefaults().Connections {
 					t.Errorf("%d requests", len(f.asked()))
