@@ -66,13 +66,11 @@ func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *arch
 	}
 	hint, err := fetch.Download(ctx, m.Src, file, d.conf.fetchOptions(), index, sum)
 	if err == nil {
-		err = verify(m.CheckSum, digest, hint)
-	} else if hint != "" {
-		err = fmt.Errorf("%w: %s", err, hint)
+		err = verify(m.CheckSum, digest)
 	}
 	if err != nil {
 		//lint:ignore ST1005 operators match on these words
-		return nil, fmt.Errorf("Get src failed: %w", err)
+		return nil, fmt.Errorf("Get src failed: %w%s", err, hint)
 	}
 	log.Println("Checksum ok:", m.CheckSum)
 	if indexErr != nil {
@@ -122,16 +120,12 @@ func checksumHint(checksum string) string {
 	return fmt.Sprintf(": it has %d hex digits, and %s has %d", len(checksum), name, nearest)
 }
 
-// verify compares the digest of the archive with the manifest's checksum. The
-// hint is that of fetch.Download.
-func verify(checksum string, digest hash.Hash, hint string) error {
+// verify compares the digest of the archive with the manifest's checksum.
+func verify(checksum string, digest hash.Hash) error {
 	got := hex.EncodeToString(digest.Sum(nil))
-	if strings.EqualFold(got, checksum) {
-		return nil
+	if !strings.EqualFold(got, checksum) {
+		//lint:ignore ST1005 operators match on these words
+		return fmt.Errorf("Checksum mismatch: the manifest says %s, the archive has %s", checksum, got)
 	}
-	if hint != "" {
-		hint = ": " + hint
-	}
-	//lint:ignore ST1005 operators match on these words
-	return fmt.Errorf("Checksum mismatch: the manifest says %s, the archive has %s%s", checksum, got, hint)
+	return nil
 }

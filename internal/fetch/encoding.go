@@ -99,14 +99,14 @@ func noEOF(err error) error {
 	return err
 }
 
-// hint says which checksum an object with this encoding has to have. It is ""
+// hint says, to be appended to an error, which checksum an object with this encoding has to have. It is ""
 // where nothing but the bytes themselves can be the reason of a wrong one.
 func (e encoding) hint() string {
 	switch {
 	case len(codings(e.sent)) > 0:
-		return fmt.Sprintf("the server sent it with Content-Encoding %s, which is decoded for manifests only: the checksum has to be that of the stored, encoded bytes", textReason(e.sent))
+		return fmt.Sprintf(": the server sent it with Content-Encoding %s, which is decoded for manifests only: the checksum has to be that of the stored, encoded bytes", textReason(e.sent))
 	case len(codings(e.decoded)) > 0:
-		return fmt.Sprintf("it is stored with Content-Encoding %s, which the server decoded: the checksum has to be that of the decoded bytes, or that of the stored ones with a URL of the scheme gs", textReason(e.decoded))
+		return fmt.Sprintf(": it is stored with Content-Encoding %s, which the server decoded: the checksum has to be that of the decoded bytes, or that of the stored ones with a URL of the scheme gs", textReason(e.decoded))
 	}
 	return ""
 }

@@ -121,7 +121,7 @@ func TestContentEncoding(t *testing.T) {
 				if err != nil || !bytes.Equal(stored, packed) {
 					t.Errorf("%s, %s: not the stored bytes, %v", url, encoding, err)
 				}
-				if want := "the server sent it with Content-Encoding " + encoding + ", "; !strings.HasPrefix(hint, want) {
+				if want := ": the server sent it with Content-Encoding " + encoding + ", "; !strings.HasPrefix(hint, want) {
 					t.Errorf("%s: hint %q", url, hint)
 				}
 			}
@@ -189,7 +189,7 @@ func TestEncodingDecodedByServer(t *testing.T) {
 	}
 	defer file.Close()
 	hint, err := Download(t.Context(), f.URL, file, o)
-	if err != nil || !strings.HasPrefix(hint, "it is stored with Content-Encoding gzip, which the server decoded: ") {
+	if err != nil || !strings.HasPrefix(hint, ": it is stored with Content-Encoding gzip, which the server decoded: ") {
 		t.Errorf("hint %q, %v", hint, err)
 	}
 }

@@ -130,9 +130,9 @@ func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 // A URL that CheckURL rejects gives the error of CheckURL.
 //
 // The bytes are those that the server has stored; no Content-Encoding is
-// decoded. The hint is for the error where they are not what is expected: it says
-// what a Content-Encoding has to do with that. It is "" where the server sent
-// none, and where the download itself fails.
+// decoded. The hint is to be appended to the error where they are not what is
+// expected: it says, after a colon, what a Content-Encoding has to do with that.
+// It is "" where the server sent none, and where the download itself fails.
 func Download(ctx context.Context, url string, to *os.File, o Options, readers ...func(io.Reader) error) (hint string, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
