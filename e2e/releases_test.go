@@ -5,9 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -131,4 +134,120 @@ func TestReleasesFailing(t *testing.T) {
 	}
 	s.startCommand(s.command(stretcherPath, "-rollback", s.dest), "").wait().wantSuccess()
 	s.wantDeployed(before)
+}
+
+// service is a program that runs from the release which was current when it was
+// started.
+type service struct {
+	dest string
+	mu   sync.Mutex
+	root *os.Root
+}
+
+func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.URL.Path == "/restart" {
+		root, err := os.OpenRoot(s.dest)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.root = root
+		return
+	}
+	f, err := s.root.Open("public/greeting.txt")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer f.Close()
+	io.Copy(w, f)
+}
+
+// The application of the examples is deployed, broken, and rolled back: at once by
+// its own check after the deployment, and by hand. Programs that run it always have
+// a whole release.
+func TestReleasesService(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	curl := program(t, "curl")
+	server := httptest.NewServer(&service{dest: s.dest})
+	defer server.Close()
+	commands := fmt.Sprintf("commands:\n  post: ['%[1]s -fsS %[2]s/restart', '%[1]s -fsS %[2]s/ | grep Hello']\n  failure: ['%[1]s -fsS %[2]s/restart']", curl, server.URL)
+	app := s.path("app")
+	publish := func(name, greeting string) string {
+		t.Helper()
+		if err := os.RemoveAll(app); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(app, os.DirFS(filepath.Join("..", "examples", "app"))); err != nil {
+			t.Fatal(err)
+		}
+		if greeting == "" {
+			if err := os.Remove(filepath.Join(app, "public", "greeting.txt")); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			write(t, filepath.Join(app, "public", "greeting.txt"), []byte(greeting))
+		}
+		return s.publish(name, readTree(t, app).pack(t), "sync_strategy: symlink", commands)
+	}
+	want := func(greeting string) {
+		t.Helper()
+		if got, err := get(server.URL); err != nil || got != greeting {
+			t.Errorf("the service says %q, want %q: %v", got, greeting, err)
+		}
+	}
+	run := func(url string, args ...string) *outcome {
+		t.Helper()
+		return s.startCommand(s.command(plainPath(t), args...), url).wait()
+	}
+	first := publish("first", "Hello 1\n")
+	fresh := run(first).wantSuccess()
+	want("Hello 1\n")
+	broken := run(publish("broken", "")).wantFailure("post command")
+	want("Hello 1\n")
+	run(publish("second", "Hello 2\n")).wantSuccess()
+	want("Hello 2\n")
+	byHand := run("", "-rollback", s.dest).wantSuccess()
+	want("Hello 1\n")
+	t.Logf("a fresh release took %s, a broken one until it was rolled back %s, a rollback by hand %s",
+		fresh.took.Round(time.Millisecond), broken.took.Round(time.Millisecond), byHand.took.Round(time.Millisecond))
+}
+
+// Deployments and rollbacks of one dest that are started at the same time run one
+// after another, and dest is whole.
+func TestReleasesConcurrent(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	alias := *s
+	alias.dest = s.path("alias", "dest")
+	if err := os.Symlink(filepath.Dir(s.dest), filepath.Dir(alias.dest)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		s.deploy(s.publish("first", versionOf(fmt.Sprint(i)).pack(t), "sync_strategy: symlink"))
+	}
+	for round := range 10 {
+		a := s.publish("a", versionOf(fmt.Sprintf("a%d", round)).pack(t), "sync_strategy: symlink\nkeep_releases: 2")
+		b := alias.publish("b", versionOf(fmt.Sprintf("b%d", round)).pack(t), "sync_strategy: symlink\nkeep_releases: 2")
+		for _, r := range []*running{s.start(a), s.start(b), s.start(a), s.start(b)} {
+			r.wait().wantSuccess()
+		}
+		version, err := readOnce(s.dest)
+		if err != nil || version != fmt.Sprintf("a%d", round) && version != fmt.Sprintf("b%d", round) {
+			t.Errorf("round %d: dest is of version %q: %v", round, version, err)
+		}
+		s.wantClean()
+		if kept := s.releases(); len(kept) != 2 || t.Failed() {
+			t.Fatalf("round %d: kept the releases %v, want 2", round, kept)
+		}
+		// A rollback either comes before the other one, or finds that it came too late.
+		rollback, other := s.start("", "-rollback", s.dest), s.start(a)
+		other.wait().wantSuccess()
+		if o := rollback.wait(); o.code != 0 && !strings.Contains(o.log, "another deployment has changed it meanwhile") && !strings.Contains(o.log, "no finished release that is older") {
+			t.Errorf("round %d: the rollback failed:\n%s", round, o.log)
+		}
+	}
 }

@@ -75,7 +75,7 @@ func TestTortureFullDisk(t *testing.T) {
 		{"dest cannot hold the files", "site", 4, 1000, grown(incompressible, 6), "", ""},
 		{"dest has no inodes", "site", 16, 100, grown("few bytes", 300), "", ""},
 	} {
-		for _, strategy := range []string{"rsync", "mv", "builtin"} {
+		for _, strategy := range []string{"rsync", "mv", "builtin", "symlink"} {
 			if full.only != "" && strategy != full.only {
 				continue
 			}
