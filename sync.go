@@ -15,6 +15,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -165,6 +166,11 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
 	}
 	log.Printf("Syncing to %s", m.Dest)
+	if _, ok := s.(keeper); !ok {
+		if err := releases.Forget(m.Dest); err != nil {
+			return err
+		}
+	}
 	return s.deploy(ctx, d, src)
 }
 

@@ -310,6 +310,23 @@ func (s *Store) Prune(keep int) {
 	}
 }
 
+// Forget removes the mark of the release that dest leads to, if it is one, because
+// its contents are about to be changed by another strategy.
+func Forget(dest string) error {
+	s, err := Open(dest)
+	if err != nil {
+		return nil // so dest leads to no release
+	}
+	defer s.Close()
+	target, err := s.link()
+	if name := s.releaseOf(target); err == nil && releaseName.MatchString(name) {
+		if err := unix.Unlinkat(s.dir, name+markSuffix, 0); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("%s: %w", s.ManifestPath(name), err)
+		}
+	}
+	return nil
+}
+
 // remove deletes a release. Its mark goes first, so that a release of which a part
 // is missing is never used.
 func (s *Store) remove(name string) {

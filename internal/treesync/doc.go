@@ -18,6 +18,11 @@
 // created, then makeLinks links further names to them, and then setDirs sets
 // the attributes of all directories, the deepest first.
 //
+// Fresh is such a tree without what excludes match, for the releases of package
+// releases. What a directory given to it has of the contents is cloned: the file
+// system lets both files share their blocks, and copies a block when one of them is
+// written to.
+//
 // # Sync
 //
 // Everything new is staged inside dest first: on the same file system, so that
