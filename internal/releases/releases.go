@@ -168,7 +168,7 @@ func (s *Store) names() ([]unixfs.Dirent, error) {
 		return nil, fmt.Errorf("%s%s: %w", s.dest, Suffix, err)
 	}
 	defer unix.Close(fd)
-	return unixfs.ReadDir(fd)
+	return unixfs.ReadDir(fd, 0)
 }
 
 func (s *Store) statMark(name string) (st unix.Stat_t, err error) {

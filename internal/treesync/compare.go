@@ -76,29 +76,12 @@ func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (openDi
 // compareDir plans what is to be done in a directory that dest and the tree
 // both have, and below it.
 func (c *comparison) compareDir(d openDir, p *dirPlan) error {
-	found, err := unixfs.ReadDir(d.fd)
+	found, err := unixfs.ReadDir(d.fd, p.entry.Len())
 	if err != nil {
 		return p.error("", err)
 	}
-	var both, extra []unixfs.Dirent
-	var missing []string
-	have := make(map[string]bool, len(found))
-	for _, old := range found {
-		have[old.Name] = true
-		if p.entry.Child(old.Name) != nil {
-			both = append(both, old)
-		} else {
-			extra = append(extra, old)
-		}
-	}
-	for _, e := range p.entry.ByOffset() {
-		if !have[e.Name] {
-			missing = append(missing, e.Name)
-		}
-	}
-	slices.SortFunc(both, func(a, b unixfs.Dirent) int {
-		return archive.CompareOffsets(p.entry.Child(a.Name), p.entry.Child(b.Name))
-	})
+	missing := missingNames(p.entry, found)
+	both, extra := splitByTree(found, p.entry)
 	if _, err := c.planRemovals(d, p, extra); err != nil {
 		return err
 	}
@@ -116,10 +99,54 @@ func (c *comparison) compareDir(d openDir, p *dirPlan) error {
 		}
 	}
 	work.wait()
+	p.staged = missing
 	if p.foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
 		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
 	}
 	return c.mayChange(d, p)
+}
+
+// A directory may have a million names. missingNames and splitByTree therefore
+// copy neither the list of what dest has nor its names.
+
+// missingNames returns the names in a directory of the tree that dest does not
+// have, in the order of their data. It sorts found, which dest has.
+func missingNames(dir *archive.Entry, found []unixfs.Dirent) []string {
+	byName := func(a, b unixfs.Dirent) int { return cmp.Compare(a.Name, b.Name) }
+	slices.SortFunc(found, byName)
+	var entries []*archive.Entry
+	if len(found) == 0 {
+		entries = make([]*archive.Entry, 0, dir.Len())
+	}
+	for e := range dir.Children() {
+		if _, have := slices.BinarySearchFunc(found, unixfs.Dirent{Name: e.Name}, byName); !have {
+			entries = append(entries, e)
+		}
+	}
+	slices.SortFunc(entries, archive.CompareOffsets)
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name
+	}
+	return names
+}
+
+// splitByTree splits what dest has in a directory into what the tree has, too, in
+// the order of its data, and the rest.
+func splitByTree(found []unixfs.Dirent, dir *archive.Entry) (both, extra []unixfs.Dirent) {
+	n := 0
+	for i, old := range found {
+		if e := dir.Child(old.Name); e != nil {
+			found[i], found[n] = found[n], old
+			found[n].Name = e.Name // so that the memory of the other copy is freed
+			n++
+		}
+	}
+	both, extra = found[:n:n], found[n:]
+	slices.SortFunc(both, func(a, b unixfs.Dirent) int {
+		return archive.CompareOffsets(dir.Child(a.Name), dir.Child(b.Name))
+	})
+	return both, extra
 }
 
 func (c *comparison) compareSubdir(parentDir openDir, parent *dirPlan, name string, e *archive.Entry) error {
@@ -299,9 +326,6 @@ func (c *comparison) stageMissing(dir openDir, p *dirPlan, names []string) error
 		}
 		c.plan.created.Add(e.Count())
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p.staged = append(p.staged, names...)
 	return nil
 }
 
@@ -405,7 +429,7 @@ func (c *comparison) planRemoval(parent openDir, p *dirPlan, name string) (kept 
 		return false, p.error("", errMountPoint)
 	}
 	p.mode = d.traits.Mode
-	found, err := unixfs.ReadDir(fd)
+	found, err := unixfs.ReadDir(fd, 0)
 	if err != nil {
 		return false, p.error("", err)
 	}

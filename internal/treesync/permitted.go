@@ -3,7 +3,6 @@ package treesync
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -66,7 +65,12 @@ func (c *comparison) mayChange(dir openDir, p *dirPlan) error {
 		}
 		return nil
 	}
-	first := slices.Concat(p.removals, p.swapped, p.staged)[0]
+	first := ""
+	for _, names := range [][]string{p.staged, p.swapped, p.removals} {
+		if len(names) > 0 {
+			first = names[0]
+		}
+	}
 	setsTime := p.entry != nil && !p.entry.Implicit()
 	if dir.traits.Immutable || p.differs || setsTime || len(p.removals)+len(p.swapped) > 0 {
 		// In an append-only directory, new names are all that is permitted.

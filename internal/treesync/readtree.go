@@ -30,7 +30,7 @@ func readTree(dir string) (*archive.Tree, error) {
 
 // readDir adds to t what is in an open directory, whose entry is d.
 func readDir(t *archive.Tree, fd int, dir string, d *archive.Entry) error {
-	list, err := unixfs.ReadDir(fd)
+	list, err := unixfs.ReadDir(fd, 0)
 	if err != nil {
 		return pathError{path.Join(".", dir), err}
 	}

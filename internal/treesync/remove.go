@@ -38,7 +38,7 @@ func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 			unix.Fchmod(fd, st.Mode&0o7777|unix.S_IRWXU)
 		}
 	}
-	list, err := unixfs.ReadDir(fd)
+	list, err := unixfs.ReadDir(fd, 0)
 	if err != nil {
 		return denied(err)
 	}

@@ -1,6 +1,7 @@
 package unixfs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -57,7 +58,9 @@ var direntBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // ReadDir lists an open directory, which must be positioned at its start,
 // without "." and "..", in the order of the file system. Unlike os.File.ReadDir
 // it looks up missing types through the descriptor, and not through a path.
-func ReadDir(fd int) ([]Dirent, error) {
+// It makes room for the number of names that the caller expects, since a list of
+// a million names that grows takes twice the memory.
+func ReadDir(fd, expected int) ([]Dirent, error) {
 	var list []Dirent
 	buf := direntBuffers.Get().(*[32 << 10]byte)
 	defer direntBuffers.Put(buf)
@@ -78,7 +81,8 @@ func ReadDir(fd int) ([]Dirent, error) {
 			const head = 8 + 8 + 2 + 1
 			record := b[:binary.NativeEndian.Uint16(b[16:])]
 			b = b[len(record):]
-			name, _, _ := strings.Cut(string(record[head:]), "\x00")
+			padded, _, _ := bytes.Cut(record[head:], []byte{0})
+			name := string(padded)
 			if name == "." || name == ".." {
 				continue
 			}
@@ -91,6 +95,9 @@ func ReadDir(fd int) ([]Dirent, error) {
 					return nil, fmt.Errorf("%s: %w", name, err)
 				}
 				kind = st.Mode & unix.S_IFMT
+			}
+			if list == nil {
+				list = make([]Dirent, 0, expected)
 			}
 			list = append(list, Dirent{name, kind})
 		}

@@ -93,7 +93,7 @@ func TestReadDir(t *testing.T) {
 		for _, e := range entries {
 			want = append(want, fmt.Sprintf("%q %s", e.Name(), e.Type().String()[:1]))
 		}
-		list, err := ReadDir(openTestDir(t, path))
+		list, err := ReadDir(openTestDir(t, path), 3)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +116,7 @@ func TestReadDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := ReadDir(int(f.Fd())); err != unix.ENOTDIR {
+	if _, err := ReadDir(int(f.Fd()), 0); err != unix.ENOTDIR {
 		t.Errorf("of a file: got error %v", err)
 	}
 }

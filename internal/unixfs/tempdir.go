@@ -3,6 +3,7 @@ package unixfs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -116,28 +117,52 @@ func RemoveAbandoned(parent, prefix string, remove func(name string) error) erro
 // eachAbandoned calls do with the names and the owners of the directories in
 // parent whose names are prefix and a number, and which no live run has locked.
 func eachAbandoned(parent, prefix string, do func(name string, owner int) error) error {
-	list, err := os.ReadDir(parent)
+	names, err := tempNames(parent, prefix)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOTDIR) {
 		return nil // a run that cannot list parent cannot have made a directory there
 	}
 	errs := []error{err}
-	for _, e := range list {
-		if !e.IsDir() || !isTempName(e.Name(), prefix) {
-			continue
-		}
-		path := filepath.Join(parent, e.Name())
+	for _, name := range names {
+		path := filepath.Join(parent, name)
 		info, err := os.Lstat(path)
-		if err != nil {
-			continue // gone
+		if err != nil || !info.IsDir() {
+			continue // gone, or not one of ours
 		}
 		lock, err := lockTempDir(path)
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
 			continue // in use, or gone
 		}
-		errs = append(errs, do(e.Name(), OwnerOf(info)))
+		errs = append(errs, do(name, OwnerOf(info)))
 		lock.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// tempNames returns the names in the directory parent that are prefix and a number.
+// parent may be dest, which may have a million other names, so it keeps no list
+// of these.
+func tempNames(parent, prefix string) ([]string, error) {
+	dir, err := os.OpenFile(parent, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var found []string
+	for {
+		const batch = 1024
+		names, err := dir.Readdirnames(batch)
+		for _, name := range names {
+			if isTempName(name, prefix) {
+				found = append(found, name)
+			}
+		}
+		if err == io.EOF {
+			return found, nil
+		}
+		if err != nil {
+			return found, err
+		}
+	}
 }
 
 // RemoveTree is os.RemoveAll that also empties directories whose mode forbids
