@@ -1,11 +1,11 @@
 package stretcher
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+
+	"github.com/fujiwara/stretcher/internal/eventinput"
 )
 
 // ConsulEvent is one event, in the form in which consul watch -type event passes
@@ -28,7 +28,8 @@ type ConsulEvents []ConsulEvent
 var ErrNoEvents = errors.New("no Consul event in the list")
 
 // ParseConsulEvents parses a JSON array of events and returns the last one, which
-// is the newest. For an array without events, the error is ErrNoEvents.
+// is the newest. The others are not decoded. For an array without events, the error is
+// ErrNoEvents.
 func ParseConsulEvents(in io.Reader) (*ConsulEvent, error) {
 	last, _, err := lastConsulEvent(in)
 	return last, err
@@ -36,22 +37,17 @@ func ParseConsulEvents(in io.Reader) (*ConsulEvent, error) {
 
 // lastConsulEvent is ParseConsulEvents, and counts the events before the last.
 func lastConsulEvent(in io.Reader) (last *ConsulEvent, earlier int, err error) {
-	var events ConsulEvents
+	var events []json.RawMessage
 	if err := json.NewDecoder(in).Decode(&events); err != nil {
-		var wrongType *json.UnmarshalTypeError
-		var notBase64 base64.CorruptInputError
-		switch {
-		case errors.As(err, &notBase64):
-			err = fmt.Errorf("a Payload is not base64: %w", err)
-		case errors.As(err, &wrongType) && wrongType.Field == "":
-			err = fmt.Errorf("expected a list of events, [ {...} ], got a %s at byte %d", wrongType.Value, wrongType.Offset)
-		case errors.As(err, &wrongType):
-			err = fmt.Errorf("the %s of an event is a %s, expected a %s", wrongType.Field, wrongType.Value, wrongType.Type.Kind())
-		}
-		return nil, 0, fmt.Errorf("parse Consul events: %w", err)
+		return nil, 0, eventinput.ListError(err)
 	}
 	if len(events) == 0 {
 		return nil, 0, ErrNoEvents
 	}
-	return &events[len(events)-1], len(events) - 1, nil
+	// An earlier event that is wrong must not keep the newest from being deployed.
+	last = new(ConsulEvent)
+	if err := json.Unmarshal(events[len(events)-1], last); err != nil {
+		return nil, 0, eventinput.ListError(err)
+	}
+	return last, len(events) - 1, nil
 }

@@ -54,15 +54,15 @@ func parseConsulEvent(text string) (*event, error) {
 	log.Println("Consul event ID:", redact.Printable(ce.ID))
 	log.Printf("Consul event name: %s, Lamport time: %d", redact.Printable(ce.Name), ce.LTime)
 	url := strings.TrimSpace(string(ce.Payload))
-	if url == "" {
-		return nil, fmt.Errorf("event %s of Consul has no payload: expected a manifest URL, as in: consul event -name %s s3://bucket/manifest.yml", redact.Printable(ce.ID), redact.Printable(ce.Name))
+	if err := eventinput.PayloadMistake(url, ce.ID, ce.Name); err != nil {
+		return nil, err
 	}
 	return newEvent(url, ce.ID)
 }
 
 func newEvent(url, id string) (*event, error) {
 	if strings.ContainsAny(url, "\r\n\x00") {
-		return nil, fmt.Errorf("the event holds more than one line: expected one manifest URL, got %.200q", url)
+		return nil, fmt.Errorf("the event holds more than one line: expected one manifest URL") // no quotation: it may be a manifest
 	}
 	return &event{manifestURL: url, id: id}, nil
 }

@@ -30,6 +30,7 @@ func TestParseEvent(t *testing.T) {
 		{"pretty-printed", "[\n  {\"ID\": \"]\"},\n  {\n    \"ID\": \"a\", \"Payload\": \"" + payload + "\"\n  }\n]", nil, "a"},
 		{"trailing garbage", `[{"ID":"a","Payload":"` + payload + `"}] ]`, nil, "a"},
 		{"Consul", `[{"ID":"a","Name":"deploy","Payload":"` + payload + `","LTime":3}]`, map[string]string{"CONSUL_INDEX": "14695981039346656037"}, "a"},
+		{"wrong earlier events", `[5,{"Payload":"?"},{"ID":"a","Payload":"` + payload + `"}]`, nil, "a"},
 		{"Consul's JSON alone", ` [{"ID":"a","Payload":"` + payload + `"}]` + "\n", nil, "a"},
 		{"bare under Consul", someURL, map[string]string{"CONSUL_INDEX": "1"}, ""},
 	} {
@@ -63,13 +64,15 @@ func TestParseEventErrors(t *testing.T) {
 		someURL + "\x00":             "more than one line",
 		"[":                          "parse Consul events: unexpected EOF",
 		`[{"Payload":"not base64"}]`: "parse Consul events: a Payload is not base64: illegal base64 data",
-		`["event"]`:                  "parse Consul events: expected a list of events, [ {...} ], got a string at byte",
-		`[{"LTime":"three"}]`:        "parse Consul events: the LTime of an event is a string, expected a int",
+		`["event"]`:                  "parse Consul events: expected a list of events, [ {...} ], got a string",
+		`[{"LTime":"three"}]`:        "parse Consul events: the LTime of an event is a string, expected a whole number",
 		`[{"ID":"x","Name":"deploy","Payload":null}]`:   "event x of Consul has no payload: expected a manifest URL, as in: consul event -name deploy s3://",
 		`[{"ID":"x","Name":"deploy","Payload":"Cg=="}]`: "event x of Consul has no payload",
 		`[{"ID":"x","Payload":"YQpi"}]`:                 "more than one line",
+		`[{"Payload":5}]`:                               "parse Consul events: the Payload of an event is a number, expected a string",
+		`[{"ID":"x","Name":"deploy","Payload":"` + base64.StdEncoding.EncodeToString([]byte("src: S3CR3T\ncommands:\n")) + `"}]`: "event x of Consul has a payload that is not a URL: expected a manifest URL, as in: consul event -name deploy s3://",
 	} {
-		if _, err := readEvent(t.Context(), strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := readEvent(t.Context(), strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "S3CR3T") {
 			t.Errorf("%q: got error %v, expected one with %q", in, err, want)
 		}
 	}

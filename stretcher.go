@@ -79,6 +79,7 @@ func run(ctx context.Context, conf Config) error {
 	if err := conf.initSleep(ctx); err != nil {
 		return logged("Sleeping", err)
 	}
+	start := time.Now() // the sleep is not a part of the deployment
 	log.Println("Loading manifest:", redact.URL(ev.manifestURL))
 	data, err := fetch.Manifest(ctx, ev.manifestURL, conf.fetchOptions())
 	if err != nil {
@@ -88,7 +89,9 @@ func run(ctx context.Context, conf Config) error {
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}
-	return newDeployment(m, conf, ev).deployAndTell(ctx)
+	d := newDeployment(m, conf, ev)
+	d.start = start
+	return d.deployAndTell(ctx)
 }
 
 // deployAndTell is deploy with the success or failure commands after it.
@@ -126,8 +129,8 @@ type deployment struct {
 	url      string    // of the manifest, without secrets; "" where it has none
 	conf     Config
 	commands *runner
-	start    time.Time
-	release  string // the release that Rollback deploys, "" for what the manifest names
+	start    time.Time // before the manifest was fetched, if it was
+	release  string    // the release that Rollback deploys, "" for what the manifest names
 }
 
 func newDeployment(m *Manifest, conf Config, ev *event) *deployment {
