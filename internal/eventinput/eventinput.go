@@ -81,7 +81,11 @@ func isTerminal(in io.Reader) bool {
 func scan(in io.Reader) (text string, followed bool, err error) {
 	r := bufio.NewReaderSize(in, readAhead)
 	// One byte first: peeking for three would wait for more where in has only "[]".
-	if b, _ := r.Peek(1); string(b) == byteOrderMark[:1] {
+	b, err := r.Peek(1)
+	if errors.Is(err, io.EOF) { // a terminal would have to be told so twice
+		return "", false, nil
+	}
+	if string(b) == byteOrderMark[:1] {
 		if b, _ := r.Peek(len(byteOrderMark)); string(b) == byteOrderMark {
 			r.Discard(len(byteOrderMark)) // cannot fail: these bytes are buffered
 		}
