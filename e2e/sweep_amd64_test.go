@@ -93,15 +93,15 @@ func TestFaultSweep(t *testing.T) {
 func (s *sweep) faults() []fault {
 	s.t.Helper()
 	var list []fault
-	for _, version := range []int{0, 1, 0, 1} {
+	for i, version := range []int{1, 0, 1} {
 		s.prepare(version)
 		in := s.injector()
 		s.startInjected(in, s.urls[version]).wait().wantSuccess()
 		<-in.ended
 		s.wantDeployed(s.trees[version])
 		s.has = s.trees[version]
-		if len(list) > 0 && version == 1 {
-			list = slices.DeleteFunc(list, func(f fault) bool { return f.version == version })
+		if i == 0 {
+			continue // there was nothing in dest yet
 		}
 		for _, c := range fsCalls {
 			errs := []syscall.Errno{syscall.EIO}
@@ -165,13 +165,14 @@ func (s *sweep) inject(f fault) {
 	if in.hit != "" {
 		s.injected++
 	}
+	s.t.Logf("failed: %s; exit status %d", in.hit, o.code)
 	s.wantPromise(f, o)
 	if s.strategy == "mv" {
 		s.prepare(f.version)
 	}
 	s.deployPlainly(f.version)
 	if s.t.Failed() {
-		s.t.Logf("failed: %s; the log:\n%s", in.hit, tail(o.log, 6<<10))
+		s.t.Logf("the log:\n%s", tail(o.log, 6<<10))
 	}
 }
 

@@ -39,6 +39,7 @@ var parts = []part{
 	{"growth", (*bench).growth},
 	{"memory", (*bench).memory},
 	{"window", (*bench).window},
+	{"flush", (*bench).flush},
 }
 
 // bench holds the state that the parts share.
