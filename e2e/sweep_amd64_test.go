@@ -220,6 +220,21 @@ func (s *sweep) wantPromise(f fault, o *outcome) {
 	}
 }
 
+// If it is not known whether new files inherit an ACL, their modes could be wrong.
+func TestUnreadableDefaultACL(t *testing.T) {
+	t.Parallel()
+	trees := tortured(10, false)
+	for _, strategy := range []string{"rsync", "mv", "builtin"} {
+		s := newSite(t)
+		url := s.publish("app", trees[0].pack(t), "sync_strategy: "+strategy, s.hooks())
+		in := &injector{call: "fgetxattr", when: 1, err: syscall.EIO, below: []string{s.dir}}
+		s.startInjected(in, url).wait().wantFailure("default ACL: input/output error")
+		<-in.ended
+		s.wantFailureCommands(1)
+		s.wantDeployed(tree{})
+	}
+}
+
 // contents returns the tree without attributes, which are not undone where the
 // contents of a file are the same in both versions.
 func (tr tree) contents() tree {

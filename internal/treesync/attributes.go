@@ -71,10 +71,18 @@ const defaultACL = "system.posix_acl_default"
 
 // checkDefaultACL looks for a default ACL on the open directory below which
 // files are created.
-func (at *attributes) checkDefaultACL(dir int) {
-	if n, err := unix.Fgetxattr(dir, defaultACL, nil); err == nil && n > 0 {
+func (at *attributes) checkDefaultACL(dir int) error {
+	n, err := unix.Fgetxattr(dir, defaultACL, nil)
+	if err == unix.ENODATA || err == unix.EOPNOTSUPP {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a default ACL: %w", err)
+	}
+	if n > 0 {
 		at.hasDefaultACL.Store(true)
 	}
+	return nil
 }
 
 // copyDefaultACL gives the directory to the default ACL of the directory from,

@@ -50,7 +50,9 @@ func extract(ctx context.Context, a *archive.Archive, dir string) error {
 		return err
 	}
 	defer unix.Close(root)
-	attrs.checkDefaultACL(root)
+	if err := attrs.checkDefaultACL(root); err != nil {
+		return err
+	}
 	x := &extractor{contents: archiveContents{a.Data()}, attrs: attrs, workers: newWorkers(ctx)}
 	if a.Tree.HasLinks {
 		x.firstNames = map[*archive.Inode]string{}
