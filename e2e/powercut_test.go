@@ -104,7 +104,7 @@ func (h *host) mountCloning() string {
 	if out, err := h.command("mount", "-o", "loop", filepath.Join(memory, "images"), images).CombinedOutput(); err != nil {
 		h.t.Skipf("this system cannot mount an image of an xfs: %v: %s", err, out)
 	}
-	h.t.Cleanup(func() { output(h.t, h.command("umount", images)) })
+	h.t.Cleanup(func() { unmount(h.t, images) })
 	return images
 }
 
@@ -160,6 +160,7 @@ func (p *powerCut) makeDisk(mkfs string, mebibytes int) {
 	}
 	syscall.Sync()
 	p.t.Cleanup(func() {
+		// It is still mounted if the test has failed.
 		if err := syscall.Unmount(p.disk, 0); err != nil && !errors.Is(err, syscall.EINVAL) {
 			p.t.Errorf("unmount %s: %v", p.disk, err)
 		}
@@ -176,7 +177,7 @@ func (p *powerCut) mount(image string) {
 
 func (p *powerCut) unmount() {
 	p.t.Helper()
-	output(p.t, p.command("umount", p.disk))
+	unmount(p.t, p.disk)
 }
 
 // takeCopies deploys the two versions in turn, and copies the disk meanwhile. At

@@ -20,11 +20,15 @@ func mountSmall(t *testing.T, dir string, mebibytes, inodes int) {
 	if err != nil {
 		t.Fatalf("mount a tmpfs at %s: %v", dir, err)
 	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-	})
+	t.Cleanup(func() { unmount(t, dir) })
+}
+
+// unmount unmounts dir. It waits, since another process may have its own copies of
+// all mounts for a moment, and the kernel frees a loop device some time after the
+// file system on it.
+func unmount(t *testing.T, dir string) {
+	t.Helper()
+	waitFor(t, "the end of the mount at "+dir, func() error { return syscall.Unmount(dir, 0) })
 }
 
 // random returns incompressible content of the given size.
