@@ -54,13 +54,16 @@ func TestFaultSweep(t *testing.T) {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
-	for i, strategy := range []string{"rsync", "mv", "builtin"} {
+	for i, strategy := range []string{"rsync", "mv", "builtin", "symlink"} {
 		t.Run(strategy, func(t *testing.T) {
 			t.Parallel()
 			start := time.Now()
 			s := &sweep{site: newSite(t), testing: t, strategy: strategy, trees: tortured(12, false), has: tree{}}
 			for i, tr := range s.trees {
 				s.urls[i] = s.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, s.hooks())
+				if strategy == "symlink" { // so that each version is unpacked again
+					s.urls[i] = s.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: symlink\nkeep_releases: 1", s.hooks())
+				}
 			}
 			faults := s.faults()
 			all := len(faults)
@@ -149,6 +152,12 @@ func (s *sweep) deployPlainly(version int) {
 	s.t.Helper()
 	s.startCommand(s.command(plainPath(s.t)), s.urls[version]).wait().wantSuccess()
 	s.wantDeployed(s.trees[version])
+	if s.strategy == "symlink" {
+		v := &victim{site: s.site}
+		if kept := v.releases(); len(kept) != 1 {
+			s.t.Errorf("the releases %v are left, want only the current one", kept)
+		}
+	}
 	s.has = s.trees[version].extracted()
 	s.ran()
 }
@@ -209,6 +218,11 @@ func (s *sweep) wantPromise(f fault, o *outcome) {
 	case "mv":
 		for path := range found {
 			s.t.Errorf("after a failure, dest has %s", path)
+		}
+	case "symlink":
+		isOld, isNew := old.differences(found), next.differences(found)
+		if len(isOld) > 0 && len(isNew) > 0 {
+			s.t.Errorf("dest is neither the old version: %s\nnor the new one: %s", strings.Join(isOld, ", "), strings.Join(isNew, ", "))
 		}
 	case "builtin":
 		isOld, isNew := old.contents().differences(found.contents()), next.contents().differences(found.contents())
