@@ -131,7 +131,6 @@ type powerCut struct {
 	random      *rand.Rand
 	trees       [2]tree
 	urls        [2]string
-	version     int // that dest has
 	copies      []diskCopy
 
 	old, new, between, succeeded int // how many copies had such a dest
