@@ -78,6 +78,7 @@ var fsCalls = []fsCall{
 	{"fremovexattr", syscall.SYS_FREMOVEXATTR, 0, -1, true},
 	{"ioctl", syscall.SYS_IOCTL, 0, -1, false},
 	{"flock", syscall.SYS_FLOCK, 0, -1, false},
+	{"fsync", syscall.SYS_FSYNC, 0, -1, true},
 	{"syncfs", 306, 0, -1, true},
 }
 

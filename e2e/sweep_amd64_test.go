@@ -238,7 +238,7 @@ func (s *sweep) wantPromise(f fault, o *outcome) {
 func TestUnreadableDefaultACL(t *testing.T) {
 	t.Parallel()
 	trees := tortured(10, false)
-	for _, strategy := range []string{"rsync", "mv", "builtin"} {
+	for _, strategy := range []string{"rsync", "mv", "builtin", "symlink"} {
 		s := newSite(t)
 		url := s.publish("app", trees[0].pack(t), "sync_strategy: "+strategy, s.hooks())
 		in := &injector{call: "fgetxattr", when: 1, err: syscall.EIO, below: []string{s.dir}}

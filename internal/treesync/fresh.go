@@ -95,7 +95,11 @@ func (f *Fresh) ReplaceByLink(path, target string) (*archive.Entry, error) {
 // On an error, some of the files may exist. If ctx ends before all of them do, the
 // error is its cause.
 func (f *Fresh) Create(ctx context.Context, dir, base int) error {
-	if err := f.extractor(ctx, dir).tree(ctx, dir, base, f.tree.Root); err != nil {
+	x, err := f.extractor(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if err := x.tree(ctx, dir, base, f.tree.Root); err != nil {
 		return err
 	}
 	if !f.tree.Root.Implicit() {
@@ -107,7 +111,10 @@ func (f *Fresh) Create(ctx context.Context, dir, base int) error {
 // CreateEntry creates an entry that ReplaceByLink returned, with all that is below
 // it, as name in the open directory dir.
 func (f *Fresh) CreateEntry(ctx context.Context, e *archive.Entry, dir int, name string) error {
-	x := f.extractor(ctx, dir)
+	x, err := f.extractor(ctx, dir)
+	if err != nil {
+		return err
+	}
 	if !e.IsDir() {
 		return errors.Join(x.file(dir, -1, name, name, e), x.workers.end())
 	}
@@ -125,13 +132,15 @@ func (f *Fresh) CreateEntry(ctx context.Context, e *archive.Entry, dir int, name
 	return unix.Fchmod(fd, f.attrs.permissions(e)) // tree leaves it to the caller where the archive has no entry for it
 }
 
-func (f *Fresh) extractor(ctx context.Context, dir int) *extractor {
-	f.attrs.checkDefaultACL(dir)
+func (f *Fresh) extractor(ctx context.Context, dir int) (*extractor, error) {
+	if err := f.attrs.checkDefaultACL(dir); err != nil {
+		return nil, err
+	}
 	x := &extractor{contents: f.contents, attrs: f.attrs, workers: newWorkers(ctx), cloner: &f.cloner}
 	if f.tree.HasLinks {
 		x.firstNames = map[*archive.Inode]string{}
 	}
-	return x
+	return x, nil
 }
 
 // Remove deletes name in the open directory dir, with all that is in it, by several
