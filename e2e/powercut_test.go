@@ -25,9 +25,10 @@ var testedDisks = []struct {
 	name      string
 	mebibytes int
 	forget    []string
+	options   string // more of them for mount
 }{
 	{name: "ext4", mebibytes: 64},
-	{name: "xfs", mebibytes: 300},
+	{name: "xfs", mebibytes: 300, options: ",nouuid"}, // another process may have another copy mounted for a moment
 	{name: "btrfs", mebibytes: 128, forget: []string{"btrfs", "device", "scan", "--forget"}},
 }
 
@@ -62,7 +63,7 @@ func TestPowerCut(t *testing.T) {
 					if disk.forget == nil {
 						t.Parallel() // else they would be the same file system for the kernel
 					}
-					p := &powerCut{site: newSite(t), images: filepath.Join(images, fmt.Sprint(i, j)), forget: disk.forget, mixed: promise.mixed, once: promise.once}
+					p := &powerCut{site: newSite(t), images: filepath.Join(images, fmt.Sprint(i, j)), forget: disk.forget, options: disk.options, mixed: promise.mixed, once: promise.once}
 					p.random = rand.New(rand.NewPCG(seed, uint64(10*i+j)))
 					p.trees = tortured(150, promise.mixed)
 					p.makeDisk("mkfs."+disk.name, disk.mebibytes)
@@ -127,6 +128,7 @@ type powerCut struct {
 	images      string // prefix of the paths of the disk's image and its copies
 	disk        string // where it is mounted
 	forget      []string
+	options     string
 	mixed, once bool
 	random      *rand.Rand
 	trees       [2]tree
@@ -171,7 +173,7 @@ func (p *powerCut) mount(image string) {
 	if p.forget != nil {
 		output(p.t, p.command(p.forget[0], p.forget[1:]...))
 	}
-	output(p.t, p.command("mount", "-o", "loop", image, p.disk))
+	output(p.t, p.command("mount", "-o", "loop"+p.options, image, p.disk))
 }
 
 func (p *powerCut) unmount() {
