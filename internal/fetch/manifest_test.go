@@ -32,12 +32,12 @@ func TestManifestDeadline(t *testing.T) {
 	for _, url := range []string{web.URL, "s3://bucket/key", "gs://bucket/key"} {
 		record := &recorder{}
 		o := quick(1).logTo(record)
-		o.attemptTime = 500 * time.Millisecond
+		o.attemptTime = 3 * time.Second
 		if data, err := Manifest(t.Context(), url, o); err != nil || len(data) != len(content) {
 			t.Errorf("%s: %d bytes, %v\n%s", url, len(data), err, record)
 		}
 		if !strings.Contains(record.String(), "[WARN] Fetch "+url+": attempt 1 of 2 failed: after ") ||
-			!strings.Contains(record.String(), "timeout: the object was not complete after 500ms; next in ") {
+			!strings.Contains(record.String(), "timeout: the object was not complete after 3s; next in ") {
 			t.Errorf("%s: log:\n%s", url, record)
 		}
 	}
