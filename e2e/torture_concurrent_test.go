@@ -14,10 +14,11 @@ import (
 
 // inTurn returns commands that record in the file "order" when the agent begins
 // and ends its work on dest, and that block it in between until the file "gate"
-// exists.
+// exists. The first one mentions dest, since mv refuses an existing dest before it
+// otherwise.
 func (s *site) inTurn() string {
 	return fmt.Sprintf(`commands:
-  pre: ["echo begin $PPID >> %[1]s; while [ ! -e %[2]s ]; do sleep 0.02; done"]
+  pre: ["echo begin $PPID >> %[1]s; : $STRETCHER_DEST; while [ ! -e %[2]s ]; do sleep 0.02; done"]
   post: ["echo end $PPID >> %[1]s"]
   failure: ["echo end $PPID >> %[1]s"]`, s.path("order"), s.path("gate"))
 }
