@@ -18,17 +18,11 @@ import (
 // what it would have written later anyway, so that is the longest that flushing
 // can take on an otherwise idle disk.
 func (b *bench) flush(ctx context.Context) (err error) {
-	if os.Geteuid() != 0 {
-		fmt.Println("not measured: only root can mount a disk")
+	if problem := canMount("strace", "mkfs.ext4"); problem != nil {
+		fmt.Println("not measured:", problem)
 		return nil
 	}
-	for _, program := range []string{"strace", "mkfs.ext4"} {
-		if _, err := exec.LookPath(program); err != nil {
-			fmt.Println("not measured:", err)
-			return nil
-		}
-	}
-	unmount, err := b.mountDest(ctx)
+	unmount, err := mountNew(ctx, b.dest(), 1<<30, "mkfs.ext4", "-q")
 	if err != nil {
 		return err
 	}
@@ -74,23 +68,37 @@ func (b *bench) flush(ctx context.Context) (err error) {
 	return t.print()
 }
 
-// mountDest mounts a new ext4 as dest.
-func (b *bench) mountDest(ctx context.Context) (unmount func() error, err error) {
+// canMount returns an error if disks cannot be mounted or a program is missing.
+func canMount(programs ...string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can mount a disk")
+	}
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountNew makes the directory dir and mounts a new file system of size bytes on it,
+// which is in an image in the directory for temporary files.
+func mountNew(ctx context.Context, dir string, size int64, mkfs string, args ...string) (unmount func() error, err error) {
 	image, err := os.CreateTemp("", "stretcher-bench-*.img")
 	if err != nil {
 		return nil, err
 	}
 	defer os.Remove(image.Name()) // the mount keeps it
 	defer image.Close()
-	if err := errors.Join(image.Truncate(1<<30), os.Mkdir(b.dest(), 0o755)); err != nil {
+	if err := errors.Join(image.Truncate(size), os.Mkdir(dir, 0o755)); err != nil {
 		return nil, err
 	}
-	for _, cmd := range []*exec.Cmd{command(ctx, "mkfs.ext4", "-q", image.Name()), command(ctx, "mount", "-o", "loop", image.Name(), b.dest())} {
+	for _, cmd := range []*exec.Cmd{command(ctx, mkfs, append(args, image.Name())...), command(ctx, "mount", "-o", "loop", image.Name(), dir)} {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("%s: %w: %s", cmd, err, out)
 		}
 	}
-	return func() error { return syscall.Unmount(b.dest(), 0) }, nil
+	return func() error { return syscall.Unmount(dir, 0) }, nil
 }
 
 // emptyDest removes what is in dest, which is a mount point.

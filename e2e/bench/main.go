@@ -1,5 +1,5 @@
 // Bench compares the agent with the same work done by hand with curl, sha256sum,
-// tar and rsync: on the same data, in the same run, and in turn. Each part prints
+// tar, and rsync or mv and ln: on the same data, in the same run, and in turn. Each part prints
 // a table of medians and, if there is a target, whether it is met. Run it in e2e/:
 //
 //	go run ./bench [-runs N] [-only PART,...] [-dir DIR] [-strict]
@@ -40,6 +40,7 @@ var parts = []part{
 	{"memory", (*bench).memory},
 	{"window", (*bench).window},
 	{"flush", (*bench).flush},
+	{"releases", (*bench).releases},
 }
 
 // bench holds the state that the parts share.
@@ -47,6 +48,7 @@ type bench struct {
 	agent  string // path of the measured program
 	runs   int
 	dir    string // contains the data of one part, tmp and dest
+	disk   string // contains dest instead, unless it is empty
 	missed int    // number of missed targets
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ rm -rf "$3/archive" "$3/tree"
 `
 
 // dest is the directory that both sides deploy to.
-func (b *bench) dest() string { return filepath.Join(b.dir, "dest") }
+func (b *bench) dest() string { return filepath.Join(cmp.Or(b.disk, b.dir), "dest") }
 
 // tmp is the directory that both sides use for temporary files.
 func (b *bench) tmp() string { return filepath.Join(b.dir, "tmp") }
