@@ -66,7 +66,8 @@ func (h *depsHost) deps() *exec.Cmd {
 	if out, err := h.command("unshare", append(unshare, "true")...).CombinedOutput(); err != nil {
 		h.t.Skipf("this system does not allow a mount namespace: %v: %s", err, out)
 	}
-	return h.command("unshare", append(unshare, "sh", "-c", `mount --bind "$1" /usr/sbin && exec "$2"`, "sh", h.path("sbin"), deps)...)
+	// A shell cannot trap a signal that its parent ignores, as nohup does.
+	return h.command("unshare", append(unshare, "sh", "-c", `mount --bind "$1" /usr/sbin && exec env --default-signal=HUP,INT,TERM "$2"`, "sh", h.path("sbin"), deps)...)
 }
 
 // wantPolicy checks that the only policy is the given one, or that there is none
