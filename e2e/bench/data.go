@@ -45,6 +45,17 @@ func (t tree) files() (n int, size int64) {
 	return n, size
 }
 
+// without returns the entries that the other tree does not have like that.
+func (t tree) without(other tree) tree {
+	rest := tree{}
+	for name, e := range t {
+		if e != other[name] {
+			rest[name] = e
+		}
+	}
+	return rest
+}
+
 func (t tree) String() string {
 	n, size := t.files()
 	return fmt.Sprintf("%d files, %d directories, %s", n, len(t)-n, megabytes(size))

@@ -48,7 +48,8 @@ func (b *bench) releases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the tree of the Go toolchain: %s; zstd %s\n\n", before.tree, megabytes(before.size))
+	files, size := after.tree.without(before.tree).files()
+	fmt.Printf("the tree of the Go toolchain: %s; zstd %s; 1 %% changed: %d files, %s\n\n", before.tree, megabytes(before.size), files, megabytes(size))
 	if err := b.switches(ctx, before, after); err != nil {
 		return err
 	}
