@@ -202,6 +202,9 @@ func TestHeadersLikeTar(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			if test.name == "mode of NULs" && os.Geteuid() != 0 {
+				t.Skip("an ordinary user cannot read the file without any permission to compare it")
+			}
 			want, got := t.TempDir(), t.TempDir()
 			tarErr := tartest.Extract(t, test.data, want)
 			err := tryExtract(t, test.data, got)
