@@ -2,7 +2,7 @@ package stretcher
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"log"
 	"os"
@@ -62,7 +62,7 @@ func parseConsulEvent(text string) (*event, error) {
 
 func newEvent(url, id string) (*event, error) {
 	if strings.ContainsAny(url, "\r\n\x00") {
-		return nil, fmt.Errorf("the event holds more than one line: expected one manifest URL") // no quotation: it may be a manifest
+		return nil, errors.New("the event holds more than one line: expected one manifest URL") // no quotation: it may be a manifest
 	}
 	return &event{manifestURL: url, id: id}, nil
 }

@@ -89,9 +89,7 @@ func run(ctx context.Context, conf Config) error {
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}
-	d := newDeployment(m, conf, ev)
-	d.start = start
-	return d.deployAndTell(ctx)
+	return newDeployment(m, conf, ev, start).deployAndTell(ctx)
 }
 
 // deployAndTell is deploy with the success or failure commands after it.
@@ -120,7 +118,7 @@ func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
-	return newDeployment(m, conf, &event{}).deploy(ctx)
+	return newDeployment(m, conf, &event{}, time.Now()).deploy(ctx)
 }
 
 // deployment is one deployment of a manifest.
@@ -133,8 +131,8 @@ type deployment struct {
 	release  string    // the release that Rollback deploys, "" for what the manifest names
 }
 
-func newDeployment(m *Manifest, conf Config, ev *event) *deployment {
-	return &deployment{manifest: m, url: redact.URL(ev.manifestURL), conf: conf, commands: newRunner(m, conf, ev), start: time.Now()}
+func newDeployment(m *Manifest, conf Config, ev *event, start time.Time) *deployment {
+	return &deployment{manifest: m, url: redact.URL(ev.manifestURL), conf: conf, commands: newRunner(m, conf, ev), start: start}
 }
 
 // deploy checks the manifest and deploys it. A manifest that is wrong fails before

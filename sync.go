@@ -160,10 +160,10 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 		return nil
 	}
 	m := d.manifest
-	if src == nil {
-		// The strategy has it.
-	} else if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
-		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
+	if src != nil { // otherwise the strategy has what the archive would bring
+		if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
+			log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
+		}
 	}
 	log.Printf("Syncing to %s", m.Dest)
 	if _, ok := s.(keeper); !ok {

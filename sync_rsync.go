@@ -13,12 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/proc"
-	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/rsyncoutput"
 	"github.com/fujiwara/stretcher/internal/unixfs"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -104,7 +104,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	if err != nil {
 		return err
 	}
-	name := redact.Printable(proc.Label("rsync " + strings.Join(args, " ")))
+	name := CommandLine("rsync " + strings.Join(args, " ")).label()
 	log.Println("invoking command:", name)
 	lines := capture.Output()
 	defer lines.Close()

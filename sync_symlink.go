@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/url"
 	"os"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -169,7 +170,7 @@ func Rollback(ctx context.Context, dest string, conf Config) error {
 	}
 	log.Printf("Rolling back %s to the release %s", m.Dest, name)
 	log.Println("Loading manifest:", source)
-	d := newDeployment(m, conf, &event{manifestURL: source})
+	d := newDeployment(m, conf, &event{manifestURL: source}, time.Now())
 	d.release = name
 	return d.deployAndTell(ctx)
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,8 +57,8 @@ A TIME is a number of seconds, such as 1.5, or a number with a unit, such as
 500ms, 30s or 2m.
 
 The exit status is 0 after a success, 1 after a failure, and 2 for an invalid
-option. Under consul watch (CONSUL_INDEX is set and not empty) it is 0 after a failure too,
-because the watch would exit otherwise.
+option. Under consul watch (CONSUL_INDEX is set and not empty) it is 0 after a
+failure too, because the watch would exit otherwise.
 
 Examples:
   consul watch -type event -name deploy stretcher -retry 3 -random-delay 10
@@ -134,12 +135,10 @@ func parseFlags(args []string) (conf stretcher.Config, rollback string, err erro
 	f.BoolVar(&conf.Strict, "strict", false, "")
 	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
 	f.Func("log-level", "", func(s string) error {
-		switch s = strings.ToUpper(s); s {
-		case "DEBUG", "INFO", "WARN", "ERROR":
-			conf.LogLevel = s
-			return nil
+		if conf.LogLevel = strings.ToUpper(s); !slices.Contains(runlog.Levels, conf.LogLevel) {
+			return errors.New("expected DEBUG, INFO, WARN or ERROR")
 		}
-		return errors.New("expected DEBUG, INFO, WARN or ERROR")
+		return nil
 	})
 	f.Func("rollback", "", func(s string) error {
 		if s == "" {
