@@ -140,17 +140,17 @@ func (o *Output) partOf(line []byte) part {
 	switch {
 	case len(line) == 0:
 		return blank
-	case o.part == blank && isHeapStart(line):
+	case o.part == blank && heapStart.Match(line):
 		return heap
-	case o.part == blank && isCountsStart(line):
+	case o.part == blank && bytes.HasPrefix(line, countsStart):
 		return counts
-	case o.part == blank && !o.lists && isSummaryStart(line):
+	case o.part == blank && !o.lists && summaryStart.Match(line):
 		return summary // without -v, only --stats prints it
-	case o.part == summary && isSummaryEnd(line):
+	case o.part == summary && summaryEnd.Match(line):
 		return summary
-	case o.part == heap && isHeap(line):
+	case o.part == heap && heapLine.Match(line):
 		return heap
-	case o.part == counts && isCount(line):
+	case o.part == counts && countLine.Match(line):
 		return counts
 	}
 	return ordinary

@@ -35,35 +35,18 @@ func (s Stats) String() string {
 	return fmt.Sprintf("%d created, %d changed, %d deleted", s.created.total, changed, s.deleted.total)
 }
 
-const (
-	heapStart    = `rsync\[\d+\] \([a-z ]+\) heap statistics:`
-	heapLine     = `  [a-z]+: +-?\d+( +\([a-z0-9+ ]+\))?`
-	summaryStart = `sent .* bytes  received .* bytes  .* bytes/sec`
-	summaryEnd   = `total size is .*  speedup is .*`
-	countLine    = `(Number of files|Number of created files|Number of deleted files` +
+var (
+	heapStart    = regexp.MustCompile(`^rsync\[\d+\] \([a-z ]+\) heap statistics:$`)
+	heapLine     = regexp.MustCompile(`^  [a-z]+: +-?\d+( +\([a-z0-9+ ]+\))?$`)
+	summaryStart = regexp.MustCompile(`^sent .* bytes  received .* bytes  .* bytes/sec$`)
+	summaryEnd   = regexp.MustCompile(`^total size is .*  speedup is .*$`)
+	countsStart  = []byte("Number of files: ")
+	countLine    = regexp.MustCompile(`^(Number of files|Number of created files|Number of deleted files` +
 		`|Number of regular files transferred|Number of files transferred` +
 		`|Total file size|Total transferred file size|Literal data|Matched data` +
 		`|File list size|File list generation time|File list transfer time` +
-		`|Total bytes sent|Total bytes received): .*`
+		`|Total bytes sent|Total bytes received): .*$`)
 )
-
-var (
-	heapStartLine    = regexp.MustCompile(`^` + heapStart + `$`)
-	heapLines        = regexp.MustCompile(`^` + heapLine + `$`)
-	summaryStartLine = regexp.MustCompile(`^` + summaryStart + `$`)
-	summaryEndLine   = regexp.MustCompile(`^` + summaryEnd + `$`)
-	countLines       = regexp.MustCompile(`^` + countLine + `$`)
-)
-
-func isHeapStart(line []byte) bool    { return heapStartLine.Match(line) }
-func isHeap(line []byte) bool         { return heapLines.Match(line) }
-func isSummaryStart(line []byte) bool { return summaryStartLine.Match(line) }
-func isSummaryEnd(line []byte) bool   { return summaryEndLine.Match(line) }
-func isCount(line []byte) bool        { return countLines.Match(line) }
-
-func isCountsStart(line []byte) bool {
-	return bytes.HasPrefix(line, []byte("Number of files: "))
-}
 
 // listsNames reports whether a line announces the list of names that -v prints.
 func listsNames(line []byte) bool {
