@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -45,7 +46,7 @@ var shared = []string{"/opt", "/srv"}
 // line that begins with "dest".
 func Check(dest string) error {
 	if !filepath.IsAbs(dest) {
-		return fmt.Errorf("dest %s is not an absolute path: it has to begin with /", quote(dest))
+		return fmt.Errorf("dest %q is not an absolute path: it has to begin with /", dest)
 	}
 	if strings.ContainsRune(dest, 0) {
 		return fmt.Errorf("dest %q has a NUL byte", dest)
@@ -159,10 +160,8 @@ func isEmpty(dir string) (bool, error) {
 
 // show returns a path for an error, with control characters escaped.
 func show(path string) string {
-	if quoted := quote(path); quoted != `"`+path+`"` {
+	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
 		return quoted
 	}
 	return path
 }
-
-func quote(path string) string { return fmt.Sprintf("%q", path) }
