@@ -13,16 +13,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parse returns the root of the first document, or nil where there is none or it
+// parse returns the root of the first document of data, or nil where there is none or it
 // is invalid.
-func (d *decoder) parse(data []byte) *yaml.Node {
-	documents := yaml.NewDecoder(bytes.NewReader(data))
+func (d *decoder) parse() *yaml.Node {
+	documents := yaml.NewDecoder(bytes.NewReader(d.data))
 	root, err := next(documents)
 	if err == io.EOF {
 		return nil
 	}
 	if err != nil {
-		d.syntaxError(data, err)
+		d.syntaxError(err)
 		return nil
 	}
 	// Anything but empty documents is a second one, or text behind the end of the
@@ -95,18 +95,18 @@ var prefix = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
 // The parser often gives no line, or the one where the enclosing block begins, or
 // the one before. So search for the shortest part of data, in whole lines from
 // its start, that the parser refuses in the same words.
-func (d *decoder) syntaxError(data []byte, err error) {
+func (d *decoder) syntaxError(err error) {
 	words := func(err error) string { return prefix.ReplaceAllString(err.Error(), "") }
-	lines := bytes.SplitAfter(data, []byte("\n"))
+	lines := bytes.SplitAfter(d.data, []byte("\n"))
 	line := 1
-	if len(data) <= maxSearch {
+	if len(d.data) <= maxSearch {
 		ends := make([]int, len(lines))
 		for i, end := 0, 0; i < len(lines); i++ {
 			end += len(lines[i])
 			ends[i] = end
 		}
 		line += sort.Search(len(lines)-1, func(i int) bool {
-			_, e := next(yaml.NewDecoder(bytes.NewReader(data[:ends[i]])))
+			_, e := next(yaml.NewDecoder(bytes.NewReader(d.data[:ends[i]])))
 			return e != nil && words(e) == words(err)
 		})
 	} else if n, err := strconv.Atoi(prefix.FindStringSubmatch(err.Error())[1]); err == nil {

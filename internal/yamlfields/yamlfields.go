@@ -126,7 +126,7 @@ const (
 // followed by one that says how many more there are.
 func Decode(data []byte, fields []Field) ([]Warning, error) {
 	d := &decoder{data: data, referenced: map[*yaml.Node]bool{}}
-	if root := d.parse(data); root != nil {
+	if root := d.parse(); root != nil {
 		d.walk(root, map[*yaml.Node]bool{})
 		if len(d.problems) == 0 {
 			d.fields = fields
