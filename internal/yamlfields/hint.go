@@ -23,7 +23,7 @@ func (d *decoder) itemHint(n *yaml.Node, item string) string {
 			text = written
 		}
 	}
-	return fmt.Sprintf(": put a %s with \": \" in it in quotes, as - '%s'", item, strings.ReplaceAll(text, "'", "''"))
+	return fmt.Sprintf(": put a %s with \": \" in it in quotes, as - %s", item, inQuotes(text))
 }
 
 // listHint says how to write a list instead of n: it shows a text as an item.
@@ -34,10 +34,13 @@ func (d *decoder) listHint(n *yaml.Node, item string) string {
 	case !d.quote || n.Kind != yaml.ScalarNode || !quotable(n.Value):
 		return `write it as "- ` + item + `" on a line of its own`
 	case indicator.MatchString(n.Value):
-		return "write - '" + strings.ReplaceAll(n.Value, "'", "''") + "' on a line of its own"
+		return "write - " + inQuotes(n.Value) + " on a line of its own"
 	}
 	return `write "- ` + n.Value + `" on a line of its own`
 }
+
+// inQuotes returns a text in single quotes of YAML.
+func inQuotes(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
 // dash matches a text that is meant to be an item of a list.
 var dash = regexp.MustCompile(`^-[^-\s]`)
@@ -57,8 +60,7 @@ func (d *decoder) documentHint(n *yaml.Node) string {
 // for a sentence that continues with "begins with". The parser drops a tag of "!"
 // alone, so look at the source.
 func (d *decoder) warnLost(n *yaml.Node, subject string) {
-	const quoted = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
-	if n.Kind != yaml.ScalarNode || n.Style&quoted != 0 || d.referenced[n] || n.Line < 1 || n.Line > len(d.source()) {
+	if n.Kind != yaml.ScalarNode || n.Style&quotedStyle != 0 || d.referenced[n] || n.Line < 1 || n.Line > len(d.source()) {
 		return
 	}
 	line := d.source()[n.Line-1]

@@ -306,12 +306,15 @@ func (d *decoder) scalar(n *yaml.Node) (s Scalar, ok bool) {
 		// Decode a value only once: many aliases may refer to a long one.
 		n.Value, n.Tag = string(data), "!!str"
 	}
-	quoted := n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+	quoted := n.Style&quotedStyle != 0
 	if n.Style&yaml.TaggedStyle != 0 {
 		quoted = !slices.Contains([]string{"!!int", "!!float", "!!bool", "!!null", "!!timestamp"}, n.Tag)
 	}
 	return Scalar{n.Value, quoted, line}, true
 }
+
+// quotedStyle has the styles of a scalar that is not plain.
+const quotedStyle = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
 
 // target returns the node that n stands for.
 func target(n *yaml.Node) *yaml.Node {
@@ -375,12 +378,12 @@ func (r report) listed() []Warning {
 			list = append(list, w)
 		}
 	}
-	for _, kind := range []Kind{Unknown, Duplicate, Document, Lost, problem} {
+	for i, of := range [...]string{Unknown: "unknown key", Duplicate: "duplicate key", Document: "document", Lost: "unquoted text", problem: "problem"} {
+		kind := Kind(i)
 		more := count[kind] - maxReport
 		if more <= 0 {
 			continue
 		}
-		of := [...]string{Unknown: "unknown key", Duplicate: "duplicate key", Document: "document", Lost: "unquoted text", problem: "problem"}[kind]
 		if more > 1 {
 			of += "s"
 		}
