@@ -3,7 +3,6 @@ package fetch
 import (
 	"bytes"
 	"compress/gzip"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -93,7 +92,7 @@ func gunzip(data []byte) ([]byte, error) {
 
 // noEOF returns the error for data that ends too early in place of io.EOF.
 func noEOF(err error) error {
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err

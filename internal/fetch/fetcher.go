@@ -239,9 +239,7 @@ func (f *fetcher) store(p []byte, offset int64) error {
 // positionError adds to the error of a transfer how far it came. It is given
 // io.EOF where the transfer ended too early. A negative size is unknown.
 func positionError(err error, offset, size int64) error {
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
+	err = noEOF(err)
 	if size < 0 {
 		return fmt.Errorf("after %d bytes: %w", offset, err)
 	}
