@@ -35,13 +35,12 @@ var testedDisks = []struct {
 // testedPromises are the strategies that promise something about power cuts.
 var testedPromises = []struct {
 	strategy string
-	manifest string // more of it
-	mixed    bool   // files of both versions may be there, each of them whole
-	once     bool   // dest must not exist before a deployment
+	mixed    bool // files of both versions may be there, each of them whole
+	once     bool // dest must not exist before a deployment
 }{
 	{strategy: "builtin", mixed: true},
 	{strategy: "mv", once: true},
-	{strategy: "symlink", manifest: "keep_releases: 1"}, // so that each version is unpacked again
+	{strategy: "symlink"},
 }
 
 // cutsEach is how often the power is cut for each disk and strategy.
@@ -68,7 +67,7 @@ func TestPowerCut(t *testing.T) {
 					p.trees = tortured(150, promise.mixed)
 					p.makeDisk("mkfs."+disk.name, disk.mebibytes)
 					for i, tr := range p.trees {
-						p.urls[i] = p.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+promise.strategy, promise.manifest)
+						p.urls[i] = p.publish(fmt.Sprintf("version-%d", i), tr.pack(t), unpackedAgain(promise.strategy))
 					}
 					start := time.Now()
 					p.takeCopies()

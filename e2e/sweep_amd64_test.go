@@ -60,10 +60,7 @@ func TestFaultSweep(t *testing.T) {
 			start := time.Now()
 			s := &sweep{site: newSite(t), testing: t, strategy: strategy, trees: tortured(12, false), has: tree{}}
 			for i, tr := range s.trees {
-				s.urls[i] = s.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, s.hooks())
-				if strategy == "symlink" { // so that each version is unpacked again
-					s.urls[i] = s.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: symlink\nkeep_releases: 1", s.hooks())
-				}
+				s.urls[i] = s.publish(fmt.Sprintf("version-%d", i), tr.pack(t), unpackedAgain(strategy), s.hooks())
 			}
 			faults := s.faults()
 			all := len(faults)
@@ -125,8 +122,7 @@ func (s *sweep) faults() []fault {
 }
 
 func (s *sweep) injector() *injector {
-	own := fmt.Sprintf("stretcher-%d", os.Geteuid())
-	return &injector{below: []string{s.dir, "/run/stretcher", "/dev/shm/" + own, "/tmp/" + own}}
+	return &injector{below: append(lockDirs(), s.dir)}
 }
 
 // prepare makes dest what a deployment of the version finds.
@@ -153,10 +149,7 @@ func (s *sweep) deployPlainly(version int) {
 	s.startCommand(s.command(plainPath(s.t)), s.urls[version]).wait().wantSuccess()
 	s.wantDeployed(s.trees[version])
 	if s.strategy == "symlink" {
-		v := &victim{site: s.site}
-		if kept := v.releases(); len(kept) != 1 {
-			s.t.Errorf("the releases %v are left, want only the current one", kept)
-		}
+		s.wantOneRelease()
 	}
 	s.has = s.trees[version].extracted()
 	s.ran()

@@ -131,10 +131,7 @@ func newVictim(t *testing.T, strategy string, signal syscall.Signal, random *ran
 		v.program = plainPath(t) // SIGKILL leaves it no time to report a race
 	}
 	for i, tr := range v.trees {
-		v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: "+strategy, v.hooks())
-		if strategy == "symlink" {
-			v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), "sync_strategy: symlink\nkeep_releases: 1", v.hooks())
-		}
+		v.urls[i] = v.publish(fmt.Sprintf("version-%d", i), tr.pack(t), unpackedAgain(strategy), v.hooks())
 	}
 	v.repair() // the first deployment, with nothing to repair yet
 	return v
@@ -186,9 +183,7 @@ func (v *victim) repair() {
 		wantSameFile(v.t, v.dest+"/hard/a", v.dest+"/hard/b")
 	}
 	if v.strategy == "symlink" {
-		if kept := v.releases(); len(kept) != 1 {
-			v.t.Errorf("the releases %v are left, want only the current one", kept)
-		}
+		v.wantOneRelease()
 	}
 	if v.strategy == "mv" {
 		v.removeDest()

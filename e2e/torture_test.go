@@ -178,6 +178,24 @@ func (s *site) releases() []string {
 	return releases
 }
 
+// wantOneRelease checks that only the current release is kept.
+func (s *site) wantOneRelease() {
+	s.t.Helper()
+	if kept := s.releases(); len(kept) != 1 {
+		s.t.Errorf("the releases %v are left, want only the current one", kept)
+	}
+}
+
+// unpackedAgain returns the lines of a manifest for a strategy with which each of
+// two versions that are deployed in turn is unpacked again.
+func unpackedAgain(strategy string) string {
+	lines := "sync_strategy: " + strategy
+	if strategy == "symlink" {
+		lines += "\nkeep_releases: 1"
+	}
+	return lines
+}
+
 // neighbours returns the names of the files next to dest, its releases aside.
 func (s *site) neighbours() []string {
 	s.t.Helper()
@@ -207,13 +225,18 @@ func (s *site) wantDeployed(want tree) {
 	}
 }
 
+// lockDirs returns the directories in which the agent may have its lock files.
+func lockDirs() []string {
+	own := fmt.Sprintf("stretcher-%d", os.Geteuid())
+	return []string{"/run/stretcher", "/dev/shm/" + own, "/tmp/" + own}
+}
+
 // lockFiles returns the lock files that dead agents of this site have left in the
 // agent's lock directories.
 func (s *site) lockFiles() []string {
 	s.t.Helper()
 	var left []string
-	own := fmt.Sprintf("stretcher-%d", os.Geteuid())
-	for _, dir := range []string{"/run/stretcher", "/dev/shm/" + own, "/tmp/" + own} {
+	for _, dir := range lockDirs() {
 		names, err := filepath.Glob(dir + "/*.lock")
 		if err != nil {
 			s.t.Fatal(err)
