@@ -1,6 +1,7 @@
 // Bench compares the agent with the same work done by hand with curl, sha256sum,
-// tar, and rsync or mv and ln: on the same data, in the same run, and in turn. Each part prints
-// a table of medians and, if there is a target, whether it is met. Run it in e2e/:
+// tar, and rsync or mv and ln: on the same data, in the same run, and in turn. Each
+// part prints a table of medians and, if there is a target, whether it is met. Run
+// it in e2e/:
 //
 //	go run ./bench [-runs N] [-only PART,...] [-dir DIR] [-strict]
 //
