@@ -257,8 +257,5 @@ func (c *committer) finishDir(fd int, p *dirPlan) error {
 			err = c.attrs.setDir(fd, p.entry)
 		}
 	}
-	if err != nil {
-		return p.error("", err)
-	}
-	return nil
+	return p.error("", err)
 }

@@ -58,7 +58,6 @@ func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (openDi
 	}
 	p.mode, p.differs = st.Mode, !c.attrs.match(&st, p.entry)
 	p.was = &attrsWere{int(st.Uid), int(st.Gid), st.Mtim}
-	p.foreign = !c.attrs.root && int(st.Uid) != c.attrs.uid
 	traits, err := unixfs.TraitsOf(fd, "")
 	if err != nil {
 		return openDir{}, p.error("", err)
@@ -67,10 +66,10 @@ func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (openDi
 	if traits.Mount == parent {
 		return d, nil
 	}
-	if p.staging, err = c.staging.addDir(d, st.Mtim, p); err != nil {
+	if p.staging, err = c.staging.addDir(d, p); err != nil {
 		return d, p.error("", err)
 	}
-	return d, p.staging.sweep()
+	return d, p.staging.sweep(c.attrs.root)
 }
 
 // compareDir plans what is to be done in a directory that dest and the tree
@@ -100,7 +99,8 @@ func (c *comparison) compareDir(d openDir, p *dirPlan) error {
 	}
 	work.wait()
 	p.staged = missing
-	if p.foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
+	// Only its owner and root can set them.
+	if foreign := !c.attrs.root && p.was.uid != c.attrs.uid; foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
 		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
 	}
 	return c.mayChange(d, p)

@@ -146,7 +146,5 @@ func (f *Fresh) extractor(ctx context.Context, dir int) (*extractor, error) {
 // Remove deletes name in the open directory dir, with all that is in it, by several
 // workers. It is not an error if there is nothing.
 func Remove(dir int, name string) error {
-	w := newWorkers(context.Background())
-	w.stopOn(removeAll(w, os.Geteuid() == 0, dir, name, name))
-	return w.end()
+	return removeNow(os.Geteuid() == 0, dir, name, name)
 }

@@ -37,7 +37,6 @@ type dirPlan struct {
 
 	mode    uint32     // of the directory as it was
 	was     *attrsWere // nil if the directory stays only for protected names
-	foreign bool       // the directory belongs to another user, so that this one cannot change its mode
 	differs bool       // the directory's own mode, owner or time is to change
 }
 

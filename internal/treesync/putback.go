@@ -2,7 +2,6 @@ package treesync
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"path"
 
@@ -50,9 +49,7 @@ func (c *committer) clearSwapped(dest int, p *dirPlan) error {
 // removeOrPutBack deletes what is staged in the directory from as staged, and
 // moves it to name in the directory p of dest if it cannot be deleted.
 func (c *committer) removeOrPutBack(dest int, p *dirPlan, name string, from int, staged string) error {
-	w := newWorkers(context.Background())
-	w.stopOn(removeAll(w, c.attrs.root, from, staged, path.Join(p.path, name)))
-	err := w.end()
+	err := removeNow(c.attrs.root, from, staged, path.Join(p.path, name))
 	if err == nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package treesync
 
 import (
+	"context"
 	"path"
 	"slices"
 
@@ -8,6 +9,13 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
+
+// removeNow is removeAll with workers of its own, and returns their error.
+func removeNow(asRoot bool, dir int, name, namePath string) error {
+	w := newWorkers(context.Background())
+	w.stopOn(removeAll(w, asRoot, dir, name, namePath))
+	return w.end()
+}
 
 // removeAll deletes name in the directory dir, with all that is in it, by
 // several workers. asRoot is whether the process runs as root, who needs no

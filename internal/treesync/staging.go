@@ -30,11 +30,9 @@ type staging struct {
 // work from one mount to another, so each needs its own. It is in the mount's
 // top directory, and is created when something is staged.
 type stagingDir struct {
-	top       *dirPlan      // of the top directory
-	topDir    openDir       // the top directory, open as long as the staging
-	topMtime  unix.Timespec // of the top directory as it was
-	topOpened bool          // the top directory got another mode, see open
-	asRoot    bool
+	top       *dirPlan // of the top directory
+	topDir    openDir  // the top directory, open as long as the staging
+	topOpened bool     // the top directory got another mode, see open
 	temp      *unixfs.TempDir
 	changed   bool // something on the mount is to be changed, or was by sweep
 	names     int  // how many names nextName has returned
@@ -47,12 +45,12 @@ type openedDir struct {
 }
 
 // addDir adds the staging directory of a mount whose top directory is dir.
-func (s *staging) addDir(dir openDir, mtime unix.Timespec, p *dirPlan) (*stagingDir, error) {
+func (s *staging) addDir(dir openDir, p *dirPlan) (*stagingDir, error) {
 	topFD, err := unix.FcntlInt(uintptr(dir.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	d := &stagingDir{top: p, topDir: openDir{topFD, dir.traits}, topMtime: mtime, asRoot: s.attrs.root}
+	d := &stagingDir{top: p, topDir: openDir{topFD, dir.traits}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirs = append(s.dirs, d)
@@ -65,14 +63,12 @@ func (d *stagingDir) parent() string { return unixfs.DescriptorPath(d.topDir.fd)
 
 // sweep removes the staging directories that killed runs left in the top
 // directory. If one cannot be removed, that is an error: it may hold what was in
-// dest, and dest would not be equal to the archive.
-func (d *stagingDir) sweep() error {
+// dest, and dest would not be equal to the archive. asRoot is as for removeAll.
+func (d *stagingDir) sweep(asRoot bool) error {
 	var errs []error
 	err := unixfs.RemoveAbandoned(d.parent(), unixfs.TempPrefix, func(name string) error {
 		d.changed = true
-		w := newWorkers(context.Background())
-		w.stopOn(removeAll(w, d.asRoot, d.topDir.fd, name, path.Join(d.top.path, name)))
-		errs = append(errs, w.end())
+		errs = append(errs, removeNow(asRoot, d.topDir.fd, name, path.Join(d.top.path, name)))
 		return nil
 	})
 	if err := firstOf(append(errs, err)); err != nil {
@@ -201,7 +197,7 @@ func (s *staging) undo() {
 	unixfs.Warn("clean up", s.remove())
 	for _, d := range s.dirs {
 		if d.temp != nil {
-			unixfs.Warn("set back the time of dest", unixfs.SetModTime(d.topDir.fd, ".", d.topMtime))
+			unixfs.Warn("set back the time of dest", unixfs.SetModTime(d.topDir.fd, ".", d.top.was.mtime))
 		}
 		if d.topOpened {
 			unixfs.Warn("set back the mode of dest", unix.Fchmod(d.topDir.fd, d.top.mode&0o7777))
