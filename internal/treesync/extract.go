@@ -50,12 +50,9 @@ func extract(ctx context.Context, a *archive.Archive, dir string) error {
 		return err
 	}
 	defer unix.Close(root)
-	if err := attrs.checkDefaultACL(root); err != nil {
+	x, err := newExtractor(ctx, a.Tree, archiveContents{a.Data()}, attrs, root)
+	if err != nil {
 		return err
-	}
-	x := &extractor{contents: archiveContents{a.Data()}, attrs: attrs, workers: newWorkers(ctx)}
-	if a.Tree.HasLinks {
-		x.firstNames = map[*archive.Inode]string{}
 	}
 	return x.tree(ctx, root, -1, a.Tree.Root)
 }
@@ -88,6 +85,19 @@ type extractor struct {
 	// created. If it is nil, each name becomes a file of its own.
 	firstNames map[*archive.Inode]string
 	links      []link
+}
+
+// newExtractor returns an extractor that creates what is in a tree below the open
+// directory dir.
+func newExtractor(ctx context.Context, t *archive.Tree, from contents, attrs *attributes, dir int) (*extractor, error) {
+	if err := attrs.checkDefaultACL(dir); err != nil {
+		return nil, err
+	}
+	x := &extractor{contents: from, attrs: attrs, workers: newWorkers(ctx)}
+	if t.HasLinks {
+		x.firstNames = map[*archive.Inode]string{}
+	}
+	return x, nil
 }
 
 // link is a further name of an entry.

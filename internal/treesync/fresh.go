@@ -28,9 +28,7 @@ type Fresh struct {
 // and ExcludeFrom count, as for Sync.
 func FreshArchive(ctx context.Context, a *archive.Archive, o Options) (*Fresh, error) {
 	f := &Fresh{tree: a.Tree, contents: archiveContents{a.Data()}}
-	if a.Tree.Root.Implicit() {
-		a.Tree.Root.Mode = unix.S_IFDIR | uint32(o.Mode)&0o7777
-	}
+	o.setRootMode(a.Tree.Root)
 	return f, f.prepare(ctx, o)
 }
 
@@ -133,13 +131,11 @@ func (f *Fresh) CreateEntry(ctx context.Context, e *archive.Entry, dir int, name
 }
 
 func (f *Fresh) extractor(ctx context.Context, dir int) (*extractor, error) {
-	if err := f.attrs.checkDefaultACL(dir); err != nil {
+	x, err := newExtractor(ctx, f.tree, f.contents, f.attrs, dir)
+	if err != nil {
 		return nil, err
 	}
-	x := &extractor{contents: f.contents, attrs: f.attrs, workers: newWorkers(ctx), cloner: &f.cloner}
-	if f.tree.HasLinks {
-		x.firstNames = map[*archive.Inode]string{}
-	}
+	x.cloner = &f.cloner
 	return x, nil
 }
 

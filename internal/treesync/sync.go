@@ -42,6 +42,13 @@ type Options struct {
 	log *log.Logger // gets what is logged of a sync that succeeds; nil is the standard logger
 }
 
+// setRootMode gives the root of an archive Mode if the archive has no entry for it.
+func (o *Options) setRootMode(root *archive.Entry) {
+	if root.Implicit() {
+		root.Mode = unix.S_IFDIR | uint32(o.Mode)&0o7777
+	}
+}
+
 // Sync makes the directory dest equal to what Extract would create from the
 // archive, as rsync -a --delete does after that, except that it compares the
 // contents of files instead of their sizes and times. It creates dest if only
@@ -59,9 +66,7 @@ func Sync(ctx context.Context, a *archive.Archive, dest string, o Options) error
 	if err != nil {
 		return err
 	}
-	if a.Tree.Root.Implicit() {
-		a.Tree.Root.Mode = unix.S_IFDIR | uint32(o.Mode)&0o7777
-	}
+	o.setRootMode(a.Tree.Root)
 	return syncTree(ctx, a.Tree, archiveContents{a.Data()}, attrs, dest, o)
 }
 
