@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 
@@ -189,10 +188,8 @@ func (s *tarStream) peekByte(end int64) (byte, error) {
 	if s.pos >= end {
 		return 0, errEnd
 	}
-	if err := s.fill(); err == io.EOF {
-		return 0, io.ErrUnexpectedEOF
-	} else if err != nil {
-		return 0, err
+	if err := s.fill(); err != nil {
+		return 0, noEOF(err)
 	}
 	return s.unread[0], nil
 }

@@ -206,10 +206,8 @@ func (s *tarStream) block() ([]byte, error) {
 // appendBytes appends the next n bytes to b.
 func (s *tarStream) appendBytes(b []byte, n int) ([]byte, error) {
 	for n > 0 {
-		if err := s.fill(); err == io.EOF {
-			return b, io.ErrUnexpectedEOF
-		} else if err != nil {
-			return b, err
+		if err := s.fill(); err != nil {
+			return b, noEOF(err)
 		}
 		part := min(n, len(s.unread))
 		b = append(b, s.unread[:part]...)
@@ -225,10 +223,8 @@ func padding(size int64) int64 { return -size & (blockSize - 1) }
 // discard passes over n bytes.
 func (s *tarStream) discard(n int64) error {
 	for n > 0 {
-		if err := s.fill(); err == io.EOF {
-			return io.ErrUnexpectedEOF
-		} else if err != nil {
-			return err
+		if err := s.fill(); err != nil {
+			return noEOF(err)
 		}
 		part := min(n, int64(len(s.unread)))
 		s.consume(int(part))
