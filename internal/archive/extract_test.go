@@ -16,7 +16,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// extract indexes an archive and extracts it to dir.
+// extract indexes an archive and extracts it to dir. ctx is that of the extraction.
 func extract(ctx context.Context, t *testing.T, data []byte, dir string) error {
 	t.Helper()
 	spool, err := unixfs.TempFile()
@@ -29,7 +29,7 @@ func extract(ctx context.Context, t *testing.T, data []byte, dir string) error {
 	}
 	a, err := archive.Index(t.Context(), bytes.NewReader(data), spool, archive.Limits{})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer a.Close()
 	return treesync.Extract(ctx, a, dir)
@@ -69,12 +69,8 @@ func TestSparseLikeTar(t *testing.T) {
 // systems refuse its size, which is an error like any other.
 func TestExtractHugeHole(t *testing.T) {
 	t.Parallel()
-	records := tartest.PAXRecord("GNU.sparse.size", "9223372036854775807") + tartest.PAXRecord("GNU.sparse.numblocks", "1") +
-		tartest.PAXRecord("GNU.sparse.map", "9223372036854775807,0")
-	data := append(tartest.RawHeader("pax", tar.TypeXHeader, int64(len(records))), records...)
-	data = append(data, make([]byte, -len(records)&511)...)
-	data = append(data, tartest.RawHeader("huge", tar.TypeReg, 0)...)
-	data = append(data, make([]byte, 1024)...)
+	data := tarOf(pax(tar.TypeXHeader, "GNU.sparse.size", "9223372036854775807", "GNU.sparse.numblocks", "1", "GNU.sparse.map", "9223372036854775807,0"),
+		file("huge", ""))
 	dir := t.TempDir()
 	err := extract(t.Context(), t, data, dir)
 	if errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EINVAL) {

@@ -9,10 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/tartest"
-	"github.com/fujiwara/stretcher/internal/treesync"
-	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // tarOf joins parts of a tar, pads each to whole blocks, and adds the end mark.
@@ -207,7 +204,7 @@ func TestHeadersLikeTar(t *testing.T) {
 			}
 			want, got := t.TempDir(), t.TempDir()
 			tarErr := tartest.Extract(t, test.data, want)
-			err := tryExtract(t, test.data, got)
+			err := extract(t.Context(), t, test.data, got)
 			switch {
 			case tarErr == nil && err == nil:
 				tartest.CompareTrees(t, want, got)
@@ -216,24 +213,6 @@ func TestHeadersLikeTar(t *testing.T) {
 			}
 		})
 	}
-}
-
-// tryExtract indexes an archive and extracts it to dir.
-func tryExtract(t *testing.T, data []byte, dir string) error {
-	spool, err := unixfs.TempFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer spool.Close()
-	if _, err := spool.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	a, err := archive.Index(t.Context(), bytes.NewReader(data), spool, archive.Limits{})
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	return treesync.Extract(t.Context(), a, dir)
 }
 
 // Some archives are refused because of a limit, which tar(1) does not have. The
@@ -251,7 +230,7 @@ func TestHeaderLimits(t *testing.T) {
 		{"segments in another order", tarOf(pax('x', "GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "5000"), file("short", "2\n1024\n512\n0\n3\n"+strings.Repeat("\x00", 496)+strings.Repeat("x", 515))), "without -S"},
 		{"segments that are not whole blocks", tarOf(pax('x', "GNU.sparse.size", "5000", "GNU.sparse.numblocks", "2", "GNU.sparse.map", "0,3,512,3"), file("f", "123456")), "without -S"},
 	} {
-		err := tryExtract(t, test.data, t.TempDir())
+		err := extract(t.Context(), t, test.data, t.TempDir())
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "corrupt") {
 			t.Errorf("%s: %v", test.name, err)
 		}

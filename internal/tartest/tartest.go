@@ -121,11 +121,7 @@ func MountTmpfs(t testing.TB, options string) string {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
 		t.Skipf("only root can mount a small file system: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	unmountAfter(t, dir)
 	return dir
 }
 
@@ -136,11 +132,7 @@ func BindMount(t testing.TB, from, to string) {
 	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
 		t.Skipf("only root can mount a directory: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(to, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	unmountAfter(t, to)
 }
 
 // MountXFS mounts a new file system on which files can share blocks, for the time of
@@ -158,12 +150,18 @@ func MountXFS(t testing.TB) string {
 			t.Skipf("only root can mount an image, and mkfs.xfs makes it: %v: %v %s", command, err, out)
 		}
 	}
+	unmountAfter(t, dir)
+	return dir
+}
+
+// unmountAfter unmounts what is mounted on dir when the test has ended.
+func unmountAfter(t testing.TB, dir string) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
 }
 
 // RawHeader returns a ustar header block whose type and size need not make sense,
