@@ -76,7 +76,7 @@ func acquire(ctx context.Context, dest string, directories []string) (*Lock, err
 	sweep(dir)
 	l, err := acquireIn(ctx, dir, dest)
 	rest := directories[slices.Index(directories, dir.Name())+1:]
-	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS)
+	full := unixfs.IsFull(err) || errors.Is(err, unix.EROFS)
 	if full && len(rest) > 0 {
 		log.Printf("[WARN] directory for locks: %v: using another one", err)
 		return acquire(ctx, dest, rest)

@@ -2,7 +2,6 @@ package releases
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -127,7 +126,7 @@ func (s *Store) removeMade() {
 // explain adds to an error of making a release, which has been removed again, how
 // many bytes it needs.
 func (s *Store) explain(err error, needs int64) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if unixfs.IsFull(err) {
 		if free, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(s.dir)); statErr == nil {
 			hint := ""
 			if free >= needs {

@@ -99,7 +99,7 @@ func (c *comparison) compareDir(d openDir, p *dirPlan) error {
 	}
 	work.wait()
 	p.staged = missing
-	// Only its owner and root can set them.
+	// Only the owner and root can set the attributes of a directory.
 	if foreign := !c.attrs.root && p.was.uid != c.attrs.uid; foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
 		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
 	}

@@ -2,7 +2,6 @@ package treesync
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -30,7 +29,7 @@ func Extract(ctx context.Context, a *archive.Archive, dir string) error {
 		return err
 	}
 	err = extract(ctx, a, dir)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if unixfs.IsFull(err) {
 		needs := a.Tree.Root.StoredSize()
 		return fmt.Errorf("%s: %w (the archive needs %s, and %s were free)", dir, err, humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)))
 	}

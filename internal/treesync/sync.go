@@ -216,7 +216,7 @@ func explain(err error, p *plan, destFD int, dest string) error {
 	if errors.Is(err, errNotWritable) {
 		return destError(dest, unix.EACCES)
 	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if unixfs.IsFull(err) {
 		return fmt.Errorf("sync to %s: %w", dest, explainSpace(err, p.bytes.Load(), destFD))
 	}
 	return fmt.Errorf("sync to %s: %w", dest, err)

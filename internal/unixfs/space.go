@@ -28,6 +28,9 @@ func FreeSpace(dir string) (int64, error) {
 	return int64(blocks) * st.Frsize, nil
 }
 
+// IsFull reports whether an error is that of a full disk or quota.
+func IsFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
 // CheckTempSpace fails with unix.ENOSPC where what needs more than the free
 // space of the directory for temporary files, size being in bytes.
 func CheckTempSpace(what string, size int64) error {
@@ -45,7 +48,7 @@ func CheckTempSpace(what string, size int64) error {
 // is full and how many bytes are needed there for what. Other errors are
 // returned as they are.
 func TempSpaceError(what string, err error, size int64) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if !IsFull(err) {
 		return err
 	}
 	left := "an unknown amount of space"
