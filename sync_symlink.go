@@ -14,6 +14,8 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -160,11 +162,12 @@ func (s *symlinkStrategy) id() releases.ID {
 // what is about downloads and InitSleep does not count.
 func Rollback(ctx context.Context, dest string, conf Config) error {
 	defer capture.Start(conf.LogLevel)()
+	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
-	m, name, source, err := earlier(dest)
+	m, name, source, err := earlier(dest, conf.Strict)
 	if err != nil {
 		return logged("Rollback", err)
 	}
@@ -176,7 +179,7 @@ func Rollback(ctx context.Context, dest string, conf Config) error {
 }
 
 // earlier returns the manifest, with its URL, of the release before the current one.
-func earlier(dest string) (m *Manifest, name, source string, err error) {
+func earlier(dest string, strict bool) (m *Manifest, name, source string, err error) {
 	if err := destcheck.Check(dest); err != nil {
 		return nil, "", "", err
 	}
@@ -191,7 +194,7 @@ func earlier(dest string) (m *Manifest, name, source string, err error) {
 		return nil, "", "", err
 	}
 	path := store.ManifestPath(name)
-	if m, err = ParseManifest(data); err != nil {
+	if m, err = parseManifest(data, strict); err != nil {
 		return nil, "", "", fmt.Errorf("%s: %w", path, err)
 	}
 	if m.SyncStrategy != "symlink" || m.Src == "" {
