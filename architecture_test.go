@@ -126,12 +126,12 @@ func importsOf(t *testing.T, dir string) []string {
 	return imports
 }
 
-// The root package stays small, and files stay readable: these are the limits that
-// the architecture was made with, and the root has had one file more since there is
-// a fourth strategy.
+// The root package stays small, and files stay readable. Raise a limit only for a
+// new step or concept of the deployment process, never for a mechanism: that gets a
+// package of its own.
 func TestSizes(t *testing.T) {
 	t.Parallel()
-	const maxFiles, maxLines, maxFileLines = 13, 1900, 500
+	const maxFiles, maxLines, maxFileLines = 17, 2500, 500
 	for _, dir := range packageDirs(t) {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
