@@ -22,7 +22,7 @@ func TestImports(t *testing.T) {
 	t.Parallel()
 	allowed := importTable(t)
 	for _, dir := range packageDirs(t) {
-		if dir == "cmd/stretcher" || dir == "internal/tartest" {
+		if dir == "cmd/stretcher" || dir == "internal/tartest" || dir == "internal/ptytest" {
 			continue // thin, and test code
 		}
 		may, ok := allowed[dir]

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -55,6 +56,7 @@ func (s *MvSyncStrategy) syncFlushed(ctx context.Context, from, to string) error
 		return err
 	}
 	defer dir.Close()
+	defer progress.Reporter{}.Start("Flushing to disk", nil).End()
 	if err := unixfs.Syncfs(ctx, int(dir.Fd())); err != nil {
 		return fmt.Errorf("mv to %s: %w", to, err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/proc"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/rsyncoutput"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -112,7 +113,13 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	cmd := exec.Command("rsync", args...)
 	cmd.Stdout, cmd.Stderr = output, output
 	start := time.Now()
-	err = proc.Run(ctx, name, cmd, r.Options)
+	options := r.Options
+	options.Quiet = true
+	stop := progress.Reporter{}.Show("rsync", func() string {
+		return fmt.Sprintf("still running after %s, %d names listed", time.Since(start).Round(time.Second), output.Listed())
+	})
+	err = proc.Run(ctx, name, cmd, options)
+	stop()
 	output.Close()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
 		return fmt.Errorf("%w: %s", err, output.Cause())

@@ -19,7 +19,7 @@ import (
 	"regexp"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // maxSize bounds what is read from stdin. A Consul agent keeps 256 events of at
@@ -40,7 +40,7 @@ const byteOrderMark = "\xef\xbb\xbf"
 // When ctx ends first, the error wraps the cause of ctx, and in may still be read
 // from.
 func Read(ctx context.Context, in io.Reader) (string, error) {
-	if isTerminal(in) {
+	if f, ok := in.(*os.File); ok && unixfs.IsTerminal(f) {
 		log.Print("Reading a manifest URL from the terminal; end with Enter or Ctrl-D")
 	}
 	type result struct {
@@ -65,15 +65,6 @@ func Read(ctx context.Context, in io.Reader) (string, error) {
 		}
 		return r.text, nil
 	}
-}
-
-func isTerminal(in io.Reader) bool {
-	f, ok := in.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }
 
 // scan reads up to the end of the event and reports whether more than white space

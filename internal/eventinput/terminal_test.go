@@ -2,13 +2,11 @@ package eventinput
 
 import (
 	"bytes"
-	"fmt"
 	"log"
-	"os"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/fujiwara/stretcher/internal/ptytest"
 )
 
 // On a terminal, the log says what is awaited; Enter ends the URL, and so does Ctrl-D.
@@ -20,7 +18,7 @@ func TestReadFromTerminal(t *testing.T) {
 		"\x04":                "",
 		"\n" + someURL + "\n": someURL,
 	} {
-		master, terminal := openTerminal(t)
+		master, terminal := ptytest.Open(t)
 		var logged bytes.Buffer
 		log.SetOutput(&logged)
 		if _, err := master.WriteString(typed); err != nil {
@@ -31,34 +29,4 @@ func TestReadFromTerminal(t *testing.T) {
 			t.Errorf("%q: got %q, %v, logged %q", typed, got, err, logged.String())
 		}
 	}
-	file, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	if isTerminal(file) {
-		t.Errorf("%s is a terminal", os.DevNull)
-	}
-}
-
-// openTerminal returns the two ends of a pseudoterminal.
-func openTerminal(t *testing.T) (master, terminal *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no pseudoterminals here: %v", err)
-	}
-	t.Cleanup(func() { master.Close() })
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { terminal.Close() })
-	return master, terminal
 }

@@ -68,7 +68,6 @@ func (o Options) withDefaults() Options {
 	o.stallTimeout = cmp.Or(o.stallTimeout, 60*time.Second)
 	o.attemptTime = cmp.Or(o.attemptTime, 60*time.Second)
 	o.slowLeast = cmp.Or(o.slowLeast, 10*time.Second)
-	o.progressEvery = cmp.Or(o.progressEvery, 10*time.Second)
 	return o
 }
 
@@ -172,7 +171,7 @@ func downloadTo(ctx context.Context, url string, spool *spool, o Options) (hint 
 		defer cancel()
 	}
 	f := newFetcher(url, spool, o)
-	stop := f.progress.show(f.Options, os.Stderr)
+	stop := f.progress.show(f.Options)
 	err = f.fetch(ctx)
 	stop()
 	if err == nil {

@@ -1,15 +1,11 @@
 package fetch
 
 import (
-	"fmt"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestProgressInLog(t *testing.T) {
@@ -57,61 +53,6 @@ func TestProgressInLog(t *testing.T) {
 		if end := `Downloaded 4000 bytes \(3\.9 KiB\) in [0-9.]+m?s, [0-9.]+ [KM]?i?B/s, retries: 1\n$`; !regexp.MustCompile(end).MatchString(logged) {
 			t.Errorf("log without %s:\n%s", end, logged)
 		}
-	}
-}
-
-// openTerminal opens a pseudoterminal and returns its two ends.
-func openTerminal(t *testing.T) (master, terminal *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("this system has no terminals: %v", err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { terminal.Close() })
-	return master, terminal
-}
-
-func TestProgressOnTerminal(t *testing.T) {
-	t.Parallel()
-	master, terminal := openTerminal(t)
-	var p progress
-	p.size.Store(10_000)
-	p.done.Store(2_500)
-	stop := p.show(Options{}.withDefaults(), terminal)
-
-	var seen string
-	buf := make([]byte, 1000)
-	for strings.Count(seen, "\r") < 2 {
-		n, err := master.Read(buf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen += string(buf[:n])
-	}
-	stop()
-	fmt.Fprint(terminal, "end")
-	for !strings.HasSuffix(seen, "end") {
-		n, err := master.Read(buf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen += string(buf[:n])
-	}
-	// Each line overwrites the one before, and the last one is erased.
-	if want := `^(2\.4 KiB of 9\.8 KiB \(25%\), 0 B/s\x1b\[K\r)+\x1b\[Kend$`; !regexp.MustCompile(want).MatchString(seen) {
-		t.Errorf("the terminal got %q, want %s", seen, want)
 	}
 }
 

@@ -73,6 +73,9 @@ type Options struct {
 	// merely terminates. Before the context is done it has no effect. Nil never
 	// aborts.
 	Abort <-chan struct{}
+	// Quiet leaves out the lines that tell that the command is still running, as
+	// the caller reports its progress.
+	Quiet bool
 }
 
 // Run starts cmd in a process group of its own and waits until it has ended.
@@ -112,7 +115,7 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	begin := time.Now()
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
-	err := supervise(ctx, name, cmd.Process, waited, o.Abort)
+	err := supervise(ctx, name, cmd.Process, waited, o)
 	if w, ok := cmd.Stdout.(*LineWriter); ok {
 		w.Close() // always nil
 	}
@@ -133,7 +136,7 @@ const (
 
 // supervise runs the loop that the package comment describes. What waited
 // receives is the result of cmd.Wait.
-func supervise(ctx context.Context, name string, p *os.Process, waited <-chan error, abort <-chan struct{}) error {
+func supervise(ctx context.Context, name string, p *os.Process, waited <-chan error, o Options) error {
 	now := running
 	done := ctx.Done()
 	var aborted <-chan struct{}   // nil, and so without effect, until ctx is done
@@ -157,7 +160,7 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 			return outcome(name, err)
 
 		case <-done:
-			done, aborted = nil, abort
+			done, aborted = nil, o.Abort
 			if hasEnded(p) {
 				now = draining
 				continue
@@ -167,7 +170,7 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 			now, deadline = terminating, time.After(killWait)
 
 		case <-report.C:
-			if now == running && !hasEnded(p) {
+			if now == running && !hasEnded(p) && !o.Quiet {
 				log.Printf("still running after %s: %s", time.Since(begin).Round(time.Second), name)
 			}
 

@@ -380,7 +380,7 @@ func TestRunCannotEnd(t *testing.T) {
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
 	var err error
-	logged := logOf(func() { err = supervise(ctx, "NAME", cmd.Process, waited, abort) })
+	logged := logOf(func() { err = supervise(ctx, "NAME", cmd.Process, waited, Options{Abort: abort}) })
 	if logged != "[WARN] NAME could not be ended, and is left running\n" {
 		t.Errorf("logged %q", logged)
 	}

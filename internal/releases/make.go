@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -67,7 +68,10 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, sha
 	if err := s.writeManifest(manifest); err != nil {
 		return err
 	}
-	if err := unixfs.Syncfs(ctx, s.dir); err != nil {
+	flushing := progress.Reporter{}.Start("Flushing to disk", nil)
+	err = unixfs.Syncfs(ctx, s.dir)
+	flushing.End()
+	if err != nil {
 		return err
 	}
 	if err := unix.Renameat(s.dir, temporaryMark(s.made), s.dir, s.made+markSuffix); err != nil {

@@ -31,6 +31,7 @@ type Output struct {
 	shown   []byte // what the current Write passes on
 	part    part
 	lists   bool // rsync lists names, because it is verbose
+	listed  int  // how many so far
 	stats   Stats
 	causes  causes
 }
@@ -89,6 +90,13 @@ func (o *Output) Stats() (Stats, bool) {
 	return o.stats, o.stats.known
 }
 
+// Listed returns how many names rsync has listed so far, with its other messages.
+func (o *Output) Listed() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.listed
+}
+
 // Cause returns why rsync failed, in one line: the messages that say so, and what
 // to do about it where that is known. It is "" where rsync said nothing.
 func (o *Output) Cause() string {
@@ -114,6 +122,9 @@ func (o *Output) endLine(ends bool) {
 	o.part = o.partOf(line)
 	switch o.part {
 	case ordinary:
+		if o.lists {
+			o.listed++
+		}
 		o.lists = o.lists || listsNames(line)
 		o.causes.add(line)
 	case counts:

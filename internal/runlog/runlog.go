@@ -30,6 +30,7 @@ import (
 
 	"github.com/hashicorp/logutils"
 
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
@@ -97,6 +98,9 @@ func (l *Log) write(level string, line []byte) error {
 	}
 	if l.out == os.Stderr {
 		line = prefixed(line, JournalPrefix(level))
+		if clear := progress.Clear(); clear != "" {
+			line = append([]byte(clear), line...)
+		}
 	}
 	_, err := l.out.Write(line)
 	return err

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -23,7 +24,7 @@ type cloner struct {
 // entry's; if not, fd is empty again. A program may write to the file in base at
 // any time, so the clone is compared, which nobody else writes to. On a nil cloner,
 // and if base is -1, it clones nothing.
-func (c *cloner) clone(ctx context.Context, fd, base int, name string, from contents, e *archive.Entry) (bool, error) {
+func (c *cloner) clone(ctx context.Context, fd, base int, name string, from contents, e *archive.Entry, done *progress.Step) (bool, error) {
 	if c == nil || base < 0 || e.Size == 0 || c.cannot.Load() {
 		return false, nil
 	}
@@ -44,7 +45,7 @@ func (c *cloner) clone(ctx context.Context, fd, base int, name string, from cont
 	default: // this file cannot be cloned; if the disk is full, writing it says so
 		return false, unix.Ftruncate(fd, 0)
 	}
-	same, err := sameContents(ctx, fd, from, e)
+	same, err := sameContents(ctx, fd, from, e, done)
 	if err != nil || !same {
 		if truncated := unix.Ftruncate(fd, 0); err == nil {
 			err = truncated

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -19,6 +20,7 @@ type committer struct {
 	attrs   *attributes
 	staging *staging
 	workers *workers // of the current pass over dest
+	done    *progress.Step
 
 	mu    sync.Mutex // guards taken, and swaps of dirPlans
 	taken []takenOut
@@ -54,6 +56,8 @@ func (c *committer) run(dest int) (took time.Duration, err error) {
 // be cancelled, since that would leave dest half old and half new; it consists
 // of renames, which are fast.
 func (c *committer) commit(dest int) error {
+	c.done = c.staging.report.Start("Putting in place", func() (names, bytes int64) { return c.plan.root.names(), 0 })
+	defer c.done.End()
 	if c.plan.deleted.Load() == 0 {
 		return c.walk(dest, c.place, c.finish)
 	}
@@ -107,6 +111,7 @@ func (c *committer) place(fd int, p *dirPlan) error {
 			return err
 		}
 	}
+	c.done.AddFiles(len(p.repairs))
 	for _, name := range p.repairs {
 		if err := c.attrs.repair(fd, name, p.entry.Child(name)); err != nil {
 			return p.error(name, unixfs.ExplainDenied(fd, name, err))
@@ -127,6 +132,7 @@ func (c *committer) placeStaged(fd int, p *dirPlan) error {
 		const batch = 64
 		for chunk := range slices.Chunk(names, batch) {
 			work.do(func() error {
+				c.done.AddFiles(len(chunk))
 				for _, name := range chunk {
 					if err := place(name); err != nil {
 						return p.error(name, unixfs.ExplainDenied(fd, name, err))
@@ -173,6 +179,7 @@ func (c *committer) swap(stagedIn, fd int, p *dirPlan, name string) error {
 
 // remove removes from a directory what has to go.
 func (c *committer) remove(fd int, p *dirPlan) error {
+	c.done.AddFiles(len(p.removals))
 	for _, name := range p.removals {
 		if err := c.takeOut(fd, p, name); err != nil {
 			return err
@@ -199,6 +206,7 @@ func (c *committer) takeOut(fd int, p *dirPlan, name string) error {
 // flush waits until what was changed in dest is on disk. A sync that has changed
 // nothing flushes nothing; created is whether it has created dest.
 func (c *committer) flush(ctx context.Context, created bool) error {
+	defer c.staging.report.Start("Flushing to disk", nil).End()
 	markChanged(c.plan.root)
 	for _, d := range c.staging.dirs {
 		if !d.changed && !(created && d.top == c.plan.root) {

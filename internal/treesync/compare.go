@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -24,6 +25,7 @@ type comparison struct {
 	staging  *staging
 
 	workers   *workers
+	done      *progress.Step
 	extractor *extractor // creates what is staged
 	plan      *plan
 	mu        sync.Mutex // guards the lists of a dirPlan while workers fill them
@@ -39,7 +41,9 @@ type openDir struct {
 // nothing that staging.undo does not restore.
 func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int) (*plan, error) {
 	c.workers = newWorkers(ctx)
-	c.extractor = &extractor{contents: c.contents, attrs: c.attrs, workers: c.workers}
+	c.done = c.staging.report.Start("Comparing and staging", amountBelow(root))
+	defer c.done.End()
+	c.extractor = &extractor{contents: c.contents, attrs: c.attrs, workers: c.workers, done: c.done}
 	c.plan = &plan{root: &dirPlan{entry: root}}
 	d, err := c.beginDir(dest, c.plan.root, unixfs.MountID{})
 	if err == nil {
@@ -168,6 +172,7 @@ func (c *comparison) compareSubdir(parentDir openDir, parent *dirPlan, name stri
 	} else {
 		c.plan.unchanged.Add(1)
 	}
+	c.done.AddFiles(1)
 	if !p.empty() {
 		c.mu.Lock()
 		parent.subdirs = append(parent.subdirs, p)
@@ -245,6 +250,8 @@ func (c *comparison) decide(dir openDir, p *dirPlan, old unixfs.Dirent, e *archi
 		return decision{action: keep}, nil
 	case same && c.attrs.mayRepair(&st, e):
 		return decision{action: repair, retimed: e.IsRegular() && st.Mtim.Sec != e.Mtime().Sec}, nil
+	case same:
+		c.done.AddBytes(-e.StoredSize()) // they will be copied
 	}
 	return decision{action: replace}, nil
 }
@@ -254,6 +261,7 @@ func (c *comparison) act(dir openDir, p *dirPlan, name string, e *archive.Entry,
 	switch d.action {
 	case keep:
 		c.plan.unchanged.Add(1)
+		c.done.AddFiles(1)
 		return nil
 	case blocked:
 		return p.error(name, errors.New("cannot be replaced: it is a directory, of which excludes protect a part"))
@@ -264,6 +272,7 @@ func (c *comparison) act(dir openDir, p *dirPlan, name string, e *archive.Entry,
 			p.retimed = append(p.retimed, name)
 		}
 		c.mu.Unlock()
+		c.done.AddFiles(1)
 	case replace:
 		if err := c.stage(dir, p, name, e); err != nil {
 			return err
@@ -314,7 +323,7 @@ func (c *comparison) sameRegular(dir int, name string, e *archive.Entry, st *uni
 	if st.Mode&unix.S_IFMT != e.Kind() || st.Size != e.Size {
 		return false, nil
 	}
-	return sameContents(c.workers.ctx, fd, c.contents, e)
+	return sameContents(c.workers.ctx, fd, c.contents, e, c.done)
 }
 
 // stageMissing stages names that dest does not have.

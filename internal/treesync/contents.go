@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -100,8 +101,9 @@ func newReader(c contents, e *archive.Entry) (io.ReadCloser, error) {
 	}{io.NewSectionReader(w.file, e.Offset, e.Size), w}, nil
 }
 
-// copyContents writes the entry's bytes to a new file and leaves its holes.
-func copyContents(ctx context.Context, fd int, c contents, e *archive.Entry) error {
+// copyContents writes the entry's bytes to a new file and leaves its holes. It adds
+// them to counted.
+func copyContents(ctx context.Context, fd int, c contents, e *archive.Entry, counted *progress.Step) error {
 	segments := e.Segments()
 	if segments == nil {
 		segments = []archive.Segment{{Offset: 0, Length: e.Size}}
@@ -126,6 +128,7 @@ func copyContents(ctx context.Context, fd int, c contents, e *archive.Entry) err
 			if err := unixfs.WriteAt(fd, b, seg.Offset+done); err != nil {
 				return err
 			}
+			counted.AddBytes(int64(len(b)))
 			from += int64(len(b))
 			done += int64(len(b))
 		}
@@ -136,9 +139,9 @@ func copyContents(ctx context.Context, fd int, c contents, e *archive.Entry) err
 // compareBuffers hold what is read of files in dest.
 var compareBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// sameContents reports whether an open file has the entry's bytes. It must have
-// the entry's size.
-func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry) (bool, error) {
+// sameContents reports whether an open file has the entry's bytes, and adds them to
+// counted if so. It must have the entry's size.
+func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry, counted *progress.Step) (same bool, err error) {
 	if e.Size == 0 {
 		return true, nil
 	}
@@ -157,6 +160,11 @@ func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry) (bo
 	segments := append(stored[:len(stored):len(stored)], archive.Segment{Offset: e.Size})
 	var end int64 // of the segment before
 	from := e.Offset
+	defer func() {
+		if !same {
+			counted.AddBytes(e.Offset - from) // it will be copied, or linked
+		}
+	}()
 	for _, seg := range segments {
 		if empty, err := isHole(ctx, fd, end, seg.Offset, buf[:]); err != nil || !empty {
 			return false, err
@@ -174,6 +182,7 @@ func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry) (bo
 			if full, err := unixfs.ReadAt(fd, have, at); err != nil || !full || !bytes.Equal(have, want) {
 				return false, err
 			}
+			counted.AddBytes(int64(len(have)))
 			from += int64(len(have))
 			at += int64(len(have))
 		}

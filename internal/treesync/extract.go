@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -28,7 +29,7 @@ func Extract(ctx context.Context, a *archive.Archive, dir string) error {
 	if err != nil {
 		return err
 	}
-	err = extract(ctx, a, dir)
+	err = extract(ctx, a, dir, progress.Reporter{})
 	if unixfs.IsFull(err) {
 		needs := a.Tree.Root.StoredSize()
 		return fmt.Errorf("%s: %w (the archive needs %s, and %s were free)", dir, err, humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)))
@@ -39,7 +40,7 @@ func Extract(ctx context.Context, a *archive.Archive, dir string) error {
 	return nil
 }
 
-func extract(ctx context.Context, a *archive.Archive, dir string) error {
+func extract(ctx context.Context, a *archive.Archive, dir string, report progress.Reporter) error {
 	attrs, err := newAttributes(ctx, a.Tree)
 	if err != nil {
 		return err
@@ -53,12 +54,14 @@ func extract(ctx context.Context, a *archive.Archive, dir string) error {
 	if err != nil {
 		return err
 	}
-	return x.tree(ctx, root, -1, a.Tree.Root)
+	return x.tree(ctx, root, -1, a.Tree.Root, report)
 }
 
 // tree creates what is in the directory d, open as root, and sets the attributes
 // of d. base is as for fill.
-func (x *extractor) tree(ctx context.Context, root, base int, d *archive.Entry) error {
+func (x *extractor) tree(ctx context.Context, root, base int, d *archive.Entry, report progress.Reporter) error {
+	x.done = report.Start("Extracting", amountBelow(d))
+	defer x.done.End()
 	x.fill(root, base, "", d)
 	if err := x.workers.end(); err != nil {
 		return err
@@ -72,11 +75,17 @@ func (x *extractor) tree(ctx context.Context, root, base int, d *archive.Entry) 
 	return x.setDirs(ctx, root, "", d)
 }
 
+// amountBelow returns how many names and bytes there are below a directory.
+func amountBelow(d *archive.Entry) func() (files, bytes int64) {
+	return func() (int64, int64) { return d.Count() - 1, d.StoredSize() }
+}
+
 // extractor creates the files of a tree.
 type extractor struct {
 	contents contents
 	attrs    *attributes
 	workers  *workers
+	done     *progress.Step
 	cloner   *cloner // nil for a tree of which nothing exists yet
 
 	mu sync.Mutex // guards the following, while workers fill them
@@ -175,6 +184,7 @@ func (x *extractor) directory(parent, parentBase int, dirPath, name string, d *a
 		}
 	}
 	x.fill(fd, base, dirPath, d)
+	x.done.AddFiles(1)
 	return nil
 }
 
@@ -185,6 +195,8 @@ func (x *extractor) file(dir, base int, filePath, name string, e *archive.Entry)
 		return err
 	}
 	if x.linksFiles() && e.Links() > 1 && x.isFurtherName(e, filePath) {
+		x.done.AddFiles(1)
+		x.done.AddBytes(e.StoredSize())
 		return nil
 	}
 	var err error
@@ -204,6 +216,7 @@ func (x *extractor) file(dir, base int, filePath, name string, e *archive.Entry)
 	if err != nil {
 		return pathError{filePath, err}
 	}
+	x.done.AddFiles(1)
 	return nil
 }
 
@@ -231,9 +244,9 @@ func (x *extractor) regular(dir, base int, name string, e *archive.Entry) (err e
 			err = closeErr
 		}
 	}()
-	cloned, err := x.cloner.clone(x.workers.ctx, fd, base, name, x.contents, e)
+	cloned, err := x.cloner.clone(x.workers.ctx, fd, base, name, x.contents, e, x.done)
 	if err == nil && !cloned {
-		err = copyContents(x.workers.ctx, fd, x.contents, e)
+		err = copyContents(x.workers.ctx, fd, x.contents, e, x.done)
 	}
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -97,7 +98,7 @@ func (f *Fresh) Create(ctx context.Context, dir, base int) error {
 	if err != nil {
 		return err
 	}
-	if err := x.tree(ctx, dir, base, f.tree.Root); err != nil {
+	if err := x.tree(ctx, dir, base, f.tree.Root, progress.Reporter{}); err != nil {
 		return err
 	}
 	if !f.tree.Root.Implicit() {
@@ -124,7 +125,7 @@ func (f *Fresh) CreateEntry(ctx context.Context, e *archive.Entry, dir int, name
 		return err
 	}
 	defer unix.Close(fd)
-	if err := x.tree(ctx, fd, -1, e); err != nil {
+	if err := x.tree(ctx, fd, -1, e, progress.Reporter{}); err != nil {
 		return err
 	}
 	return unix.Fchmod(fd, f.attrs.permissions(e)) // tree leaves it to the caller where the archive has no entry for it

@@ -55,6 +55,15 @@ func (p *dirPlan) changes() bool {
 	return len(p.staged) > 0 || len(p.swapped) > 0 || len(p.removals) > 0
 }
 
+// names returns how many names the commit handles in the directory and below it.
+func (p *dirPlan) names() int64 {
+	n := int64(len(p.staged) + len(p.swapped) + len(p.repairs) + len(p.removals))
+	for _, sub := range p.subdirs {
+		n += sub.names()
+	}
+	return n
+}
+
 // isTop reports whether the directory is the top one of its mount, which the
 // staging directory is in.
 func (p *dirPlan) isTop() bool { return p.staging != nil && p.staging.top == p }

@@ -23,6 +23,7 @@ func removeNow(asRoot bool, dir int, name, namePath string) error {
 func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if err == nil || err == unix.ENOENT {
+		w.removed.AddFiles(1)
 		return nil
 	}
 	denied := func(err error) error { return pathError{namePath, unixfs.ExplainDenied(dir, name, err)} }

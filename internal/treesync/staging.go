@@ -14,12 +14,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // staging is all that a sync changes in dest before it commits.
 type staging struct {
-	attrs *attributes
+	attrs  *attributes
+	report progress.Reporter
 
 	mu     sync.Mutex // guards the following, and stagedIn of dirPlans
 	dirs   []*stagingDir
@@ -181,6 +183,7 @@ func (d *stagingDir) nextName() string {
 // flush waits until all that is staged is on disk. If it were renamed before
 // that, a power cut could leave files that are empty or end early.
 func (s *staging) flush(ctx context.Context) error {
+	defer s.report.Start("Flushing what is staged to disk", nil).End()
 	for _, d := range s.dirs {
 		if d.temp == nil {
 			continue
@@ -228,6 +231,8 @@ func (s *staging) remove() error {
 // at the first error. It leaves them locked.
 func (s *staging) removeContents() error {
 	w := newWorkers(context.Background())
+	w.removed = s.report.Start("Deleting", nil)
+	defer w.removed.End()
 	for _, d := range s.dirs {
 		if d.temp != nil {
 			name := filepath.Base(d.temp.Path)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -39,7 +40,8 @@ type Options struct {
 	// rsync -v prints them. If it is nil, none are listed.
 	List io.Writer
 
-	log *log.Logger // gets what is logged of a sync that succeeds; nil is the standard logger
+	log    *log.Logger // gets what is logged of a sync that succeeds; nil is the standard logger
+	report progress.Reporter
 }
 
 // setRootMode gives the root of an archive Mode if the archive has no entry for it.
@@ -101,7 +103,7 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 		return err
 	}
 	defer unix.Close(destFD)
-	s := &staging{attrs: attrs}
+	s := &staging{attrs: attrs, report: o.report}
 	defer s.close()
 	compared := &comparison{rules: rules, attrs: attrs, contents: from, staging: s}
 	p, err := compared.compare(ctx, tree.Root, destFD)

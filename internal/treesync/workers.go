@@ -4,6 +4,8 @@ import (
 	"context"
 	"runtime"
 	"sync"
+
+	"github.com/fujiwara/stretcher/internal/progress"
 )
 
 // workers limits the work on a tree to GOMAXPROCS goroutines at a time, the
@@ -13,6 +15,8 @@ type workers struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	slots  chan struct{} // holds one value for each goroutine that is working
+
+	removed *progress.Step // of removeAll; nil if its progress is not shown
 }
 
 func newWorkers(ctx context.Context) *workers {

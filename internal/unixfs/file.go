@@ -79,6 +79,12 @@ func ReadAt(fd int, b []byte, offset int64) (full bool, err error) {
 	return true, nil
 }
 
+// IsTerminal reports whether an open file is a terminal.
+func IsTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
 // OwnerOf returns the ID of the user that a file belongs to.
 func OwnerOf(info fs.FileInfo) int {
 	return int(info.Sys().(*syscall.Stat_t).Uid)
