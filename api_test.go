@@ -68,5 +68,6 @@ var (
 // These names are not in the original.
 var (
 	_ func(context.Context, stretcher.Config) error                      = stretcher.RunContext
+	_ func(context.Context, string, stretcher.Config) error              = stretcher.RunURL
 	_ func(*stretcher.Manifest, context.Context, stretcher.Config) error = (*stretcher.Manifest).DeployContext
 )

@@ -54,10 +54,21 @@ func Run(conf Config) error {
 // When ctx ends, the step that is running is stopped and cleaned up, the failure
 // commands are run, and the error is the cause of ctx.
 func RunContext(ctx context.Context, conf Config) error {
+	return runEvent(ctx, conf, func() (*event, error) { return readEvent(ctx, os.Stdin) })
+}
+
+// RunURL deploys the manifest at manifestURL, as RunContext does after an event. The
+// standard input is not read, and what the environment says about an event does not
+// count.
+func RunURL(ctx context.Context, manifestURL string, conf Config) error {
+	return runEvent(ctx, conf, func() (*event, error) { return newEvent(manifestURL, "") })
+}
+
+func runEvent(ctx context.Context, conf Config, receive func() (*event, error)) error {
 	defer capture.Start(conf.LogLevel)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
-	err := run(ctx, conf)
+	err := run(ctx, conf, receive)
 	if errors.Is(err, ErrNoEvents) {
 		log.Println("No event: nothing to deploy.")
 		return nil
@@ -65,11 +76,11 @@ func RunContext(ctx context.Context, conf Config) error {
 	return err
 }
 
-func run(ctx context.Context, conf Config) error {
+func run(ctx context.Context, conf Config, receive func() (*event, error)) error {
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
-	ev, err := readEvent(ctx, os.Stdin)
+	ev, err := receive()
 	if errors.Is(err, ErrNoEvents) {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/fujiwara/stretcher"
 )
 
+func noVariables(string) string { return "" }
+
 func TestParseFlags(t *testing.T) {
 	base := stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}
 	with := func(change func(*stretcher.Config)) stretcher.Config {
@@ -58,18 +60,18 @@ func TestParseFlags(t *testing.T) {
 		"-retry 2 -- ":      with(func(c *stretcher.Config) { c.Retry = 2 }),
 		"-rsync-verbose -v": base,
 	} {
-		got, _, err := parseFlags(strings.Fields(args))
+		got, err := parseFlags(strings.Fields(args), noVariables)
 		if err != nil {
 			t.Errorf("%s: %v", args, err)
-		} else if !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: got %+v, expected %+v", args, got, want)
+		} else if !reflect.DeepEqual(got.conf, want) {
+			t.Errorf("%s: got %+v, expected %+v", args, got.conf, want)
 		}
 	}
 }
 
 func TestParseFlagsErrors(t *testing.T) {
 	for _, header := range []string{"s3cret", "X Y: s3cret", ": s3cret", "X: s3cret\r\nY: 1", "X:", "Range: s3cret", "accept-encoding: s3cret", "Host: a b s3cret"} {
-		if _, _, err := parseFlags([]string{"-header", header}); err == nil || !strings.Contains(err.Error(), "-header: ") || strings.Contains(err.Error(), "s3cret") {
+		if _, err := parseFlags([]string{"-header", header}, noVariables); err == nil || !strings.Contains(err.Error(), "-header: ") || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("-header %q: error %v", header, err)
 		}
 	}
@@ -124,12 +126,16 @@ func TestParseFlagsErrors(t *testing.T) {
 		"-log-level TRACE":            level,
 		"-log-level=":                 level,
 		"-v=perhaps":                  "invalid boolean value",
-		"file:///manifest.yml":        "try: echo file:///manifest.yml | stretcher",
-		"/srv/app.yml":                `unexpected argument "/srv/app.yml": the manifest URL is read from stdin: try: echo file:///srv/app.yml | stretcher`,
-		"https://h/?a=1&token=S":      `unexpected argument "https://h/?a=1&token=REDACTED": the manifest URL is read from stdin: try: echo 'https://h/?a=1&token=REDACTED' | stretcher`,
-		"-retry 1 manifest.yml -v":    "unexpected argument",
+		"no-such.yml":                 `"no-such.yml" is neither a URL (s3://, gs://, http://, https:// or file://) nor the path of a file: no such file or directory`,
+		"-retry 1 no-such.yml":        `"no-such.yml" is neither a URL`,
+		"-strict true s3://b/k":       `"true" is neither a URL`,
+		"ftp://h/app.yml":             `"ftp://h/app.yml": unknown scheme "ftp": expected s3, gs, http, https or file`,
+		"s3://b/1 s3://b/2":           "expected one URL, got 2",
+		"s3://b/1 -retry":             "flag needs an argument: -retry",
+		"s3://b/1 -rollback /srv/app": "a URL cannot be combined with -rollback",
+		"s3://b/1 -- -retry":          `"-retry" is neither a URL`,
 	} {
-		_, _, err := parseFlags(strings.Fields(args))
+		_, err := parseFlags(strings.Fields(args), noVariables)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got error %v, expected one with %q", args, err, want)
 		}
@@ -141,12 +147,12 @@ func TestParseFlagsErrors(t *testing.T) {
 
 func TestParseFlagsHelpAndVersion(t *testing.T) {
 	for _, arg := range []string{"-h", "--h", "-help", "--help"} {
-		if _, _, err := parseFlags([]string{arg}); !errors.Is(err, flag.ErrHelp) {
+		if _, err := parseFlags([]string{arg}, noVariables); !errors.Is(err, flag.ErrHelp) {
 			t.Errorf("%s: got %v, expected flag.ErrHelp", arg, err)
 		}
 	}
 	for _, arg := range []string{"-v", "--v", "-version", "--version"} {
-		if _, _, err := parseFlags([]string{arg, "-retry", "1"}); !errors.Is(err, errShowVersion) {
+		if _, err := parseFlags([]string{arg, "-retry", "1"}, noVariables); !errors.Is(err, errShowVersion) {
 			t.Errorf("%s: got %v, expected errShowVersion", arg, err)
 		}
 	}
@@ -155,16 +161,113 @@ func TestParseFlagsHelpAndVersion(t *testing.T) {
 func TestRandomDelay(t *testing.T) {
 	distinct := map[time.Duration]bool{}
 	for range 20 {
-		conf, _, err := parseFlags([]string{"-random-delay", "10"})
+		o, err := parseFlags([]string{"-random-delay", "10"}, noVariables)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if conf.InitSleep < 0 || conf.InitSleep >= 10*time.Second {
-			t.Fatalf("the delay %s is not in [0s, 10s)", conf.InitSleep)
+		if o.conf.InitSleep < 0 || o.conf.InitSleep >= 10*time.Second {
+			t.Fatalf("the delay %s is not in [0s, 10s)", o.conf.InitSleep)
 		}
-		distinct[conf.InitSleep] = true
+		distinct[o.conf.InitSleep] = true
 	}
 	if len(distinct) < 2 {
 		t.Errorf("the delay is always the same: %v", distinct)
+	}
+}
+
+// A URL may stand between options.
+func TestParseFlagsURL(t *testing.T) {
+	for args, retry := range map[string]int{
+		"s3://bucket/key":                        0,
+		"-retry 3 s3://bucket/key":               3,
+		"s3://bucket/key -retry 3":               3,
+		"-strict s3://bucket/key --retry=3":      3,
+		"-retry 3 -- s3://bucket/key":            3,
+		"-retry 1 s3://bucket/key -retry 3 --":   3,
+		"-strict=false s3://bucket/key -retry 3": 3,
+	} {
+		o, err := parseFlags(strings.Fields(args), noVariables)
+		if err != nil || o.action != deployURL || o.target != "s3://bucket/key" || o.conf.Retry != retry {
+			t.Errorf("%s: got %+v, %v", args, o, err)
+		}
+	}
+}
+
+func TestParseFlagsVariables(t *testing.T) {
+	for name, test := range map[string]struct {
+		args      string
+		variables map[string]string
+		check     func(o *options) bool
+	}{
+		"set":                       {"", map[string]string{"RETRY": "3"}, func(o *options) bool { return o.conf.Retry == 3 }},
+		"overridden":                {"-retry 1", map[string]string{"RETRY": "3"}, func(o *options) bool { return o.conf.Retry == 1 }},
+		"wrong, but overridden":     {"-retry 1", map[string]string{"RETRY": "many"}, func(o *options) bool { return o.conf.Retry == 1 }},
+		"dashes":                    {"", map[string]string{"MAX_BANDWIDTH": "10MB"}, func(o *options) bool { return o.conf.MaxBandWidth == 10e6 }},
+		"second name":               {"", map[string]string{"MAX_BAND_WIDTH": "10MB"}, func(o *options) bool { return o.conf.MaxBandWidth == 10e6 }},
+		"second name overridden":    {"-max-bandwidth 1", map[string]string{"MAX_BAND_WIDTH": "10MB"}, func(o *options) bool { return o.conf.MaxBandWidth == 1 }},
+		"overridden by second name": {"-max-band-width 1", map[string]string{"MAX_BANDWIDTH": "10MB"}, func(o *options) bool { return o.conf.MaxBandWidth == 1 }},
+		"true":                      {"", map[string]string{"STRICT": "true"}, func(o *options) bool { return o.conf.Strict }},
+		"false":                     {"", map[string]string{"STRICT": "0"}, func(o *options) bool { return !o.conf.Strict }},
+		"true to false":             {"-strict=false", map[string]string{"STRICT": "1"}, func(o *options) bool { return !o.conf.Strict }},
+		"empty":                     {"", map[string]string{"LOG_LEVEL": "", "STRICT": "", "HEADER": ""}, func(o *options) bool { return o.conf.LogLevel == "INFO" && !o.conf.Strict && o.conf.Headers == nil }},
+		"version":                   {"", map[string]string{"VERSION": "1.2.3", "V": "true", "HELP": "1", "H": "x"}, func(o *options) bool { return o.action == deployEvent }},
+		"lines": {"", map[string]string{"HEADER": "X-A: 1\n\n  X-B: 2\r\nX-A: 3\n"}, func(o *options) bool {
+			return reflect.DeepEqual(o.conf.Headers, http.Header{"X-A": {"1", "3"}, "X-B": {"2"}})
+		}},
+		"replaced":   {"-header X-C:3", map[string]string{"HEADER": "X-A: 1\nX-B: 2"}, func(o *options) bool { return reflect.DeepEqual(o.conf.Headers, http.Header{"X-C": {"3"}}) }},
+		"action":     {"", map[string]string{"ROLLBACK": "/srv/app"}, func(o *options) bool { return o.action == "-rollback" && o.target == "/srv/app" }},
+		"other dest": {"-rollback /srv/b", map[string]string{"ROLLBACK": "/srv/a"}, func(o *options) bool { return o.action == "-rollback" && o.target == "/srv/b" }},
+		"URL":        {"s3://b/k", map[string]string{"ROLLBACK": "/srv/app"}, func(o *options) bool { return o.action == deployURL && o.target == "s3://b/k" }},
+	} {
+		asked := map[string]bool{}
+		o, err := parseFlags(strings.Fields(test.args), func(name string) string {
+			asked[name] = true
+			return test.variables[strings.TrimPrefix(name, "STRETCHER_")]
+		})
+		if err != nil || !test.check(o) {
+			t.Errorf("%s: got %+v, %v", name, o, err)
+		}
+		// Each is removed from the environment, whether or not it was used.
+		for name := range strings.FieldsSeq("MAX_BANDWIDTH MAX_BAND_WIDTH HEADER ROLLBACK STRICT RETRY") {
+			if !asked["STRETCHER_"+name] {
+				t.Errorf("%s: STRETCHER_%s was not asked for", test.args, name)
+			}
+		}
+		// The commands of a manifest get these, and the last two are not ours.
+		for name := range strings.FieldsSeq("MANIFEST_URL SRC CHECKSUM DEST EVENT_ID RESULT ERROR DURATION VERSION V") {
+			if asked["STRETCHER_"+name] {
+				t.Errorf("STRETCHER_%s is the variable of a flag", name)
+			}
+		}
+	}
+}
+
+func TestParseFlagsVariableErrors(t *testing.T) {
+	for variable, want := range map[string]string{
+		"RETRY=many":                 `invalid value "many" for STRETCHER_RETRY: expected a number of at least 0`,
+		"STRICT=perhaps":             `invalid value "perhaps" for STRETCHER_STRICT: expected true or false`,
+		"TIMEOUT= ":                  `invalid value " " for STRETCHER_TIMEOUT: expected a number of seconds`,
+		"MAX_BAND_WIDTH=fast":        `invalid value "fast" for STRETCHER_MAX_BAND_WIDTH: expected a number of bytes`,
+		"LOG_LEVEL=all":              `invalid value "all" for STRETCHER_LOG_LEVEL: expected DEBUG`,
+		"RSYNC_VERBOSE=--rsh=sh":     `invalid value "--rsh=sh" for STRETCHER_RSYNC_VERBOSE: invalid rsync verbose option`,
+		"HEADER=s3cret":              "invalid value for STRETCHER_HEADER: expected a name and a value",
+		"HEADER=X: 1\nRange: s3cret": "invalid value for STRETCHER_HEADER: the header Range cannot be set",
+	} {
+		name, value, _ := strings.Cut(variable, "=")
+		_, err := parseFlags(nil, func(n string) string {
+			if n == "STRETCHER_"+name {
+				return value
+			}
+			return ""
+		})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: got error %v, expected one with %q", variable, err, want)
+		}
+	}
+	// -h and -v work whatever the environment has.
+	for arg, want := range map[string]error{"-h": flag.ErrHelp, "-v": errShowVersion} {
+		if _, err := parseFlags([]string{arg}, func(string) string { return "wrong" }); !errors.Is(err, want) {
+			t.Errorf("%s: got %v, expected %v", arg, err, want)
+		}
 	}
 }

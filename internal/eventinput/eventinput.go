@@ -41,7 +41,7 @@ const byteOrderMark = "\xef\xbb\xbf"
 // from.
 func Read(ctx context.Context, in io.Reader) (string, error) {
 	if f, ok := in.(*os.File); ok && unixfs.IsTerminal(f) {
-		log.Print("Reading a manifest URL from the terminal; end with Enter or Ctrl-D")
+		log.Print("Reading a manifest URL from the terminal; end with Enter or Ctrl-D, or pass it as an argument: stretcher URL")
 	}
 	type result struct {
 		text     string

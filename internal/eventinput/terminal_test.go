@@ -25,7 +25,7 @@ func TestReadFromTerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := Read(t.Context(), terminal)
-		if err != nil || got != want || !strings.Contains(logged.String(), "Reading a manifest URL from the terminal; end with Enter or Ctrl-D") {
+		if err != nil || got != want || !strings.Contains(logged.String(), "Reading a manifest URL from the terminal; end with Enter or Ctrl-D, or pass it as an argument: stretcher URL\n") {
 			t.Errorf("%q: got %q, %v, logged %q", typed, got, err, logged.String())
 		}
 	}

@@ -56,16 +56,13 @@ func (e busyError) Unwrap() error { return e.error }
 
 // newSource returns the source of a URL, without opening it.
 func newSource(rawURL string, o Options) (source, error) {
-	scheme, rest, ok := strings.Cut(rawURL, "://")
-	if path, oneSlash := cutFilePath(rawURL); oneSlash {
-		scheme, rest, ok = "file", path, true
-	}
+	scheme, rest, ok := cutScheme(rawURL)
 	if !ok {
 		return nil, notURL(rawURL)
 	}
 	var s source
 	var err error
-	switch scheme = strings.ToLower(scheme); scheme {
+	switch scheme {
 	case "file":
 		s, err = newFileSource(withoutQuery(rest))
 	case "http", "https":
@@ -84,12 +81,42 @@ func newSource(rawURL string, o Options) (source, error) {
 			s = &gcsSource{bucket: bucket, key: unescape(key), userAgent: o.userAgent()}
 		}
 	default:
-		err = fmt.Errorf("unknown scheme %q: expected s3, gs, http, https or file", scheme)
+		err = unknownScheme(scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", redact.Printable(redact.URL(rawURL)), err)
 	}
 	return s, nil
+}
+
+// cutScheme returns the scheme of a URL, in lower case, and what follows its "://".
+func cutScheme(rawURL string) (scheme, rest string, ok bool) {
+	if path, oneSlash := cutFilePath(rawURL); oneSlash {
+		return "file", path, true
+	}
+	scheme, rest, ok = strings.Cut(rawURL, "://")
+	if !ok || strings.ContainsFunc(scheme, notOfScheme) { // a password may precede a URL in a query
+		return "", "", false
+	}
+	return strings.ToLower(scheme), rest, true
+}
+
+// notOfScheme holds for characters that no scheme has (RFC 3986, section 3.1).
+func notOfScheme(c rune) bool {
+	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.')
+}
+
+// knownScheme reports whether newSource has a source for the scheme.
+func knownScheme(scheme string) bool {
+	switch scheme {
+	case "s3", "gs", "http", "https", "file":
+		return true
+	}
+	return false
+}
+
+func unknownScheme(scheme string) error {
+	return fmt.Errorf("unknown scheme %q: expected s3, gs, http, https or file", scheme)
 }
 
 // cutFilePath returns the path of a URL with a single slash, as file:/path,
@@ -104,11 +131,16 @@ func cutFilePath(rawURL string) (path string, ok bool) {
 
 // notURL returns the error for a text without a scheme.
 func notURL(text string) error {
-	shown := strings.TrimPrefix(redact.URL("x://"+text), "x://")
+	shown := redactPath(text)
 	if strings.HasPrefix(text, "/") {
 		return fmt.Errorf("%.200q is not a URL: did you mean %.200q?", shown, "file://"+shown)
 	}
 	return fmt.Errorf("%.200q is not a URL: expected s3://, gs://, http://, https:// or file://", shown)
+}
+
+// redactPath redacts a text without a scheme, which may be a URL that lacks one.
+func redactPath(text string) string {
+	return strings.TrimPrefix(redact.URL("x://"+text), "x://")
 }
 
 // withoutQuery returns what follows the scheme of a URL without its query and
