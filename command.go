@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -100,18 +101,25 @@ func (c *Commands) kinds() iter.Seq2[string, CommandLines] {
 }
 
 // check reports what the system would not take as a command or a variable.
-func (c *Commands) check() error {
+func (c *Commands) check(add func(err error, path string, item ...int)) {
 	for kind, list := range c.kinds() {
-		for _, line := range list {
+		for i, line := range list {
 			if strings.ContainsRune(string(line), 0) {
-				return fmt.Errorf(`manifest: commands.%s: "%s" has a NUL byte`, kind, proc.Shorten(line.label(), shortLabel))
+				add(fmt.Errorf(`commands.%s: "%s" has a NUL byte`, kind, proc.Shorten(line.label(), shortLabel)), "commands."+kind, i)
 			}
 		}
 	}
-	for name, value := range c.Env {
-		if err := proc.CheckVariable(name, value); err != nil {
-			return fmt.Errorf("manifest: commands.env: %w", err)
+	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
+		if err := proc.CheckVariable(name, c.Env[name]); err != nil {
+			add(fmt.Errorf("commands.env: %w", err), "commands.env."+name)
 		}
+	}
+}
+
+// checkSize reports that the command is too long to be started with the environment.
+func (c CommandLine) checkSize(kind string, env []string) error {
+	if err := proc.CheckSize([]string{"sh", "-c", string(c)}, env, "put it in a script file in the archive"); err != nil {
+		return fmt.Errorf(`%s command "%s": %w`, kind, proc.Shorten(c.label(), shortLabel), err)
 	}
 	return nil
 }
@@ -142,8 +150,8 @@ func (r *runner) check(ctx context.Context, c *Commands) error {
 			env = append(slices.Clone(env), resultVariables(kind, strings.Repeat("x", maxVariable), 0)...)
 		}
 		for _, line := range list {
-			if err := proc.CheckSize([]string{"sh", "-c", string(line)}, env, "put it in a script file in the archive"); err != nil {
-				return fmt.Errorf(`%s command "%s": %w`, kind, proc.Shorten(line.label(), shortLabel), err)
+			if err := line.checkSize(kind, env); err != nil {
+				return err
 			}
 		}
 	}

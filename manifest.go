@@ -2,19 +2,13 @@ package stretcher
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log"
 	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
-	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 	"github.com/fujiwara/stretcher/internal/yamlfields"
@@ -60,11 +54,9 @@ type Manifest struct {
 // parsed is what ParseManifest noticed and a Manifest has no field for. It is zero
 // for a Manifest that was made otherwise.
 type parsed struct {
-	defaultMode *os.FileMode // the DestMode that was put in place of an absent one
-	modeError   error        // dest_mode is not a mode
-	keepError   error        // keep_releases is not a number of releases
-	data        []byte       // the manifest as it was fetched
-	odd         []string     // unknown and duplicate keys
+	yamlfields.Result              // what is odd about the manifest, and its lines
+	defaultMode       *os.FileMode // the DestMode that was put in place of an absent one
+	data              []byte       // the manifest as it was fetched
 }
 
 // ParseManifest parses a manifest in YAML, after replacing the references to
@@ -79,29 +71,42 @@ func ParseManifest(data []byte) (*Manifest, error) {
 // parseManifest parses a manifest. With strict, check reports unknown and duplicate
 // keys, so they are not logged as well.
 func parseManifest(data []byte, strict bool) (*Manifest, error) {
-	m := &Manifest{parsed: parsed{data: data}}
-	data, err := envtemplate.Expand(data)
-	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	warnings, err := yamlfields.Decode(data, m.fields())
-	for _, w := range warnings {
-		if w.Kind == yamlfields.Unknown || w.Kind == yamlfields.Duplicate {
-			m.parsed.odd = append(m.parsed.odd, w.Refusal())
-			if strict {
-				continue
-			}
-		}
+	m, template := decodeManifest(data)
+	if w := template.Warning(); w != "" {
 		log.Printf("[WARN] manifest: %s", w)
 	}
-	if err != nil {
+	if err := template.Err(); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	for _, w := range yamlfields.Listed(m.parsed.Warnings) {
+		if w.Kind != yamlfields.Invalid && !(strict && odd(w)) { // they are for check
+			log.Printf("[WARN] manifest: %s", w)
+		}
+	}
+	if err := m.parsed.Err(); err != nil {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
+	return m, nil
+}
+
+// decodeManifest decodes a manifest as far as that is possible. What is wrong with
+// it is in its parsed, and in the result of its templates.
+func decodeManifest(data []byte) (*Manifest, *envtemplate.Result) {
+	m := &Manifest{}
+	template := envtemplate.Expand(data)
+	result := yamlfields.Decode(template.Text, m.fields())
+	result.Renumber(template.Line)
+	m.parsed.Result, m.parsed.data = *result, data
 	if m.DestMode == nil {
 		mode := DefaultDestMode
 		m.DestMode, m.parsed.defaultMode = &mode, &mode
 	}
-	return m, nil
+	return m, template
+}
+
+// odd reports whether a warning is an error with -strict.
+func odd(w yamlfields.Warning) bool {
+	return w.Kind == yamlfields.Unknown || w.Kind == yamlfields.Duplicate
 }
 
 // fields says where the value of each key goes.
@@ -119,9 +124,9 @@ func (m *Manifest) fields() []yamlfields.Field {
 		{Name: "src", To: &m.Src},
 		{Name: "checksum", To: &m.CheckSum},
 		{Name: "dest", To: &m.Dest},
-		{Name: "dest_mode", To: func(s yamlfields.Scalar) error {
-			m.DestMode, m.parsed.modeError = parseMode(s)
-			return nil // a wrong mode does not keep the failure commands from being read
+		{Name: "dest_mode", To: func(s yamlfields.Scalar) (warning string, err error) {
+			m.DestMode, warning, err = parseMode(s)
+			return warning, err
 		}},
 		{Name: "commands", To: []yamlfields.Field{
 			commands("pre", &c.Pre),
@@ -134,82 +139,27 @@ func (m *Manifest) fields() []yamlfields.Field {
 		{Name: "exclude_from", To: &m.ExcludeFrom},
 		{Name: "sync_strategy", To: &m.SyncStrategy},
 		{Name: "shared", To: &m.Shared, Item: "path"},
-		{Name: "keep_releases", To: func(s yamlfields.Scalar) error {
-			var err error
-			if m.KeepReleases, err = strconv.Atoi(s.Text); err != nil || m.KeepReleases < 1 || s.Quoted {
-				m.parsed.keepError = fmt.Errorf("line %d: keep_releases %.20q is not a number of at least 1", s.Line, s.Text)
+		{Name: "keep_releases", To: func(s yamlfields.Scalar) (warning string, err error) {
+			n, err := strconv.Atoi(s.Text)
+			if err != nil || n < 1 || s.Quoted {
+				return "", fmt.Errorf("keep_releases %.20q is not a number of at least 1", s.Text)
 			}
-			return nil // as for dest_mode
+			m.KeepReleases = n
+			return "", nil
 		}},
 	}
 }
 
 // parseMode returns the mode that a dest_mode is.
-func parseMode(s yamlfields.Scalar) (*os.FileMode, error) {
+func parseMode(s yamlfields.Scalar) (_ *os.FileMode, warning string, err error) {
 	if s.Quoted {
-		return nil, fmt.Errorf("line %d: dest_mode %.20q is a text: write it without quotes", s.Line, s.Text)
+		return nil, "", fmt.Errorf("dest_mode %.20q is a text: write it without quotes", s.Text)
 	}
 	mode, warning, err := destcheck.ParseMode(s.Text)
 	if err != nil {
-		return nil, fmt.Errorf("line %d: %w", s.Line, err)
+		return nil, "", err
 	}
-	if warning != "" {
-		log.Printf("[WARN] manifest: line %d: %s", s.Line, warning)
-	}
-	return &mode, nil
-}
-
-// check finds what would fail later, before anything has been done. A wrong value
-// is an error even where it would not be used, because src is missing.
-func (m *Manifest) check(conf Config) error {
-	if conf.Strict && len(m.parsed.odd) > 0 {
-		return fmt.Errorf("manifest: %s (an error because of -strict)", strings.Join(m.parsed.odd, "; "))
-	}
-	if m.Src == "" && m.Commands.empty() {
-		return errors.New("manifest: neither src nor commands: nothing to deploy (is it a manifest at all?)")
-	}
-	if m.Src != "" {
-		if m.CheckSum == "" {
-			return errors.New("manifest: src without checksum: give the md5, sha1, sha256 or sha512 of the archive in hex")
-		}
-		if m.Dest == "" {
-			return errors.New("manifest: src without dest: name the directory to deploy to")
-		}
-		// Only now, since a file that is no manifest may have a src: the error
-		// has its value.
-		if err := fetch.CheckURL(m.Src); err != nil {
-			return fmt.Errorf("manifest: src: %w", err)
-		}
-	}
-	if m.CheckSum != "" {
-		if _, err := newDigest(m.CheckSum); err != nil {
-			return fmt.Errorf("manifest: %w", err)
-		}
-	}
-	if m.Dest != "" {
-		if err := destcheck.Check(m.Dest); err != nil {
-			return fmt.Errorf("manifest: %w", err)
-		}
-	}
-	if err := cmp.Or(m.parsed.modeError, m.parsed.keepError); err != nil {
-		return fmt.Errorf("manifest: %w", err)
-	}
-	if _, err := destcheck.ModeBits(m.destMode()); err != nil {
-		return fmt.Errorf("manifest: %w", err)
-	}
-	if err := checkStrategy(m.SyncStrategy); err != nil {
-		return fmt.Errorf("manifest: %w", err)
-	}
-	if err := m.checkReleases(); err != nil {
-		return fmt.Errorf("manifest: %w", err)
-	}
-	if strings.ContainsRune(m.ExcludeFrom, 0) || slices.ContainsFunc(m.Excludes, func(p string) bool { return strings.ContainsRune(p, 0) }) {
-		return errors.New("manifest: excludes or exclude_from has a NUL byte")
-	}
-	if m.ExcludeFrom != "" && m.SyncStrategy != "mv" && !fs.ValidPath(filepath.Clean(strings.TrimLeft(m.ExcludeFrom, "/"))) {
-		return fmt.Errorf("manifest: exclude_from %q leaves the archive: name a file inside of it", m.ExcludeFrom)
-	}
-	return m.Commands.check()
+	return &mode, warning, nil
 }
 
 // hasDestMode reports whether the manifest sets dest_mode.

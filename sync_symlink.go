@@ -215,18 +215,19 @@ func (m *Manifest) source() ([]byte, error) {
 }
 
 // checkReleases checks the keys that only the strategy symlink uses.
-func (m *Manifest) checkReleases() error {
+func (m *Manifest) checkReleases(add func(err error, path string, item ...int), warn func(text, path string)) {
 	if m.KeepReleases < 0 {
-		return fmt.Errorf("keep_releases %d is not a number of at least 1", m.KeepReleases)
+		add(fmt.Errorf("keep_releases %d is not a number of at least 1", m.KeepReleases), "keep_releases")
 	}
 	if m.SyncStrategy != "symlink" && m.KeepReleases != 0 {
-		log.Print("[WARN] manifest: keep_releases does nothing without sync_strategy: symlink")
+		warn("keep_releases does nothing without sync_strategy: symlink", "keep_releases")
 	}
 	if m.SyncStrategy != "symlink" && len(m.Shared) > 0 {
-		log.Print("[WARN] manifest: shared does nothing without sync_strategy: symlink")
+		warn("shared does nothing without sync_strategy: symlink", "shared")
 	}
-	if err := releases.CheckShared(m.Shared); err != nil {
-		return fmt.Errorf("shared: %w", err)
+	for i, err := range releases.CheckShared(m.Shared) {
+		if err != nil {
+			add(fmt.Errorf("shared: %w", err), "shared", i)
+		}
 	}
-	return nil
 }

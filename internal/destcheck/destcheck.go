@@ -45,23 +45,38 @@ var shared = []string{"/opt", "/srv"}
 // /srv themselves are refused unless they are empty or missing. The error is one
 // line that begins with "dest".
 func Check(dest string) error {
+	p := resolve(dest)
+	if err := checkPlace(dest, p); err != nil {
+		return err
+	}
+	if temp, err := filepath.Abs(os.TempDir()); err == nil && p.is(temp) {
+		return fmt.Errorf("dest %s is the directory for temporary files (TMPDIR), whose other files would be deleted: name a directory below it", show(dest))
+	}
+	return checkShared(dest, p, shared)
+}
+
+// CheckName is what Check says of a dest on any host: it looks at nothing but the
+// name.
+func CheckName(dest string) error {
+	return checkPlace(dest, place{names: []string{filepath.Clean(dest)}})
+}
+
+// checkPlace refuses a dest that is no absolute path, or whose place is the root
+// directory or a directory of the system.
+func checkPlace(dest string, p place) error {
 	if !filepath.IsAbs(dest) {
 		return fmt.Errorf("dest %q is not an absolute path: it has to begin with /", dest)
 	}
 	if strings.ContainsRune(dest, 0) {
 		return fmt.Errorf("dest %q has a NUL byte", dest)
 	}
-	p := resolve(dest)
 	if p.is("/") {
 		return fmt.Errorf("dest %s is the root directory, whose other files would be deleted: name a directory below it", show(dest))
 	}
 	if name := p.oneOf(system); name != "" {
 		return fmt.Errorf("dest %s is %sa directory of the system, whose other files would be deleted: name a directory below it", show(dest), also(name, dest))
 	}
-	if temp, err := filepath.Abs(os.TempDir()); err == nil && p.is(temp) {
-		return fmt.Errorf("dest %s is the directory for temporary files (TMPDIR), whose other files would be deleted: name a directory below it", show(dest))
-	}
-	return checkShared(dest, p, shared)
+	return nil
 }
 
 func checkShared(dest string, p place, directories []string) error {

@@ -18,11 +18,12 @@ package envtemplate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"log"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -46,22 +47,48 @@ var (
 		`(?:env|must_env|json_escape)` + "[ \t\r\n\"'`()|}]")
 )
 
-// Expand returns text with the references in it replaced. Where something looks like
-// a reference and is not, it logs a warning with the line. The error names all
-// variables that must_env did not find.
-func Expand(text []byte) ([]byte, error) {
-	var out []byte
-	var missing []string
-	var odd []string // numbers of lines
-	done := 0        // bytes of text that out has
-	line, counted := 1, 0
+// Result is a text with its references replaced.
+type Result struct {
+	// Text is the new text. For a variable of must_env that is not set it has
+	// "unset".
+	Text []byte
+	// Missing are the references of must_env to variables that are not set, in the
+	// order of the text.
+	Missing []Reference
+	// Odd are the lines of what looks like a reference and is not, in their order.
+	Odd []int
+
+	moved []moved
+}
+
+// Reference is one reference in the text.
+type Reference struct {
+	// Line is the line in the original text, counted from 1.
+	Line int
+	// Name is the variable, if it looks like the name of one.
+	Name string
+}
+
+// moved is a place in both texts, at which the distance of the lines changes.
+type moved struct{ from, to int }
+
+// Expand returns text with the references in it replaced.
+func Expand(text []byte) *Result {
+	r := &Result{}
+	done := 0        // bytes of text that are in r.Text
+	from, to := 1, 1 // the lines at counted, and at the end of r.Text
+	counted := 0     // bytes of text up to which lines have been counted
+	lineAt := func(end int) int {
+		from += bytes.Count(text[counted:end], newline)
+		counted = end
+		return from
+	}
 	copyTo := func(end int) {
 		for _, at := range similar.FindAllIndex(text[done:end], -1) {
-			line += bytes.Count(text[counted:done+at[0]], []byte("\n"))
-			counted = done + at[0]
-			odd = append(odd, strconv.Itoa(line))
+			r.Odd = append(r.Odd, lineAt(done+at[0]))
 		}
-		out = append(out, text[done:end]...)
+		to += bytes.Count(text[done:end], newline)
+		r.Text = append(r.Text, text[done:end]...)
 	}
 	for _, at := range reference.FindAllSubmatchIndex(text, -1) {
 		names, ok := unquote(text[at[4]:at[5]])
@@ -70,26 +97,71 @@ func Expand(text []byte) ([]byte, error) {
 			continue
 		}
 		value := env(names)
+		copyTo(at[0])
+		start := moved{lineAt(at[0]), to}
 		if _, ok := os.LookupEnv(names[0]); must && !ok {
-			missing = append(missing, shown(names[0]))
+			r.Missing = append(r.Missing, Reference{lineAt(at[2]), shown(names[0])})
+			value = "unset"
 		}
 		if at[6] >= 0 {
 			value = jsonEscape(value)
 		}
-		copyTo(at[0])
-		out = append(out, value...)
+		r.Text = append(r.Text, value...)
+		to += strings.Count(value, "\n")
 		done = at[1]
+		if end := (moved{lineAt(done), to}); end.from-start.from != end.to-start.to {
+			r.moved = append(r.moved, start, end)
+		}
 	}
 	copyTo(len(text))
-	if len(odd) > 0 {
-		// Without a quotation: a default may be a secret, and the text any file of
-		// the host.
-		log.Printf(`[WARN] manifest: line %s: a template with env, must_env or json_escape stays as it is, because it is none of {{ env "NAME" "default" }}, {{ must_env "NAME" }} and {{ must_env "NAME" | json_escape }}`, list(odd))
+	return r
+}
+
+var newline = []byte("\n")
+
+// Line returns the line of the original text that a line of Text comes from. For a
+// value of several lines, that is the line of its reference.
+func (r *Result) Line(line int) int {
+	i, found := slices.BinarySearchFunc(r.moved, line, func(m moved, line int) int { return cmp.Compare(m.to, line) })
+	if found {
+		return r.moved[i].from
 	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("must_env: %s not set in the environment of the agent", list(missing))
+	from := line
+	if i > 0 {
+		from = r.moved[i-1].from + line - r.moved[i-1].to
 	}
-	return out, nil
+	if i < len(r.moved) {
+		from = min(from, r.moved[i].from)
+	}
+	return from
+}
+
+// Err returns an error of one line that names all Missing, nil if there are none.
+func (r *Result) Err() error {
+	if len(r.Missing) == 0 {
+		return nil
+	}
+	var names []string
+	for _, m := range r.Missing {
+		names = append(names, m.Name)
+	}
+	return fmt.Errorf("must_env: %s not set in the environment of the agent", list(names))
+}
+
+// OddText is what is to be said about a line of Odd. It has no quotation: a default
+// may be a secret, and the text any file of the host.
+const OddText = `a template with env, must_env or json_escape stays as it is, because it is none of {{ env "NAME" "default" }}, {{ must_env "NAME" }} and {{ must_env "NAME" | json_escape }}`
+
+// Warning returns one line about all of Odd, "" if there are none.
+func (r *Result) Warning() string {
+	if len(r.Odd) == 0 {
+		return ""
+	}
+	var lines []string
+	for _, line := range r.Odd {
+		lines = append(lines, strconv.Itoa(line))
+	}
+	return "line " + list(lines) + ": " + OddText
 }
 
 // unquote returns the arguments of a reference. It is false if one of them is not a

@@ -3,9 +3,8 @@ package envtemplate
 import (
 	"bytes"
 	"errors"
-	"io"
-	"log"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -39,20 +38,20 @@ func TestExpand(t *testing.T) {
 		`a {{ env "COLOUR" -}} {{- env "COLOUR" }}`:  "a greengreen",
 		`{{ must_env "QUOTED" | json_escape -}} ]`:   `say \"hi\"\n\\]`,
 	} {
-		if got, err := Expand([]byte(in)); err != nil || string(got) != want {
-			t.Errorf("%s: got %q, %v, expected %q", in, got, err, want)
+		if got := Expand([]byte(in)); got.Err() != nil || string(got.Text) != want {
+			t.Errorf("%s: got %q, %v, expected %q", in, got.Text, got.Err(), want)
 		}
 	}
-	_, err := Expand([]byte(`{{ must_env "NO_SUCH_B" }} {{ must_env "NO_SUCH_A" }} {{ must_env "NO_SUCH_B" }} {{ must_env "COLOUR" }}`))
+	err := Expand([]byte(`{{ must_env "NO_SUCH_B" }} {{ must_env "NO_SUCH_A" }} {{ must_env "NO_SUCH_B" }} {{ must_env "COLOUR" }}`)).Err()
 	if want := "must_env: NO_SUCH_B, NO_SUCH_A not set in the environment of the agent"; err == nil || err.Error() != want {
 		t.Errorf("got error %v, expected %s", err, want)
 	}
 }
 
 // Templates of other programs stay as they are. Those that look like references are
-// logged, but not quoted.
+// warned of, but not quoted.
 func TestOtherTemplates(t *testing.T) {
-	defer log.SetOutput(log.Writer())
+	t.Parallel()
 	for in, lines := range map[string]string{
 		`docker ps --format '{{.Names}}'`: "", `{{ .env "COLOUR" }}`: "", `{{ envy "COLOUR" }}`: "", `{{ $env }}`: "", `{ { env "COLOUR" } }`: "",
 		`{{ index .Config "env" }}`: "", `{{ "env x" }}`: "", `{{ 'a env b' }}`: "", `{{ .X }} env {{ .Y }}`: "", `${{ env.COLOUR }}`: "", `env "COLOUR"`: "", "{{\n.X env }}": "",
@@ -62,22 +61,54 @@ func TestOtherTemplates(t *testing.T) {
 		"\n\n{{ env S3CR3T }} {{ env X }}\n{{ env }}":    "3, 4",
 		strings.Repeat("{{ env S3CR3T }}\n", 12)[:12*17]: "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more",
 	} {
-		var logged strings.Builder
-		log.SetOutput(&logged)
-		if got, err := Expand([]byte(in)); err != nil || string(got) != in {
-			t.Errorf("%s: became %q, %v", in, got, err)
+		got := Expand([]byte(in))
+		if string(got.Text) != in || got.Err() != nil {
+			t.Errorf("%s: became %q, %v", in, got.Text, got.Err())
 		}
-		_, rest, _ := strings.Cut(logged.String(), "[WARN] manifest: line ")
-		if got, _, _ := strings.Cut(rest, ": "); got != lines || strings.Contains(rest, "S3CR3T") || strings.Count(rest, "\n") > 1 {
-			t.Errorf("%q: logged %q, expected line %s", in, logged.String(), lines)
+		_, rest, _ := strings.Cut(got.Warning(), "line ")
+		if at, _, _ := strings.Cut(rest, ": "); at != lines || strings.ContainsAny(got.Warning(), "\n") || strings.Contains(got.Warning(), "S3CR3T") {
+			t.Errorf("%q: got %q, expected line %s", in, got.Warning(), lines)
 		}
 	}
-	// Lines are counted in the manifest as it is stored.
-	t.Setenv("TWO_LINES", "1\n2")
-	var logged strings.Builder
-	log.SetOutput(&logged)
-	if _, err := Expand([]byte("a\n\n{{- env `TWO_LINES` -}}\n\n{{ env }}")); err != nil || !strings.Contains(logged.String(), "line 5: ") {
-		t.Errorf("got error %v, logged %q", err, logged.String())
+}
+
+// Lines are those of the manifest as it is stored.
+func TestLines(t *testing.T) {
+	t.Setenv("TWO_LINES", "x1\nx2")
+	for _, test := range []struct {
+		in, out string
+		lines   []int // of the lines of out
+		odd     []int
+		missing []Reference
+	}{
+		{"a\n\n{{- env `TWO_LINES` -}}\n\n{{ env }}\nb", "ax1\nx2{{ env }}\nb", []int{1, 5, 6}, []int{5}, nil},
+		{"a\n{{ env `TWO_LINES` }}\nb\nc", "a\nx1\nx2\nb\nc", []int{1, 2, 2, 3, 4}, nil, nil},
+		{"a {{ env `TWO_LINES` }} {{ env `TWO_LINES` }}\nb", "a x1\nx2 x1\nx2\nb", []int{1, 1, 1, 2}, nil, nil},
+		{"a\n b {{-\n\n must_env `NO_SUCH_A`\n}}\nc: {{ must_env \"NO_SUCH_B\" }}\n", "a\n bunset\nc: unset\n", []int{1, 2, 6, 7}, nil, []Reference{{4, "NO_SUCH_A"}, {6, "NO_SUCH_B"}}},
+	} {
+		got := Expand([]byte(test.in))
+		if string(got.Text) != test.out || !slices.Equal(got.Odd, test.odd) || !slices.Equal(got.Missing, test.missing) {
+			t.Errorf("%q: got %q, %v, %v, expected %+v", test.in, got.Text, got.Odd, got.Missing, test)
+		}
+		for i, want := range test.lines {
+			if line := got.Line(i + 1); line != want {
+				t.Errorf("%q: line %d comes from %d, expected %d", test.in, i+1, line, want)
+			}
+		}
+	}
+}
+
+// checkLines fails if the lines of an expanded text do not ascend within those of
+// the original.
+func checkLines(t *testing.T, in string, r *Result) {
+	t.Helper()
+	last := 1
+	for line := range bytes.Count(r.Text, newline) + 1 {
+		from := r.Line(line + 1)
+		if from < last || from > strings.Count(in, "\n")+1 {
+			t.Fatalf("%q: line %d of %q comes from line %d, after line %d", in, line+1, r.Text, from, last)
+		}
+		last = from
 	}
 }
 
@@ -85,8 +116,6 @@ func TestOtherTemplates(t *testing.T) {
 func FuzzExpand(f *testing.F) {
 	f.Setenv("STRETCHER_FUZZ", " é<\n\"\\{{")
 	f.Setenv("STRETCHER_EMPTY", "")
-	log.SetOutput(io.Discard)
-	f.Cleanup(func() { log.SetOutput(os.Stderr) })
 	f.Add(`a {{ env "STRETCHER_FUZZ" "default" }} b {{ must_env "STRETCHER_EMPTY" }}`)
 	f.Add("\n{{- env `STRETCHER_EMPTY` \"\\u00e9\"|json_escape\t-}} \r\n {{must_env \"STRETCHER_FUZZ\" | json_escape}} {{ env \"\\q\" }}")
 	f.Add(`{{ must_env "STRETCHER_NO_SUCH" }} {{ .X }} {{ env STRETCHER }} {{ if env "X" }}`)
@@ -102,7 +131,9 @@ func FuzzExpand(f *testing.F) {
 		},
 	}
 	f.Fuzz(func(t *testing.T, in string) {
-		out, err := Expand([]byte(in))
+		expanded := Expand([]byte(in))
+		out, err := expanded.Text, expanded.Err()
+		checkLines(t, in, expanded)
 		for _, text := range reference.Split(in, -1) {
 			if strings.Contains(text, "{{") || strings.HasSuffix(text, "{") {
 				return
@@ -128,7 +159,7 @@ func FuzzExpand(f *testing.F) {
 // The text may be any file of the host.
 func TestNoLeak(t *testing.T) {
 	t.Parallel()
-	_, err := Expand([]byte("{{ must_env \"hunter2 s3cret\" }} {{ must_env \"STRETCHER_NO_SUCH\" }}"))
+	err := Expand([]byte("{{ must_env \"hunter2 s3cret\" }} {{ must_env \"STRETCHER_NO_SUCH\" }}")).Err()
 	if want := "must_env: (not a name), STRETCHER_NO_SUCH not set in the environment of the agent"; err == nil || err.Error() != want {
 		t.Errorf("got %v, expected %s", err, want)
 	}

@@ -80,12 +80,12 @@ func gunzip(data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, noEOF(err)
 	}
-	data, err = io.ReadAll(io.LimitReader(r, maxManifestSize+1))
+	data, err = io.ReadAll(io.LimitReader(r, MaxManifest+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > maxManifestSize {
-		return nil, fmt.Errorf("larger than %s", humanize.IBytes(maxManifestSize))
+	if len(data) > MaxManifest {
+		return nil, fmt.Errorf("larger than %s", humanize.IBytes(MaxManifest))
 	}
 	return data, nil
 }

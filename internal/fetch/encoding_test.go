@@ -29,7 +29,7 @@ func TestDecode(t *testing.T) {
 	t.Parallel()
 	plain := []byte("src: größe\n")
 	packed := gzipped(t, plain)
-	most := bytes.Repeat([]byte{'#'}, maxManifestSize)
+	most := bytes.Repeat([]byte{'#'}, MaxManifest)
 	for _, test := range []struct {
 		encoding string
 		data     []byte
@@ -74,7 +74,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, sent string, data []byte) {
 		e := encoding{sent: sent}
-		if got, err := e.decode(data); err != nil && (got != nil || strings.ContainsAny(err.Error(), "\n\x1b")) || len(got) > max(len(data), maxManifestSize) {
+		if got, err := e.decode(data); err != nil && (got != nil || strings.ContainsAny(err.Error(), "\n\x1b")) || len(got) > max(len(data), MaxManifest) {
 			t.Errorf("%q: %d bytes, error %v", sent, len(got), err)
 		}
 		if strings.ContainsAny(e.hint(), "\n\x1b") {

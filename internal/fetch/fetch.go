@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxManifestSize is how large a manifest may be, in bytes.
-	maxManifestSize = 1 << 20
+	// MaxManifest is how large a manifest may be, in bytes.
+	MaxManifest = 1 << 20
 	// defaultConnections is the number of connections for a large object.
 	defaultConnections = 4
 )
@@ -95,7 +95,7 @@ func CheckURL(url string) error {
 func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 	o.Connections, o.MaxBandwidth = 1, 0
 	data := &memory{}
-	f := newFetcher(url, newSpool(data, maxManifestSize), o)
+	f := newFetcher(url, newSpool(data, MaxManifest), o)
 	f.limitAttempts = true
 	if err := f.fetch(ctx); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package releases
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,30 +15,33 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// CheckShared reports shared paths that are not relative paths inside of a release,
-// or of which one is inside of another.
-func CheckShared(paths []string) error {
+// CheckShared returns what is wrong with each of the shared paths, nil for one that is
+// fine: they have to be relative paths inside of a release, of which none is inside
+// of another.
+func CheckShared(paths []string) []error {
+	problems := make([]error, len(paths))
 	var checked []string
-	for _, p := range paths {
+	for i, p := range paths {
 		clean := path.Clean(p)
 		switch {
 		case clean == ".":
-			return fmt.Errorf("%q is the release itself: name a path inside of it", p)
+			problems[i] = fmt.Errorf("%q is the release itself: name a path inside of it", p)
 		case strings.HasPrefix(p, "/"):
-			return fmt.Errorf("%q is absolute: name a path inside of the release, relative to it", p)
+			problems[i] = fmt.Errorf("%q is absolute: name a path inside of the release, relative to it", p)
 		case strings.ContainsRune(p, 0):
-			return fmt.Errorf("%q has a NUL byte", p)
+			problems[i] = fmt.Errorf("%q has a NUL byte", p)
 		case strings.Contains("/"+p+"/", "/../"):
-			return fmt.Errorf(`%q has ".." in it: name a path inside of the release`, p)
+			problems[i] = fmt.Errorf(`%q has ".." in it: name a path inside of the release`, p)
 		}
-		for i, other := range checked {
+		for j, other := range checked {
 			if clean == other || strings.HasPrefix(clean, other+"/") || strings.HasPrefix(other, clean+"/") {
-				return fmt.Errorf("%q and %q are the same, or one is inside of the other: name each path once", paths[i], p)
+				problems[i] = cmp.Or(problems[i], fmt.Errorf("%q and %q are the same, or one is inside of the other: name each path once", paths[j], p))
+				break
 			}
 		}
 		checked = append(checked, clean)
 	}
-	return nil
+	return problems
 }
 
 // sharedPath is a path that a tree has a link for.
@@ -48,7 +52,7 @@ type sharedPath struct {
 
 // linkShared replaces shared paths in the tree by links to the shared directory.
 func (s *Store) linkShared(tree *treesync.Fresh, paths []string) ([]sharedPath, error) {
-	if err := CheckShared(paths); err != nil {
+	if err := cmp.Or(CheckShared(paths)...); err != nil {
 		return nil, fmt.Errorf("shared: %w", err)
 	}
 	var list []sharedPath

@@ -1,6 +1,7 @@
 package releases
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -89,12 +90,12 @@ func bindMount(t *testing.T, from, to string) {
 func TestCheckShared(t *testing.T) {
 	t.Parallel()
 	for _, paths := range [][]string{nil, {"a"}, {"a/b", "a/c", "a-b", "..a", "a..", "a/b./"}, {"./a//b/"}, {" "}, {"\xff"}} {
-		if err := CheckShared(paths); err != nil {
+		if err := cmp.Or(CheckShared(paths)...); err != nil {
 			t.Errorf("%q: %v", paths, err)
 		}
 	}
 	for _, paths := range [][]string{{""}, {"."}, {"./"}, {"/"}, {"/a"}, {"//a"}, {".."}, {"../a"}, {"a/.."}, {"a/../b"}, {"a", "a"}, {"a", "./a/"}, {"a", "a/b"}, {"a/b", "a"}, {"a", "b", "a/b/c"}, {"a\x00"}} {
-		if err := CheckShared(paths); err == nil {
+		if err := cmp.Or(CheckShared(paths)...); err == nil {
 			t.Errorf("%q are no error", paths)
 		}
 	}
@@ -105,7 +106,7 @@ func FuzzCheckShared(f *testing.F) {
 		f.Add(p, "b/c")
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
-		if CheckShared([]string{a, b}) != nil {
+		if cmp.Or(CheckShared([]string{a, b})...) != nil {
 			return
 		}
 		top := t.TempDir()

@@ -18,7 +18,7 @@
 //	    decode the value into the variable of the field, by the variable's type;
 //	      a nested table of fields is decoded by mapping
 //	    warn of a key that no field has
-//	sort warnings and problems by line, and join the problems to one error
+//	sort warnings and problems by line
 //
 // The work is linear in the size of the document, whatever its aliases are: the
 // entries of a mapping are listed once for each field, a mapping that is merged
@@ -26,9 +26,7 @@
 package yamlfields
 
 import (
-	"cmp"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -49,9 +47,13 @@ type Field struct {
 	//	[]Field             a mapping with these keys; null changes nothing
 	//	func([]string)      called with a list of scalars, as *[]string gets it
 	//	func(Scalar) error  called with a scalar, but not with null
+	//	func(Scalar) (warning string, err error)
+	//	                    the same, with an error that is a warning only
 	//
-	// An error of the function has to be one line that continues a sentence
-	// which begins with the key, such as "is not a number".
+	// The error of the first function is a problem. It has to be one line that
+	// continues a sentence which begins with the key, such as "is not a number". For
+	// the second one, a warning other than "" becomes one of the kind Doubtful, and an
+	// error one of the kind Invalid; both have to be a whole line.
 	To any
 	// Item is a noun for an item of a list, such as "command", that follows "a"
 	// in errors.
@@ -71,45 +73,6 @@ type Scalar struct {
 	Line int
 }
 
-// Kind tells warnings apart.
-type Kind int
-
-// The kinds of warnings.
-const (
-	Unknown   Kind = iota // an unknown key
-	Duplicate             // a key that is set again
-	Document              // a second document
-	Lost                  // the beginning of a text, which YAML takes for a tag or an anchor
-	problem               // an error
-)
-
-// Warning is about a part of the document that Decode ignores.
-type Warning struct {
-	Kind Kind
-	Line int // counted from 1; 0 for a Text that stands for several lines
-	Text string
-}
-
-func (w Warning) String() string {
-	if w.Line == 0 {
-		return w.Text
-	}
-	return fmt.Sprintf("line %d: %s", w.Line, w.Text)
-}
-
-// Refusal returns the text of a warning for a caller that does not accept such a
-// document: it does not say what is done with that part.
-func (w Warning) Refusal() string {
-	return done.Replace(w.String())
-}
-
-var done = strings.NewReplacer(ignored, "", lastUsed, "")
-
-const (
-	ignored  = " is ignored"
-	lastUsed = ": the last value is used"
-)
-
 // Decode decodes the first document of data. Fields without a key in the document
 // keep their values, so an empty document is valid.
 //
@@ -117,16 +80,19 @@ const (
 // ignored with a warning. There is none for an unknown key of the outermost
 // mapping that begins with "x-" or ".", or that has an anchor which is referenced.
 //
-// The error is a single line, with all problems in the order of their lines, as
-// "line 2: ...; line 5: ...". After an error, some of the fields have been set.
-// Neither the error nor the warnings contain anything of data but keys that
-// consist of at most 40 letters, digits, "_" and "-", and, where at least two keys
-// are known, so that data is no arbitrary file, texts that stand where a list of
-// them should be. At most 10 problems, and 10 warnings of each kind, are listed,
-// followed by one that says how many more there are.
-func Decode(data []byte, fields []Field) ([]Warning, error) {
-	d := &decoder{data: data, referenced: map[*yaml.Node]bool{}}
+// After a problem, some of the fields have been set.
+//
+// Neither problems nor warnings contain anything of data but keys that consist of at
+// most 40 letters, digits, "_" and "-", and, where at least two keys are known, so
+// that data is no arbitrary file, texts that stand where a list of them should be.
+// What the functions of fields return is up to them.
+func Decode(data []byte, fields []Field) *Result {
+	d := &decoder{data: data, referenced: map[*yaml.Node]bool{}, places: map[string]*place{}}
+	document := &place{line: 1}
 	if root := d.parse(); root != nil {
+		if root.Kind == yaml.MappingNode {
+			document.line = root.Line
+		}
 		d.walk(root, map[*yaml.Node]bool{})
 		if len(d.problems) == 0 {
 			d.fields = fields
@@ -134,14 +100,9 @@ func Decode(data []byte, fields []Field) ([]Warning, error) {
 			d.mapping(root, "", fields)
 		}
 	}
-	if len(d.problems) == 0 {
-		return d.warnings.listed(), nil
-	}
-	var texts []string
-	for _, p := range d.problems.listed() {
-		texts = append(texts, p.String())
-	}
-	return d.warnings.listed(), errors.New(strings.Join(texts, "; "))
+	document.wrong = len(d.problems) > 0 && len(d.places) == 0
+	d.places[""] = document
+	return &Result{Warnings: d.warnings.sorted(), Problems: d.problems.sorted(), places: d.places}
 }
 
 type decoder struct {
@@ -151,6 +112,7 @@ type decoder struct {
 	quote              bool                // whether values may be quoted
 	referenced         map[*yaml.Node]bool // the nodes that aliases refer to
 	warnings, problems report
+	places             map[string]*place // of the keys that fields have
 }
 
 // walk visits all nodes below n. open has the nodes that n is inside of: every
@@ -196,10 +158,8 @@ func (d *decoder) mapping(n *yaml.Node, path string, fields []Field) {
 		for _, e := range d.entries(value) {
 			i := slices.IndexFunc(fields, func(f Field) bool { return f.Name == e.name })
 			switch {
-			case i >= 0 && path == "":
-				d.field(e.value, e.name, fields[i])
 			case i >= 0:
-				d.field(e.value, path+"."+e.name, fields[i])
+				d.field(e, strings.TrimPrefix(path+"."+e.name, "."), fields[i])
 			case path == "" && (strings.HasPrefix(e.name, "x-") || strings.HasPrefix(e.name, ".") || d.referenced[e.value]):
 			default:
 				d.warnings.add(Unknown, e.key.Line, "unknown key %s"+ignored+"%s", shown(e.name), d.suggestion(e.name, path, fields))
@@ -216,9 +176,16 @@ func (d *decoder) mapping(n *yaml.Node, path string, fields []Field) {
 	}
 }
 
-// field decodes n, the value of the key path, into the variable of f.
-func (d *decoder) field(n *yaml.Node, path string, f Field) {
-	value := target(n)
+// field decodes the value of e, whose key is path, into the variable of f.
+func (d *decoder) field(e entry, path string, f Field) {
+	n, value := e.value, target(e.value)
+	at := &place{line: e.key.Line}
+	if value.Kind == yaml.ScalarNode {
+		at.line = n.Line // also if that is not the line of the key
+	}
+	d.places[path] = at
+	before := len(d.problems)
+	defer func() { at.wrong = len(d.problems) > before }()
 	d.warnLost(n, path)
 	switch to := f.To.(type) {
 	case *string:
@@ -228,13 +195,23 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 			d.problems.add(problem, n.Line, "%s is %s, expected a text", path, kind(value))
 		}
 	case func(Scalar) error:
-		s, ok := d.scalar(n)
-		switch {
-		case !ok:
+		if s, ok := d.scalar(n); !ok {
 			d.problems.add(problem, n.Line, "%s is %s, expected a text", path, kind(value))
-		case !isNull(value):
+		} else if !isNull(value) {
 			if err := to(s); err != nil {
 				d.problems.add(problem, n.Line, "%s %v", path, err)
+			}
+		}
+	case func(Scalar) (warning string, err error):
+		if s, ok := d.scalar(n); !ok {
+			d.problems.add(problem, n.Line, "%s is %s, expected a text", path, kind(value))
+		} else if !isNull(value) {
+			warning, err := to(s)
+			if warning != "" {
+				d.warnings.add(Doubtful, n.Line, "%s", warning)
+			}
+			if err != nil {
+				d.warnings.add(Invalid, n.Line, "%s", err)
 			}
 		}
 	case *[]string:
@@ -254,6 +231,7 @@ func (d *decoder) field(n *yaml.Node, path string, f Field) {
 				}
 				d.warnLost(e.value, path+": "+shown(e.name))
 				(*to)[e.name] = s.Text
+				d.places[path+"."+e.name] = &place{line: e.key.Line}
 			}
 		default:
 			d.problems.add(problem, n.Line, `%s is %s, expected a map: write it as "NAME: value" on lines of their own`, path, kind(value))
@@ -279,6 +257,7 @@ func (d *decoder) list(n *yaml.Node, path, item string) (list []string) {
 			}
 			d.warnLost(node, fmt.Sprintf("%s has a %s that", path, item))
 			list = append(list, s.Text)
+			d.places[path].items = append(d.places[path].items, node.Line)
 		}
 	default:
 		d.problems.add(problem, n.Line, "%s is %s, expected a list: %s", path, kind(value), d.listHint(value, item))
@@ -347,47 +326,4 @@ func shown(key string) string {
 		return key
 	}
 	return "(not a name)"
-}
-
-// maxReport is the number of problems, and of warnings of a kind, that are listed.
-const maxReport = 10
-
-// maxKept bounds the memory for them.
-const maxKept = 100_000
-
-// report is a list of warnings or problems.
-type report []Warning
-
-func (r *report) add(kind Kind, line int, format string, args ...any) {
-	if len(*r) < maxKept {
-		*r = append(*r, Warning{kind, line, fmt.Sprintf(format, args...)})
-	}
-}
-
-// listed returns what is to be shown, in the order of the lines, and without
-// duplicates: a mapping that is merged into several others may cause the same
-// warning several times.
-func (r report) listed() []Warning {
-	slices.SortFunc(r, func(a, b Warning) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Text, b.Text))
-	})
-	var list []Warning
-	count := map[Kind]int{}
-	for _, w := range slices.Compact(r) {
-		if count[w.Kind]++; count[w.Kind] <= maxReport {
-			list = append(list, w)
-		}
-	}
-	for i, of := range [...]string{Unknown: "unknown key", Duplicate: "duplicate key", Document: "document", Lost: "unquoted text", problem: "problem"} {
-		kind := Kind(i)
-		more := count[kind] - maxReport
-		if more <= 0 {
-			continue
-		}
-		if more > 1 {
-			of += "s"
-		}
-		list = append(list, Warning{Kind: kind, Text: fmt.Sprintf("and %d more %s", more, of)})
-	}
-	return list
 }

@@ -28,7 +28,7 @@ type manifest struct {
 }
 
 func decode(data string) (m manifest, warnings string, err error) {
-	list, err := Decode([]byte(data), []Field{
+	result := Decode([]byte(data), []Field{
 		{Name: "src", To: &m.Src},
 		{Name: "checksum", To: &m.CheckSum},
 		{Name: "dest", To: &m.Dest},
@@ -39,6 +39,15 @@ func decode(data string) (m manifest, warnings string, err error) {
 			}
 			return nil
 		}},
+		{Name: "keep", To: func(s Scalar) (warning string, err error) {
+			switch s.Text {
+			case "bad":
+				return "", errors.New("keep is not a number")
+			case "odd":
+				return "keep is odd", nil
+			}
+			return "", nil
+		}},
 		{Name: "excludes", To: &m.Excludes, Item: "pattern"},
 		{Name: "commands", To: []Field{
 			{Name: "pre", To: &m.Commands.Pre, Item: "command"},
@@ -47,10 +56,10 @@ func decode(data string) (m manifest, warnings string, err error) {
 		}},
 	})
 	var texts []string
-	for _, w := range list {
+	for _, w := range Listed(result.Warnings) {
 		texts = append(texts, w.String())
 	}
-	return m, strings.Join(texts, "; "), err
+	return m, strings.Join(texts, "; "), result.Err()
 }
 
 // likeV2 are documents without merge keys and duplicate keys, which yaml.v2
@@ -197,7 +206,7 @@ func TestScalar(t *testing.T) {
 		"":                     {"not called", false, 0},
 	} {
 		got := Scalar{Text: "not called"}
-		_, err := Decode([]byte(in), []Field{{Name: "a", To: func(s Scalar) error { got = s; return nil }}})
+		err := Decode([]byte(in), []Field{{Name: "a", To: func(s Scalar) (string, error) { got = s; return "", nil }}}).Err()
 		if err != nil || got != want {
 			t.Errorf("%q: got %+v and %v, expected %+v", in, got, err, want)
 		}
@@ -208,7 +217,7 @@ func TestAbsentAndNull(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{"b: c": "was", "a: ~": "", "a: ''": "", "a: c": "c"} {
 		got := "was"
-		if _, err := Decode([]byte(in), []Field{{Name: "a", To: &got}}); err != nil || got != want {
+		if err := Decode([]byte(in), []Field{{Name: "a", To: &got}}).Err(); err != nil || got != want {
 			t.Errorf("%q: got %q and %v, expected %q", in, got, err, want)
 		}
 	}
@@ -256,6 +265,8 @@ func TestMerge(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
+		"keep: bad\nsrc: a":                      "line 1: keep is not a number",
+		"x-m: &m odd\nkeep:\n  *m\nsrc: a":       "line 3: keep is odd",
 		"src: a\ncheksum: b":                     "line 2: unknown key cheksum is ignored: did you mean checksum?",
 		"scr: a":                                 "line 1: unknown key scr is ignored: did you mean src?",
 		"Src: a\nDEST: b":                        "line 1: unknown key Src is ignored: did you mean src?; line 2: unknown key DEST is ignored: did you mean dest?",
@@ -310,16 +321,16 @@ func TestOneMore(t *testing.T) {
 	}
 }
 
-func TestRefusal(t *testing.T) {
+func TestRefused(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"scr: a":         "line 1: unknown key scr: did you mean src?",
 		"url: a":         "line 1: unknown key url",
 		"src: a\nsrc: b": "line 2: duplicate key src",
 	} {
-		warnings, err := Decode([]byte(in), []Field{{Name: "src", To: new(string)}})
-		if err != nil || len(warnings) != 1 || warnings[0].Refusal() != want {
-			t.Errorf("%q: got %v and %v, expected %s", in, warnings, err, want)
+		r := Decode([]byte(in), []Field{{Name: "src", To: new(string)}})
+		if r.Err() != nil || len(r.Warnings) != 1 || r.Warnings[0].Refused().String() != want {
+			t.Errorf("%q: got %v and %v, expected %s", in, r.Warnings, r.Err(), want)
 		}
 	}
 }
@@ -352,6 +363,7 @@ func TestErrors(t *testing.T) {
 		"commands:\n  pre:\n  - echo a:":                              `line 3: commands.pre has a map where a command should be: put a command with ": " in it in quotes, as - 'echo a:'`,
 		"src: [a]\ndest: {a: b}":                                      "line 1: src is a list, expected a text; line 2: dest is a map, expected a text",
 		"dest_mode: bad":                                              "line 1: dest_mode is not a mode",
+		"keep: [a]":                                                   "line 1: keep is a list, expected a text",
 		"dest_mode: [a]":                                              "line 1: dest_mode is a list, expected a text",
 		"commands: {env: [a]}":                                        `line 1: commands.env is a list, expected a map: write it as "NAME: value" on lines of their own`,
 		"commands: {env: {A: [a]}}":                                   "line 1: commands.env: A is a list, expected a text",
@@ -500,5 +512,49 @@ func TestNoLeak(t *testing.T) {
 				t.Errorf("%s: %q is in: %s", name, secret, report)
 			}
 		}
+	}
+}
+
+func TestLines(t *testing.T) {
+	t.Parallel()
+	const in = "# a\nsrc:\n  a\ncommands:\n  pre:\n  - a\n\n  - [b]\n  env:\n    A: b\n    C.D: [e]\nexcludes: &e [a,\n b]\ndest: [c]\n<<: {checksum: *e}\n"
+	var list []string
+	var variables map[string]string
+	r := Decode([]byte(in), []Field{
+		{Name: "src", To: new(string)}, {Name: "checksum", To: &list}, {Name: "dest", To: new(string)}, {Name: "excludes", To: &list},
+		{Name: "commands", To: []Field{{Name: "pre", To: &list}, {Name: "post", To: &list}, {Name: "env", To: &variables}}},
+	})
+	for _, test := range []struct {
+		path  string
+		item  []int
+		wrong bool
+		line  int
+	}{
+		{"src", nil, false, 3},
+		{"commands", nil, true, 4},
+		{"commands.pre", nil, true, 5},
+		{"commands.pre", []int{0}, true, 6},
+		{"commands.pre", []int{1}, true, 8},
+		{"commands.pre", []int{2}, true, 5},
+		{"commands.post", nil, false, 4},
+		{"commands.env.A", nil, false, 10},
+		{"commands.env.C.D", nil, false, 11},
+		{"commands.env.E", nil, false, 9},
+		{"excludes", []int{1}, false, 13},
+		{"checksum", []int{0}, false, 12},
+		{"dest", nil, true, 14},
+		{"no_such", nil, false, 2},
+		{"", nil, false, 2},
+	} {
+		if got := r.Line(test.path, test.item...); got != test.line || r.Wrong(test.path) != test.wrong {
+			t.Errorf("%s %v: line %d, wrong %t, expected %+v", test.path, test.item, got, r.Wrong(test.path), test)
+		}
+	}
+	if not := Decode([]byte("\na: ["), nil); !not.Wrong("") || not.Line("") != 1 {
+		t.Error("a document that cannot be parsed is not wrong at line 1")
+	}
+	r.Renumber(func(line int) int { return 10 * line })
+	if r.Line("commands.pre", 1) != 80 || r.Problems[0].Line != 80 {
+		t.Errorf("renumbered: %d and %v", r.Line("commands.pre", 1), r.Problems)
 	}
 }
