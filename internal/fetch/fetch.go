@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/redact"
@@ -48,6 +49,9 @@ type Options struct {
 	// Debug logs how long each step of every HTTP request took, for http and
 	// https.
 	Debug bool
+	// Received, if it is not nil, is increased by the number of bytes of the object
+	// that arrive, while they do. It counts those of failed attempts too.
+	Received *atomic.Int64
 
 	// The rest is for tests. 0 and nil stand for the default.
 

@@ -233,6 +233,9 @@ func (f *fetcher) restart() error {
 func (f *fetcher) store(p []byte, offset int64) error {
 	f.progress.done.Add(int64(len(p)))
 	f.progress.received.Add(int64(len(p)))
+	if f.Received != nil {
+		f.Received.Add(int64(len(p)))
+	}
 	return f.spool.writeAt(p, offset)
 }
 

@@ -112,7 +112,7 @@ func (s *Store) point(target string) error {
 		if err := unix.Unlinkat(s.parent, s.name, 0); err != nil && err != unix.ENOENT {
 			return err
 		}
-		return flushDir(s.parent)
+		return unixfs.FlushDir(s.parent)
 	}
 	temporary := s.temporaryLink()
 	if err := unix.Symlinkat(target, s.parent, temporary); err != nil {
@@ -121,16 +121,7 @@ func (s *Store) point(target string) error {
 	if err := unix.Renameat(s.parent, temporary, s.parent, s.name); err != nil {
 		return errors.Join(err, unix.Unlinkat(s.parent, temporary, 0))
 	}
-	return flushDir(s.parent)
-}
-
-// flushDir waits until the names in an open directory are on disk. A file system
-// that cannot do that for a directory fails with EINVAL (fsync(2)).
-func flushDir(dir int) error {
-	if err := unix.Fsync(dir); err != nil && err != unix.EINVAL {
-		return fmt.Errorf("flush to disk: %w", err)
-	}
-	return nil
+	return unixfs.FlushDir(s.parent)
 }
 
 // Undo puts dest back to what it was before Switch, and removes the release that

@@ -78,7 +78,7 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, sha
 		return fmt.Errorf("finish the release: %w", err)
 	}
 	// The link must not be on disk before the mark.
-	if err := flushDir(s.dir); err != nil {
+	if err := unixfs.FlushDir(s.dir); err != nil {
 		return fmt.Errorf("finish the release: %w", err)
 	}
 	log.Printf("Made the release %s: %s, %s of it cloned from the one before", s.made, humanize.IBytes(uint64(tree.Size())), humanize.IBytes(uint64(tree.Cloned())))
