@@ -19,13 +19,11 @@ import (
 func ArgumentURL(arg string) (string, error) {
 	text := strings.TrimSpace(arg)
 	scheme, _, isURL := cutScheme(text)
+	isURL = isURL && !strings.ContainsAny(text, "\r\n")
 	if isURL && knownScheme(scheme) {
 		return text, nil
 	}
-	shown := redact.URL(text)
-	if !isURL {
-		shown = redactPath(arg)
-	}
+	shown := redact.URL(arg)
 	info, err := os.Stat(arg)
 	if err != nil && isURL {
 		return "", fmt.Errorf("%.200q: %w", shown, unknownScheme(scheme))

@@ -22,6 +22,7 @@ func TestArgumentURL(t *testing.T) {
 		"/dev/null":                      "not a regular file",
 		"":                               `"" is neither a URL`,
 		"\x00":                           `"\x00" is neither a URL`,
+		"s3://b/1\ns3://b/2?sig=s3cret":  `"s3://b/1\ns3://b/2?sig=REDACTED" is neither a URL`,
 		"http:/h/app.yml":                `"http:/h/app.yml" is neither a URL`,
 		"://h/app.yml":                   `unknown scheme ""`,
 		"ftp://u:s3cret@h/?token=s3cret": `unknown scheme "ftp"`,

@@ -95,15 +95,10 @@ func cutScheme(rawURL string) (scheme, rest string, ok bool) {
 		return "file", path, true
 	}
 	scheme, rest, ok = strings.Cut(rawURL, "://")
-	if !ok || strings.ContainsFunc(scheme, notOfScheme) { // a password may precede a URL in a query
+	if !ok || strings.ContainsAny(scheme, ":/?#@") { // then the URL is in a query, for example
 		return "", "", false
 	}
 	return strings.ToLower(scheme), rest, true
-}
-
-// notOfScheme holds for characters that no scheme has (RFC 3986, section 3.1).
-func notOfScheme(c rune) bool {
-	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.')
 }
 
 // knownScheme reports whether newSource has a source for the scheme.
@@ -131,16 +126,11 @@ func cutFilePath(rawURL string) (path string, ok bool) {
 
 // notURL returns the error for a text without a scheme.
 func notURL(text string) error {
-	shown := redactPath(text)
+	shown := redact.URL(text)
 	if strings.HasPrefix(text, "/") {
 		return fmt.Errorf("%.200q is not a URL: did you mean %.200q?", shown, "file://"+shown)
 	}
 	return fmt.Errorf("%.200q is not a URL: expected s3://, gs://, http://, https:// or file://", shown)
-}
-
-// redactPath redacts a text without a scheme, which may be a URL that lacks one.
-func redactPath(text string) string {
-	return strings.TrimPrefix(redact.URL("x://"+text), "x://")
 }
 
 // withoutQuery returns what follows the scheme of a URL without its query and

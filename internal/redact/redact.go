@@ -43,9 +43,23 @@ func within(s string, depth int) string {
 // the length.
 const maxNested = 8
 
-// URL is Text for a string that is a single URL. It finds secrets also where the
-// URL contains spaces, quotes and other characters that end one in a text.
-func URL(u string) string { return nested(withoutHidden(u), maxNested) }
+// URL is Text for a string that is a single URL, or was meant to be one and lacks its
+// scheme. It finds secrets also where the URL contains spaces, quotes and other
+// characters that end one in a text.
+func URL(u string) string {
+	u = withoutHidden(u)
+	if i := strings.IndexAny(u, ":/?#@"); i >= 0 && strings.HasPrefix(u[i:], "://") {
+		return nested(u, maxNested)
+	}
+	before := ""
+	for _, prefix := range []string{"//", "file:"} { // file:/path is a URL (RFC 8089, section 2)
+		if len(u) >= len(prefix) && strings.EqualFold(u[:len(prefix)], prefix) {
+			before = u[:len(prefix)]
+		}
+	}
+	const scheme = "x://"
+	return before + strings.TrimPrefix(nested(scheme+u[len(before):], maxNested), scheme)
+}
 
 // Error returns err with a text that can be shown: redacted and Printable, and so
 // a single line. It still wraps err.

@@ -77,6 +77,16 @@ func TestRedactURL(t *testing.T) {
 		"no URL":                          "no URL",
 		`http://u:SEC"RET <x>@h/`:         "http://u:REDACTED@h/",
 		`https://h/a b?token="x y"&c=d e`: `https://h/a b?token=REDACTED&c=d e`,
+		// Without a scheme it is not a URL, but was meant to be one.
+		"u:SECRET@h/app.yml?token=SECRET":  "u:REDACTED@h/app.yml?token=REDACTED",
+		"//u:SECRET@h/app.yml":             "//u:REDACTED@h/app.yml",
+		"u:SECRET@h/?next=http://h/":       "u:REDACTED@h/?next=http://h/",
+		"http:/u:SECRET@h/":                "http:REDACTED@h/",
+		"h/?next=http://u:SECRET@h/":       "h/?next=http://u:REDACTED@h/",
+		"file:/srv/a:b@c.yml?token=SECRET": "file:/srv/a:b@c.yml?token=REDACTED",
+		"/srv/a:b@c.yml":                   "/srv/a:b@c.yml",
+		"/srv/app.yml?token=SECRET":        "/srv/app.yml?token=REDACTED",
+		"git@example.com:app.yml":          "git@example.com:app.yml",
 	} {
 		if got := URL(in); got != want {
 			t.Errorf("%s:\ngot      %s\nexpected %s", in, got, want)
@@ -128,8 +138,11 @@ func FuzzRedact(f *testing.F) {
 					t.Errorf("%s\nbecomes %s", line, got)
 				}
 			}
-			if got := URL(full); strings.Contains(got, secret) {
-				t.Errorf("%s\nbecomes %s", full, got)
+			_, noScheme, _ := strings.Cut(full, "://")
+			for _, whole := range []string{full, noScheme, "//" + noScheme} {
+				if got := URL(whole); strings.Contains(got, secret) {
+					t.Errorf("%s\nbecomes %s", whole, got)
+				}
 			}
 		}
 	})
