@@ -21,7 +21,7 @@
 // Fresh is such a tree without what excludes match, for the releases of package
 // releases. What a directory given to it has of the contents is cloned: the file
 // system lets both files share their blocks, and copies a block when one of them is
-// written to.
+// written to. Of a file with other contents, only the blocks that differ are written.
 //
 // # Sync
 //
