@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -21,12 +22,15 @@ func (s *site) strace(url string, options ...string) *running {
 }
 
 var (
-	flushed = regexp.MustCompile(`syncfs\(\d+\) *= |syncfs resumed>`)
-	renames = regexp.MustCompile(`rename(at2?)?\(`)
+	flushed    = regexp.MustCompile(`syncfs\(\d+\) *= |syncfs resumed>`)
+	flushedDir = regexp.MustCompile(`fsync\(\d+\) *= |fsync resumed>`)
+	renames    = regexp.MustCompile(`rename(at2?)?\(`)
+	marks      = regexp.MustCompile(`rename(at2?)?\(.*\.yml"`)
 )
 
-// flushes returns the order of flushes to disk (F) and renames (R) in the trace.
-// Many of a kind in a row count as one.
+// flushes returns the order of flushes to disk, of a file system (F) or of a
+// directory (D), and of renames (R), also of what marks a release as finished (M), in
+// the trace. Many of a kind in a row count as one.
 func (s *site) flushes() string {
 	s.t.Helper()
 	trace, err := os.ReadFile(s.path("trace"))
@@ -39,6 +43,10 @@ func (s *site) flushes() string {
 		switch {
 		case flushed.MatchString(line):
 			call = "F"
+		case flushedDir.MatchString(line):
+			call = "D"
+		case marks.MatchString(line):
+			call = "M"
 		case renames.MatchString(line):
 			call = "R"
 		}
@@ -49,11 +57,12 @@ func (s *site) flushes() string {
 	return order.String()
 }
 
+const flushCalls = "trace=syncfs,fsync,fdatasync,sync,?rename,?renameat,renameat2"
+
 // builtin and mv flush what they have staged before the first rename, and what
 // they have changed before they report success, but only if that is anything.
 func TestFlushes(t *testing.T) {
 	t.Parallel()
-	const calls = "trace=syncfs,fsync,fdatasync,sync,?rename,?renameat,renameat2"
 	trees := tortured(30, false)
 	repaired := trees[1].extracted()
 	zero := repaired["zero"]
@@ -77,7 +86,7 @@ func TestFlushes(t *testing.T) {
 					break // it needs a dest that does not exist
 				}
 				url := s.publish(fmt.Sprint(i), step.tree.pack(t), "sync_strategy: "+strategy)
-				s.strace(url, "-e", calls).wait().wantSuccess()
+				s.strace(url, "-e", flushCalls).wait().wantSuccess()
 				s.wantDeployed(step.tree)
 				want := step.want
 				if strategy == "rsync" {
@@ -91,36 +100,91 @@ func TestFlushes(t *testing.T) {
 	}
 }
 
+// symlink flushes a release before it marks it as finished, the mark before the
+// link is switched, and the link before it reports success, or after it has put it
+// back.
+func TestFlushesOfReleases(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	trees := tortured(30, false)
+	urls := map[string]string{}
+	for name, tr := range map[string]tree{"old": trees[0], "new": trees[1]} {
+		urls[name] = s.publish(name, tr.pack(t), "sync_strategy: symlink")
+	}
+	third := trees[1].extracted()
+	delete(third, "zero")
+	urls["failing"] = s.publish("failing", third.pack(t), "sync_strategy: symlink", "commands:\n  post: [\"false\"]")
+	for _, step := range []struct {
+		what, manifest string
+		tree           tree
+		fails          bool
+		want           string
+	}{
+		{"first", "old", trees[0], false, "FMDRD"},
+		{"unchanged", "old", trees[0], false, ""},
+		{"changed", "new", trees[1], false, "FMDRD"},
+		{"old one again", "old", trees[0], false, "RD"},
+		{"failing", "failing", trees[0], true, "FMDRDMRD"},
+	} {
+		o := s.strace(urls[step.manifest], "-e", flushCalls).wait()
+		if step.fails {
+			o.wantFailure()
+		} else {
+			o.wantSuccess()
+		}
+		s.wantDeployed(step.tree)
+		if got := s.flushes(); got != step.want {
+			t.Errorf("%s: flushes and renames %q, want %q", step.what, got, step.want)
+		}
+	}
+}
+
 // If what is staged cannot be flushed, the deployment fails and dest is unchanged.
-// If that fails at the end, the deployment fails, too, and the next one succeeds.
+// If that fails at the end, the deployment fails, too, and the next one succeeds. A
+// link to a release is put back then.
 func TestFlushFails(t *testing.T) {
 	t.Parallel()
 	trees := tortured(30, false)
 	for _, test := range []struct {
 		name, strategy, log string
-		atEnd               bool
+		call                string // the one that fails
+		at                  string // where it fails, for %s being dest; "" is everywhere
+		new                 bool   // dest is the new version nevertheless
+		left                bool   // the release is left to the next run
 	}{
-		{"builtin before", "builtin", "", false},
-		{"builtin after", "builtin", "the new files are in place, but a power failure may undo that", true},
-		{"mv before", "mv", "", false},
+		{name: "builtin before", strategy: "builtin", call: "syncfs"},
+		{name: "builtin after", strategy: "builtin", call: "syncfs", at: "%s", new: true,
+			log: "the new files are in place, but a power failure may undo that"},
+		{name: "mv before", strategy: "mv", call: "syncfs"},
+		{name: "symlink before", strategy: "symlink", call: "syncfs", log: "make a release in"},
+		{name: "symlink mark", strategy: "symlink", call: "fsync", at: "%s.releases", log: "finish the release"},
+		{name: "symlink link", strategy: "symlink", call: "fsync", at: "%s/..", left: true, log: "[ERROR] put"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t)
 			want := tree{}
-			options := []string{"-e", "inject=syncfs:error=EIO"}
-			if test.strategy == "builtin" {
+			options := []string{"-e", "inject=" + test.call + ":error=EIO"}
+			if test.strategy != "mv" {
 				want = trees[0]
-				s.deploy(s.publish("old", want.pack(t), "sync_strategy: builtin"))
+				s.deploy(s.publish("old", want.pack(t), "sync_strategy: "+test.strategy))
 			}
-			if test.atEnd {
+			if test.at != "" {
+				options = append(options, "-P", filepath.Clean(fmt.Sprintf(test.at, s.dest)))
+			}
+			if test.new {
 				want = trees[1]
-				options = append(options, "-P", s.dest) // and not what is staged
 			}
 			url := s.publish("new", trees[1].pack(t), "sync_strategy: "+test.strategy, s.hooks())
 			s.strace(url, options...).wait().wantFailure(s.dest, "flush to disk: input/output error", test.log)
 			s.wantFailureCommands(1)
-			s.wantDeployed(want)
+			if test.left {
+				for _, d := range want.differences(readTree(t, s.dest)) {
+					t.Errorf("dest differs from the archive: %s", d)
+				}
+			} else {
+				s.wantDeployed(want)
+			}
 			s.deploy(url)
 			s.wantDeployed(trees[1])
 		})
