@@ -13,16 +13,18 @@ import (
 	"time"
 )
 
-// flush measures what flushing to disk costs builtin on an ext4, which is an image
-// in the directory for temporary files, and not on a tmpfs. The kernel writes there
-// what it would have written later anyway, so that is the longest that flushing
-// can take on an otherwise idle disk.
+// flush measures what flushing to disk costs on an ext4, which is an image in the
+// directory for temporary files, and not on a tmpfs. The kernel writes there what it
+// would have written later anyway, so that is the longest that flushing can take on
+// an otherwise idle disk.
 func (b *bench) flush(ctx context.Context) (err error) {
 	if problem := canMount("strace", "mkfs.ext4"); problem != nil {
 		fmt.Println("not measured:", problem)
 		return nil
 	}
-	unmount, err := mountNew(ctx, b.dest(), 1<<30, "mkfs.ext4", "-q")
+	b.disk = filepath.Join(b.dir, "disk")
+	defer func() { b.disk = "" }()
+	unmount, err := mountNew(ctx, b.disk, 1<<30, "mkfs.ext4", "-q")
 	if err != nil {
 		return err
 	}
@@ -41,12 +43,13 @@ func (b *bench) flush(ctx context.Context) (err error) {
 	fmt.Printf("%s, on ext4, in an image in %s (%s)\n\n", tree, os.TempDir(), filesystem(os.TempDir()))
 	t := newTable("", "", "time", "of which flushing", "share")
 	for _, c := range []struct {
-		name    string
-		prepare func() error
+		name, strategy string
+		prepare        func() error
 	}{
-		{"fresh", b.emptyDest},
-		{"unchanged", func() error { return nil }},
-		{"1 % changed", func() error { return spoil(b.dest(), 100) }},
+		{"fresh", "builtin", b.newDest},
+		{"unchanged", "builtin", func() error { return nil }},
+		{"1 % changed", "builtin", func() error { return spoil(b.dest(), 100) }},
+		{"fresh", "symlink", b.removeReleases},
 	} {
 		var whole, flushing samples
 		for range b.runs {
@@ -54,16 +57,16 @@ func (b *bench) flush(ctx context.Context) (err error) {
 				return err
 			}
 			syscall.Sync() // so that only what is deployed is flushed
-			took, flushed, err := b.traced(ctx, packed)
+			took, flushed, err := b.traced(ctx, packed, c.strategy)
 			if err == nil {
-				err = tree.verify(b.dest())
+				err = b.verifyDest(tree)
 			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+				return fmt.Errorf("%s, %s: %w", c.name, c.strategy, err)
 			}
 			whole, flushing = append(whole, took), append(flushing, flushed)
 		}
-		t.row(c.name, "builtin", whole.String(), flushing.String(), fmt.Sprintf("%.0f %%", 100*flushing.to(whole)))
+		t.row(c.name, c.strategy, whole.String(), flushing.String(), fmt.Sprintf("%.0f %%", 100*flushing.to(whole)))
 	}
 	return t.print()
 }
@@ -101,26 +104,22 @@ func mountNew(ctx context.Context, dir string, size int64, mkfs string, args ...
 	return func() error { return syscall.Unmount(dir, 0) }, nil
 }
 
-// emptyDest removes what is in dest, which is a mount point.
-func (b *bench) emptyDest() error {
-	entries, err := os.ReadDir(b.dest())
-	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(b.dest(), e.Name())))
-	}
-	return err
+// newDest makes dest an empty directory.
+func (b *bench) newDest() error {
+	return errors.Join(b.removeReleases(), os.Mkdir(b.dest(), 0o755))
 }
 
-var syncfsTime = regexp.MustCompile(`syncfs.* = 0 <([0-9.]+)>`)
+var flushTime = regexp.MustCompile(`sync.* = 0 <([0-9.]+)>`)
 
-// traced deploys the archive with builtin, and returns how long that took, and how
-// long syncfs(2), which strace times; other calls do not stop for strace.
-func (b *bench) traced(ctx context.Context, a archive) (took, flushing time.Duration, err error) {
-	cmd, err := b.deployment(ctx, a, "builtin")
+// traced deploys the archive, and returns how long that took, and how long syncfs(2)
+// and fsync(2), which strace times; other calls do not stop for strace.
+func (b *bench) traced(ctx context.Context, a archive, strategy string) (took, flushing time.Duration, err error) {
+	cmd, err := b.deployment(ctx, a, strategy)
 	if err != nil {
 		return 0, 0, err
 	}
 	trace := filepath.Join(b.dir, "trace")
-	traced := command(ctx, "strace", "-f", "--seccomp-bpf", "-qq", "-T", "-e", "trace=syncfs", "-e", "signal=none", "-o", trace, b.agent)
+	traced := command(ctx, "strace", "-f", "--seccomp-bpf", "-qq", "-T", "-e", "trace=syncfs,fsync", "-e", "signal=none", "-o", trace, b.agent)
 	traced.Stdin, traced.Env = cmd.Stdin, cmd.Env
 	if took, err = b.timed(traced, nil); err != nil {
 		return 0, 0, err
@@ -129,7 +128,7 @@ func (b *bench) traced(ctx context.Context, a archive) (took, flushing time.Dura
 	if err != nil {
 		return 0, 0, err
 	}
-	for _, m := range syncfsTime.FindAllSubmatch(lines, -1) {
+	for _, m := range flushTime.FindAllSubmatch(lines, -1) {
 		seconds, err := strconv.ParseFloat(string(m[1]), 64)
 		if err != nil {
 			return 0, 0, err

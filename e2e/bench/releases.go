@@ -100,7 +100,7 @@ func (b *bench) switches(ctx context.Context, before, after version) error {
 				}
 				took, err := run(ctx, s.to.archive)
 				if err == nil {
-					err = b.verifyRelease(s.to)
+					err = b.verifyDest(s.to.tree)
 				}
 				if err != nil {
 					return fmt.Errorf("%s: %w", s.name, err)
@@ -165,7 +165,7 @@ func (b *bench) clones(ctx context.Context, before, after version) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := b.verifyRelease(after); err != nil {
+		if err := b.verifyDest(after.tree); err != nil {
 			return fmt.Errorf("%s: %w", side.name, err)
 		}
 		written := end - start
@@ -215,11 +215,12 @@ func (b *bench) removeReleases() error {
 	return errors.Join(os.RemoveAll(b.dest()), os.RemoveAll(b.dest()+".releases"))
 }
 
-// verifyRelease returns an error if dest is not a link to the version.
-func (b *bench) verifyRelease(v version) error {
-	release, err := filepath.EvalSymlinks(b.dest())
+// verifyDest returns an error if dest, or the directory that it is a link to, is not
+// the tree.
+func (b *bench) verifyDest(t tree) error {
+	dir, err := filepath.EvalSymlinks(b.dest())
 	if err != nil {
 		return err
 	}
-	return v.tree.verify(release)
+	return t.verify(dir)
 }
