@@ -196,16 +196,13 @@ func (r *runner) piped(ctx context.Context, c CommandLine, src io.Reader) error 
 	log.Println("invoking command:", c.label())
 	cmd := exec.Command("sh", "-c", c.String())
 	cmd.Stdin = src
-	cmd.Stdout = os.Stdout
-	cmd.Stderr = os.Stderr
+	cmd.Stdout, cmd.Stderr = capture.Direct(c.label())
 	return proc.Run(ctx, c.label(), cmd, r.Options)
 }
 
 // log runs cmd with its output in the log. Errors call the command name.
 func (r *runner) log(ctx context.Context, name string, cmd *exec.Cmd) error {
-	out := capture.Output()
-	cmd.Stdout = out
-	cmd.Stderr = out
+	cmd.Stdout, cmd.Stderr = capture.Output(name)
 	return proc.Run(ctx, name, cmd, r.Options)
 }
 

@@ -42,6 +42,11 @@ type Config struct {
 	// LogLevel is the lowest level that is logged: DEBUG, INFO, WARN or ERROR, in
 	// upper or lower case. "" is INFO.
 	LogLevel string
+	// LogFormat is "text" or, for one JSON object a line, "json": with time, level and
+	// message, and for what commands print with command and stream. The prefix and
+	// the flags of the standard logger then do not count. "" is text, and so is what
+	// LogBuffer gets.
+	LogFormat string
 	// Strict makes unknown and duplicate keys of the manifest errors. false only
 	// warns of them.
 	Strict bool
@@ -72,6 +77,9 @@ func (c Config) check() error {
 	}
 	if c.LogLevel != "" && !slices.Contains(runlog.Levels, strings.ToUpper(c.LogLevel)) {
 		return fmt.Errorf("the log level %q is not one of %s", c.LogLevel, strings.Join(runlog.Levels, ", "))
+	}
+	if !slices.Contains([]string{"", "text", runlog.JSON}, c.LogFormat) {
+		return fmt.Errorf("the log format %q is not text or json", c.LogFormat)
 	}
 	return fetch.CheckHeaders(c.Headers)
 }

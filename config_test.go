@@ -14,6 +14,8 @@ func TestConfigCheck(t *testing.T) {
 		{LogLevel: "ERROR"},
 		{LogLevel: "debug"},
 		{LogLevel: "Warn"},
+		{LogFormat: "text"},
+		{LogFormat: "json"},
 	} {
 		if err := c.check(); err != nil {
 			t.Errorf("%+v: %v", c, err)
@@ -28,6 +30,7 @@ func TestConfigCheck(t *testing.T) {
 		"the maximum size is negative":                          {MaxSize: -1},
 		"the command timeout is negative":                       {CommandTimeout: -1},
 		`the log level "information" is not one of DEBUG, INFO`: {LogLevel: "information"},
+		`the log format "JSON" is not text or json`:             {LogFormat: "JSON"},
 	} {
 		if err := c.check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: got error %v, expected %q", c, err, want)

@@ -14,11 +14,11 @@ import (
 func TestCaptureLog(t *testing.T) {
 	logged := logOf(func() {
 		log.Print("before")
-		restore := capture.Start("WARN")
-		capture.Start("DEBUG")() // within a capture, it changes nothing
+		restore := capture.Start("WARN", "")
+		capture.Start("DEBUG", "")() // within a capture, it changes nothing
 		log.Print("plain")
 		log.Print("[WARN] w")
-		fmt.Fprint(capture.Output(), "of a command\n")
+		fmt.Fprint(capture.Lines(), "of a command\n")
 		if got := capture.Warnings(); got != " (1 warning)" {
 			t.Errorf("warnings: %q", got)
 		}
@@ -40,7 +40,7 @@ func TestCaptureLog(t *testing.T) {
 // all levels still reach the standard logger.
 func TestInvokeReachesLogBuffer(t *testing.T) {
 	logOf(func() {
-		defer capture.Start("")()
+		defer capture.Start("", "")()
 		log.Print("of a deployment")
 	})
 	logged := logOf(func() {
@@ -64,9 +64,9 @@ func TestInvokeReachesLogBuffer(t *testing.T) {
 // The log shows no secrets, in whatever is logged.
 func TestLogRedacts(t *testing.T) {
 	logged := logOf(func() {
-		defer capture.Start("INFO")()
+		defer capture.Start("INFO", "")()
 		log.Print("[WARN] of https://u:S3CR3T@h/?token=S3CR3T")
-		fmt.Fprintln(capture.Output(), "printed https://u:S3CR3T@h/")
+		fmt.Fprintln(capture.Lines(), "printed https://u:S3CR3T@h/")
 		unixfs.Warn("clean up", errors.New("s3://k:S3CR3T@b/k"))
 		logged("Step", errors.New("get https://h/?X-Amz-Signature=S3CR3T: 403"))
 		unixfs.Warn("nothing", nil)

@@ -65,7 +65,7 @@ func RunURL(ctx context.Context, manifestURL string, conf Config) error {
 }
 
 func runEvent(ctx context.Context, conf Config, receive func() (*event, error)) error {
-	defer capture.Start(conf.LogLevel)()
+	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
 	err := run(ctx, conf, receive)
@@ -124,7 +124,7 @@ func (m *Manifest) Deploy(conf Config) error {
 // and failure commands are for the caller to run, as RunContext does. When ctx ends,
 // the deployment fails with the cause of ctx.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
-	defer capture.Start(conf.LogLevel)()
+	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)

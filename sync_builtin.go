@@ -40,7 +40,7 @@ func (s *builtinStrategy) options() (o treesync.Options, done func()) {
 	if RsyncVerboseOpt == "" {
 		return o, func() {}
 	}
-	list := capture.Output()
+	list := capture.Lines()
 	o.List = list
 	return o, func() { list.Close() }
 }

@@ -107,11 +107,13 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	}
 	name := CommandLine("rsync " + strings.Join(args, " ")).label()
 	log.Println("invoking command:", name)
-	lines := capture.Output()
-	defer lines.Close()
-	output := rsyncoutput.New(lines, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
+	stdout, stderr := capture.Output(name)
+	defer stdout.Close()
+	defer stderr.Close()
+	output := rsyncoutput.New(stdout, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
+	messages := output.Beside(stderr)
 	cmd := exec.Command("rsync", args...)
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdout, cmd.Stderr = output, messages
 	start := time.Now()
 	options := r.Options
 	options.Quiet = true
@@ -121,6 +123,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 	err = proc.Run(ctx, name, cmd, options)
 	stop()
 	output.Close()
+	messages.Close()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
 		return fmt.Errorf("%w: %s", err, output.Cause())
 	}

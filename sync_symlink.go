@@ -161,7 +161,7 @@ func (s *symlinkStrategy) id() releases.ID {
 // still be kept; if there is none, the error says so and nothing changes. Of conf,
 // what is about downloads and InitSleep does not count.
 func Rollback(ctx context.Context, dest string, conf Config) error {
-	defer capture.Start(conf.LogLevel)()
+	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
 	if err := conf.check(); err != nil {

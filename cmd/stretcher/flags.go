@@ -37,6 +37,7 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
                          (default -v)
   -log-level LEVEL       DEBUG, INFO, WARN or ERROR (default INFO)
+  -log-format FORMAT     text or, for an object in each line, json (default text)
   -v, -version           show the version
   -h, -help              show this help
 
@@ -104,7 +105,8 @@ func (o *options) request(action, target string) error {
 
 // parseFlags returns what the arguments request, and where they leave something
 // open, the variables of the environment; or else flag.ErrHelp, errShowVersion, or
-// an error that describes invalid usage. variable returns the value of a variable.
+// an error that describes invalid usage, together with what was parsed before it.
+// variable returns the value of a variable.
 func parseFlags(args []string, variable func(name string) string) (*options, error) {
 	o := &options{conf: stretcher.Config{RetryWait: 3 * time.Second, LogLevel: "INFO"}}
 	conf := &o.conf
@@ -132,6 +134,13 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		}
 		return nil
 	})
+	f.Func("log-format", "", func(s string) error {
+		if s != "text" && s != runlog.JSON {
+			return errors.New("expected text or json")
+		}
+		conf.LogFormat = s
+		return nil
+	})
 	f.Var(&action{o, "-rollback", "the dest of a manifest"}, "rollback", "")
 	var headers []string
 	f.Var(repeated(func(s string) error {
@@ -141,26 +150,26 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 
 	urls, err := parseArguments(f, args)
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	if showVersion {
-		return nil, errShowVersion
+		return o, errShowVersion
 	}
 	for _, arg := range urls {
 		url, err := fetch.ArgumentURL(arg)
 		if err != nil {
-			return nil, err
+			return o, err
 		}
 		if err := o.request(deployURL, url); err != nil {
-			return nil, err
+			return o, err
 		}
 	}
 	if len(urls) > 1 {
-		return nil, fmt.Errorf("expected one URL, got %d", len(urls))
+		return o, fmt.Errorf("expected one URL, got %d", len(urls))
 	}
 	fromEnvironment, err := parseVariables(f, o, variable)
 	if err != nil {
-		return nil, err
+		return o, err
 	}
 	// Not by f.Func: its errors contain the value.
 	if err := addHeaders(conf, headers); err != nil {
@@ -168,7 +177,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		if fromEnvironment["header"] {
 			source = variableName("header")
 		}
-		return nil, fmt.Errorf("invalid value for %s: %w", source, err)
+		return o, fmt.Errorf("invalid value for %s: %w", source, err)
 	}
 	conf.InitSleep = stretcher.RandomTime(delay.Seconds())
 	conf.MaxSize = int64(maxSize)

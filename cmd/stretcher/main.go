@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,6 +23,7 @@ import (
 )
 
 func main() {
+	format := os.Getenv(variableName("log-format")) // parseFlags takes it away
 	o, err := parseFlags(os.Args[1:], takeVariable)
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Print(usage)
@@ -31,8 +34,8 @@ func main() {
 		return
 	}
 	if err != nil {
-		priority := runlog.JournalPrefix("ERROR")
-		fmt.Fprintf(os.Stderr, "%sstretcher: %s\n%shint: stretcher -h lists the options\n", priority, redact.Error(err), priority)
+		l := runlog.New(os.Stderr, new(bytes.Buffer), "", cmp.Or(o.conf.LogFormat, format))
+		l.Print("ERROR", fmt.Sprintf("stretcher: %v\nhint: stretcher -h lists the options\n", redact.Error(err)))
 		os.Exit(2)
 	}
 	if os.Getenv("GOGC") == "" {

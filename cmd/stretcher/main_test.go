@@ -5,13 +5,17 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/json"
 	"fmt"
 	"hash"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -42,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"archive":  archive,
 			"checksum": checksum,
 			"mode":     mode,
+			"objects":  objects,
 		},
 	})
 }
@@ -91,6 +96,28 @@ func checksum(ts *testscript.TestScript, _ bool, args []string) {
 	digest := map[string]func() hash.Hash{"md5": md5.New, "sha1": sha1.New, "sha256": sha256.New, "sha512": sha512.New}[args[0]]()
 	digest.Write([]byte(ts.ReadFile(args[1])))
 	ts.Setenv(strings.ToUpper(args[0]), fmt.Sprintf("%x", digest.Sum(nil)))
+}
+
+// objects FILE fails unless FILE has lines, and each is a JSON object with a time, a
+// level, a message and, if it is of a command, the command and the stream.
+func objects(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0])
+	if text == "" {
+		ts.Fatalf("%s is empty", args[0])
+	}
+	for line := range strings.Lines(text) {
+		var object map[string]string
+		if err := json.Unmarshal([]byte(line), &object); err != nil {
+			ts.Fatalf("%s has the line %q: %v", args[0], line, err)
+		}
+		if _, err := time.Parse(time.RFC3339, object["time"]); err != nil {
+			ts.Fatalf("the time of %s: %v", line, err)
+		}
+		keys := slices.Sorted(maps.Keys(object))
+		if !slices.Equal(keys, []string{"level", "message", "time"}) && !slices.Equal(keys, []string{"command", "level", "message", "stream", "time"}) {
+			ts.Fatalf("the keys of %s", line)
+		}
+	}
 }
 
 // mode OCTAL FILE fails unless FILE has exactly this mode.

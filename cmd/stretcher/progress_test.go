@@ -42,3 +42,34 @@ func TestProgressOfRsync(t *testing.T) {
 		t.Errorf("the terminal got %q", seen)
 	}
 }
+
+// With -log-format json, nothing but objects is on a terminal.
+func TestProgressInJSON(t *testing.T) {
+	t.Parallel()
+	master, terminal := ptytest.Open(t)
+	w := newWorld(t)
+	w.write("bin/rsync", "#!/bin/sh\nsleep 0.5\n")
+	w.write("manifest.yml", w.archive(w.path("dest"))+"sync_strategy: rsync\n")
+	stretcher, err := exec.LookPath("stretcher")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(stretcher, "-log-format", "json")
+	cmd.Stdin = strings.NewReader(w.url("manifest.yml"))
+	cmd.Dir = w.dir
+	cmd.Env = append(cmd.Environ(), "PATH="+w.path("bin")+":/usr/bin:/bin", "TMPDIR="+w.path("tmp"))
+	cmd.Stderr = terminal
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	seen := ptytest.Read(t, master, "Done", 1)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v", err)
+	}
+	for line := range strings.Lines(seen) {
+		if !strings.HasPrefix(line, `{"time":"`) {
+			t.Errorf("the terminal got %q", line)
+		}
+	}
+}

@@ -76,7 +76,7 @@ func newSource(rawURL string, o Options) (source, error) {
 		case bucket == "" || key == "":
 			err = fmt.Errorf("expected a bucket and a key, as in %s://bucket/key", scheme)
 		case scheme == "s3":
-			s = &s3Source{bucket: bucket, key: unescape(key), version: o.Version}
+			s = &s3Source{bucket: bucket, key: unescape(key), options: o}
 		default:
 			s = &gcsSource{bucket: bucket, key: unescape(key), userAgent: o.userAgent()}
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 	smithymiddleware "github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
@@ -21,7 +22,7 @@ import (
 // s3Source is an object of Amazon S3, or of another server with its protocol.
 type s3Source struct {
 	bucket, key string
-	version     string     // for the User-Agent
+	options     Options
 	mu          sync.Mutex // of the fields below, which connect sets
 	client      *s3.Client
 	transport   *http.Transport
@@ -37,9 +38,13 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	conf, err := config.LoadDefaultConfig(ctx,
 		// Of the services that the credentials come from, too.
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.Proxy = proxyFromEnvironment() })),
+		// The SDK would write to stderr itself, in a form of its own.
+		config.WithLogger(logging.LoggerFunc(func(level logging.Classification, format string, args ...any) {
+			s.options.logf("[%s] Fetch s3://%s/%s: %s", level, s.bucket, s.key, fmt.Sprintf(format, args...))
+		})),
 		// Retries are made in one place for all schemes, by fetcher.retry.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", s.version)}))
+		config.WithAPIOptions([]func(*smithymiddleware.Stack) error{middleware.AddUserAgentKeyValue("Stretcher", s.options.Version)}))
 	if err != nil {
 		return nil, permanent(fmt.Errorf("AWS configuration: %w", err))
 	}

@@ -228,6 +228,22 @@ func TestS3NoEC2Role(t *testing.T) {
 	}
 }
 
+// What the SDK has to say is in the log, and not in a form of its own on stderr.
+func TestS3Log(t *testing.T) {
+	f := serveS3(t, nil, func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(404)
+		return true
+	})
+	os.Unsetenv("AWS_SECRET_ACCESS_KEY")
+	os.Unsetenv("AWS_ACCESS_KEY_ID")
+	os.Unsetenv("AWS_EC2_METADATA_DISABLED")
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f.URL)
+	_, logged, _ := download(t, quick(0), "s3://bucket/key")
+	if !strings.HasPrefix(logged, "[WARN] Fetch s3://bucket/key: falling back to IMDSv1: ") {
+		t.Errorf("logged %q", logged)
+	}
+}
+
 func TestS3Profile(t *testing.T) {
 	f := serveS3(t, []byte("content"), nil)
 	for _, name := range []string{"AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_REGION"} {

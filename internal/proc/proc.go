@@ -33,6 +33,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"os/exec"
@@ -89,8 +90,8 @@ type Options struct {
 //
 // After an abort, and when a command could not be ended, Run may return while
 // cmd.Stdin is still read and cmd.Stdout and cmd.Stderr are still written to. A
-// LineWriter allows for that: Run closes it if it is cmd.Stdout, so that nothing
-// is logged after the end of the command.
+// LineWriter allows for that: Run closes it if it is cmd.Stdout or cmd.Stderr, so
+// that nothing is logged after the end of the command.
 func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -116,8 +117,10 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
 	err := supervise(ctx, name, cmd.Process, waited, o)
-	if w, ok := cmd.Stdout.(*LineWriter); ok {
-		w.Close() // always nil
+	for _, out := range []io.Writer{cmd.Stdout, cmd.Stderr} {
+		if w, ok := out.(*LineWriter); ok {
+			w.Close() // always nil
+		}
 	}
 	if took := time.Since(begin); took > notable {
 		log.Printf("command ended after %s: %s", took.Round(100*time.Millisecond), name)

@@ -278,13 +278,26 @@ const leavesBehind = `setsid sh -c 'echo $$ > child; while echo line; do sleep 0
 // printed later gets to the log, which belongs to the caller again.
 func TestRunAbortedWhileOutputIsHeld(t *testing.T) {
 	t.Parallel()
+	t.Run("one pipe", func(t *testing.T) {
+		t.Parallel()
+		w, logged, _ := newTestWriter()
+		testAbortedWhileOutputIsHeld(t, leavesBehind, w, w, logged)
+	})
+	t.Run("two pipes", func(t *testing.T) {
+		t.Parallel()
+		stdout, _, _ := newTestWriter()
+		stderr, logged, _ := newTestWriter()
+		testAbortedWhileOutputIsHeld(t, "exec >&2; "+leavesBehind, stdout, stderr, logged)
+	})
+}
+
+func testAbortedWhileOutputIsHeld(t *testing.T, script string, stdout, stderr *LineWriter, logged *bytes.Buffer) {
+	t.Helper()
 	dir := t.TempDir()
 	abort := make(chan struct{})
 	close(abort)
-	var logged bytes.Buffer // the race detector watches it
-	w := NewLineWriter(log.New(&logged, "", 0), func() {})
-	cmd := shell(dir, leavesBehind+"exec sleep 600")
-	cmd.Stdout, cmd.Stderr = w, w
+	cmd := shell(dir, script+"exec sleep 600")
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	err := Run(cancelWhenStarted(t, dir, errStopped), "NAME", cmd, Options{Abort: abort})
 	child := pidIn(t, dir+"/child")
 	if !lives(child) {
@@ -293,7 +306,7 @@ func TestRunAbortedWhileOutputIsHeld(t *testing.T) {
 	if !errors.Is(err, errStopped) || err.Error() != "failed: NAME: stopped" {
 		t.Errorf("got error %v", err)
 	}
-	before := logged.String()
+	before := logged.String() // the race detector watches it
 	if !strings.HasSuffix(before, "line\n") {
 		t.Errorf("logged %.100q", before)
 	}

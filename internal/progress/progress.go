@@ -27,6 +27,13 @@ type Reporter struct {
 	Stderr *os.File
 }
 
+// logOnly is whether nothing may be on os.Stderr but the log.
+var logOnly atomic.Bool
+
+// LogOnly makes every Show that begins later write to the log, also where stderr is a
+// terminal, or ends that.
+func LogOnly(on bool) { logOnly.Store(on) }
+
 // onTerminal is how many lines are being updated on os.Stderr.
 var onTerminal atomic.Int32
 
@@ -51,7 +58,7 @@ func (r Reporter) Show(name string, status func() string) (stop func()) {
 	if r.Log != nil {
 		report = r.Log
 	}
-	if unixfs.IsTerminal(stderr) {
+	if unixfs.IsTerminal(stderr) && !logOnly.Load() {
 		every = 200 * time.Millisecond
 		shown := false
 		report = func(line string) {

@@ -132,3 +132,22 @@ func TestString(t *testing.T) {
 		t.Errorf("an unknown total is shown: %s", Bytes(5, -1))
 	}
 }
+
+// With LogOnly, a terminal is nothing special.
+func TestLogOnly(t *testing.T) {
+	LogOnly(true)
+	defer LogOnly(false)
+	master, terminal := ptytest.Open(t)
+	logged := &lines{}
+	stop := Reporter{Every: time.Millisecond, Log: logged.add, Stderr: terminal}.Show("Extracting", func() string { return "x" })
+	for deadline := time.Now().Add(10 * time.Second); len(logged.get()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is logged")
+		}
+	}
+	stop()
+	fmt.Fprint(terminal, "end")
+	if got := ptytest.Read(t, master, "end", 1); got != "end" {
+		t.Errorf("the terminal got %q", got)
+	}
+}

@@ -24,7 +24,7 @@ const maxLine = 64 << 10
 // Output passes on the output of rsync, and remembers what it says. Its methods
 // may be called by several goroutines at once.
 type Output struct {
-	mu      sync.Mutex
+	mu      *sync.Mutex
 	next    io.Writer
 	hide    bool   // what only --stats prints
 	pending []byte // of a line whose end has not arrived
@@ -33,7 +33,7 @@ type Output struct {
 	lists   bool // rsync lists names, because it is verbose
 	listed  int  // how many so far
 	stats   Stats
-	causes  causes
+	causes  *causes
 }
 
 // part is what the lines that arrive belong to.
@@ -50,7 +50,17 @@ const (
 // New returns an Output that passes on to next all that rsync prints. If hide is
 // true, it leaves out the lines that rsync prints only because of --stats.
 func New(next io.Writer, hide bool) *Output {
-	return &Output{next: next, hide: hide}
+	return &Output{mu: new(sync.Mutex), next: next, hide: hide, causes: new(causes)}
+}
+
+// Beside returns an Output for the stderr of the same rsync, which is passed on to
+// next. What it says counts for Cause of o. If next is where o passes on, it is o, so
+// that rsync has one pipe for both.
+func (o *Output) Beside(next io.Writer) *Output {
+	if next == o.next {
+		return o
+	}
+	return &Output{mu: o.mu, next: next, causes: o.causes}
 }
 
 // Write takes output of rsync. Its error is that of next.

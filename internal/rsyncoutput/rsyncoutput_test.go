@@ -203,6 +203,34 @@ total size is 7  speedup is 0.01
 	}
 }
 
+// An Output for stderr passes on to its own writer, and what it says is a cause, too.
+func TestBeside(t *testing.T) {
+	t.Parallel()
+	var stdout, stderr bytes.Buffer
+	o := New(&stdout, true)
+	if o.Beside(&stdout) != o {
+		t.Error("another Output for the same writer")
+	}
+	e := o.Beside(&stderr)
+	o.Write([]byte("changed\ncannot delete non-empty directory: d\n\nNumber of files: 1 (reg: 1)\nNumber of created files: 0\nNumber of deleted files: 2\nNumber of regular files transferred: 0\n"))
+	e.Write([]byte("rsync: [generator] delete_file: unlink(a) failed: Operation not permitted (1)\n\nrsync error: some files"))
+	if err := errors.Join(o.Close(), e.Close()); err != nil {
+		t.Error(err)
+	}
+	if got := stdout.String(); got != "changed\ncannot delete non-empty directory: d\n" {
+		t.Errorf("passed on %q to stdout", got)
+	}
+	if got := stderr.String(); got != "rsync: [generator] delete_file: unlink(a) failed: Operation not permitted (1)\n\nrsync error: some files" {
+		t.Errorf("passed on %q to stderr", got)
+	}
+	if got := o.Cause(); got != "delete_file: unlink(a): Operation not permitted: it belongs to another user, or is immutable (lsattr tells)" {
+		t.Errorf("the cause is %q", got)
+	}
+	if stats, ok := o.Stats(); !ok || stats.String() != "0 created, 0 changed, 2 deleted" {
+		t.Errorf("the statistics are %v, %v", stats, ok)
+	}
+}
+
 // The rsync that is installed counts what it did, and with --stats hidden, it prints
 // the same as without.
 func TestRealRsync(t *testing.T) {

@@ -19,10 +19,10 @@ var toJournal = sync.OnceValue(func() bool {
 	return unix.Fstat(unix.Stderr, &stat) == nil && os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 })
 
-// JournalPrefix returns what has to stand before a line of a level on stderr: where
+// journalPrefix returns what has to stand before a line of a level on stderr: where
 // that is the journal, the priority as sd-daemon(3) defines it, so that
 // journalctl -p err shows failures; otherwise nothing.
-func JournalPrefix(level string) string {
+func journalPrefix(level string) string {
 	if !toJournal() {
 		return ""
 	}

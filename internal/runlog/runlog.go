@@ -6,8 +6,8 @@
 //	chat, and names, URLs and the output of commands come from elsewhere
 //	keep it in a buffer, for the success and failure commands, if its level is
 //	INFO or above (or any, when DEBUG is wanted), whatever is shown
-//	write it to the output if its level is the wanted one or above, with its
-//	priority where the output is systemd's journal
+//	write it to the output if its level is the wanted one or above, as text, with
+//	its priority where the output is systemd's journal, or as a JSON object
 //
 // The level of a line stands in brackets at the beginning of its message, as in
 // "[WARN] text". A line without one, and all that commands print, is INFO.
@@ -22,7 +22,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -37,6 +36,10 @@ import (
 // Levels are the levels of lines, the lowest first.
 var Levels = []string{"DEBUG", "INFO", "WARN", "ERROR"}
 
+// JSON is the format in which each line of the output is a JSON object. Any other
+// name is text.
+const JSON = "json"
+
 const (
 	keptHead = 4 << 20 // bytes that a long log keeps of its beginning
 	keptTail = 4 << 20 // and of its end
@@ -46,6 +49,7 @@ const (
 type Log struct {
 	mu      sync.Mutex
 	out     io.Writer
+	json    bool
 	shown   logutils.LevelFilter // by out
 	kept    logutils.LevelFilter // in buf
 	buf     *bytes.Buffer
@@ -53,15 +57,15 @@ type Log struct {
 	warned  int   // lines of the level WARN
 }
 
-// New returns a Log that writes lines of the level and above to out, and appends
-// them to buf. A level may be in upper or lower case. One that is
+// New returns a Log that writes lines of the level and above to out in a format, and
+// appends them to buf as text. A level may be in upper or lower case. One that is
 // unknown is INFO, so that the error that says so is shown.
-func New(out io.Writer, buf *bytes.Buffer, level string) *Log {
+func New(out io.Writer, buf *bytes.Buffer, level, format string) *Log {
 	level = strings.ToUpper(level)
 	if !slices.Contains(Levels, level) {
 		level = "INFO"
 	}
-	l := &Log{out: out, buf: buf}
+	l := &Log{out: out, json: format == JSON, buf: buf}
 	for _, name := range Levels {
 		l.shown.Levels = append(l.shown.Levels, logutils.LogLevel(name))
 	}
@@ -76,10 +80,15 @@ func New(out io.Writer, buf *bytes.Buffer, level string) *Log {
 
 // Write takes one line of the standard logger.
 func (l *Log) Write(line []byte) (int, error) {
-	return len(line), l.write(levelOf(line), line)
+	return len(line), l.write(levelOf(line), line, nil)
 }
 
-func (l *Log) write(level string, line []byte) error {
+// Print writes a text of one or more lines, without a date, whatever they look like.
+func (l *Log) Print(level, text string) error { return l.write(level, []byte(text), nil) }
+
+// write takes one message of the standard logger or, if of is not nil, any number of
+// lines of a stream.
+func (l *Log) write(level string, line []byte, of *Stream) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if redact.Needed(line) {
@@ -96,8 +105,11 @@ func (l *Log) write(level string, line []byte) error {
 	if !l.shown.Check(marked) {
 		return nil
 	}
-	if l.out == os.Stderr {
-		line = prefixed(line, JournalPrefix(level))
+	switch {
+	case l.json:
+		line = objects(level, line, of)
+	case l.out == os.Stderr:
+		line = prefixed(line, journalPrefix(level))
 		if clear := progress.Clear(); clear != "" {
 			line = append([]byte(clear), line...)
 		}
@@ -147,33 +159,66 @@ func (l *Log) Copy() *bytes.Buffer {
 	return out
 }
 
-// header matches what the standard logger puts before a message, apart from its
-// prefix: the date, the time, and a file name with a line number.
-var header = regexp.MustCompile(`^[0-9/:. ]*(\S+\.go:[0-9]+: )?`)
-
 // levelOf returns the level at the beginning of the message in a line of the
 // standard logger. It is INFO where there is none.
 func levelOf(line []byte) string {
-	if prefix := log.Prefix(); prefix != "" {
-		line = bytes.Replace(line, []byte(prefix), nil, 1) // it may stand after the header
-	}
-	message := line[len(header.Find(line)):]
+	text := message(line)
 	for _, level := range Levels {
-		if bytes.HasPrefix(message, []byte("["+level+"]")) {
+		if bytes.HasPrefix(text, []byte("["+level+"]")) {
 			return level
 		}
 	}
 	return "INFO"
 }
 
-// Output returns a logger for the lines that commands print, and a function that
-// hands them on: many at once, since there may be many thousands. All of them are
-// INFO whatever they look like, so that none is lost. The two must not be called
-// at the same time.
-func (l *Log) Output() (lines *log.Logger, flush func()) {
+// message returns a line of the standard logger without what its flags put before
+// the message: the prefix, the date, the time, and a file name with a line number.
+// What does not look like them is of the message.
+func message(line []byte) []byte {
+	flags, prefix := log.Flags(), []byte(log.Prefix())
+	if flags&log.Lmsgprefix == 0 {
+		line = bytes.TrimPrefix(line, prefix)
+	}
+	if flags&log.Ldate != 0 {
+		line = cutDigits(line, "0000/00/00 ")
+	}
+	if flags&log.Lmicroseconds != 0 {
+		line = cutDigits(line, "00:00:00.000000 ")
+	} else if flags&log.Ltime != 0 {
+		line = cutDigits(line, "00:00:00 ")
+	}
+	if flags&(log.Lshortfile|log.Llongfile) != 0 {
+		if file, rest, ok := bytes.Cut(line, []byte(": ")); ok && bytes.Contains(file, []byte(".go:")) {
+			line = rest
+		}
+	}
+	if flags&log.Lmsgprefix != 0 {
+		line = bytes.TrimPrefix(line, prefix)
+	}
+	return line
+}
+
+// cutDigits returns line without its beginning, if that is like layout, in which a 0
+// stands for any digit.
+func cutDigits(line []byte, layout string) []byte {
+	if len(line) < len(layout) {
+		return line
+	}
+	for i, want := range []byte(layout) {
+		if got := line[i]; got != want && (want != '0' || got < '0' || got > '9') {
+			return line
+		}
+	}
+	return line[len(layout):]
+}
+
+// Output returns a logger for the lines of a stream, and a function that hands them
+// on: many at once, since there may be many thousands. All of them are INFO whatever
+// they look like, so that none is lost. The two must not be called at the same time.
+func (l *Log) Output(of Stream) (lines *log.Logger, flush func()) {
 	var buf bytes.Buffer
 	return log.New(&buf, log.Prefix(), log.Flags()), func() {
-		l.write("INFO", buf.Bytes()) // as with log.Print, there is nobody to tell of an error
+		l.write("INFO", buf.Bytes(), &of) // as with log.Print, there is nobody to tell of an error
 		buf.Reset()
 	}
 }

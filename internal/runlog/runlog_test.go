@@ -9,24 +9,54 @@ import (
 )
 
 func TestLevelOf(t *testing.T) {
-	for line, want := range map[string]string{
-		"":                                     "INFO",
-		"2026/11/22 21:04:05 Done":             "INFO",
-		"2026/11/22 21:04:05 [DEBUG] x":        "DEBUG",
-		"2026/11/22 21:04:05 [INFO] x":         "INFO",
-		"2026/11/22 21:04:05 [WARN] x":         "WARN",
-		"2026/11/22 21:04:05.123456 [ERROR] x": "ERROR",
-		"[WARN] x":                             "WARN",
-		"[TRACE] x":                            "INFO",
-		"[warn] x":                             "INFO",
-		"2026/11/22 21:04:05 invoking command: echo [DEBUG]":  "INFO",
-		"2026/11/22 21:04:05 [ERROR] [DEBUG] x":               "ERROR",
-		"2026/11/22 21:04:05 [WARN] of a line with [ERROR] x": "WARN",
+	for _, test := range []struct {
+		flags        int
+		prefix, line string
+		level, text  string
+	}{
+		{log.LstdFlags, "", "", "INFO", ""},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 Done", "INFO", "Done"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [DEBUG] x", "DEBUG", "[DEBUG] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [INFO] x", "INFO", "[INFO] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [WARN] x", "WARN", "[WARN] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [TRACE] x", "INFO", "[TRACE] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [warn] x", "INFO", "[warn] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 invoking command: echo [DEBUG]", "INFO", "invoking command: echo [DEBUG]"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [ERROR] [DEBUG] x", "ERROR", "[ERROR] [DEBUG] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 [WARN] of a line with [ERROR] x", "WARN", "[WARN] of a line with [ERROR] x"},
+		{log.LstdFlags, "", "2026/11/22 21:04:05 2026/11/22 21:04:05 12.5 MiB", "INFO", "2026/11/22 21:04:05 12.5 MiB"},
+		{log.LstdFlags, "", "[WARN] x", "WARN", "[WARN] x"},
+		{log.LstdFlags | log.Lmicroseconds, "", "2026/11/22 21:04:05.123456 [ERROR] x", "ERROR", "[ERROR] x"},
+		{log.LstdFlags | log.Lshortfile, "", "2026/11/22 21:04:05 a.go:12: [ERROR] x", "ERROR", "[ERROR] x"},
+		{log.Llongfile, "", "/a b/c.go:12: [ERROR] x: y", "ERROR", "[ERROR] x: y"},
+		{log.Llongfile, "", "invoking command: [ERROR] x", "INFO", "invoking command: [ERROR] x"},
+		{log.Ltime, "app: ", "app: 21:04:05 [WARN] x", "WARN", "[WARN] x"},
+		{log.Ltime | log.Lmsgprefix, "app: ", "21:04:05 app: [WARN] x", "WARN", "[WARN] x"},
+		{log.LUTC, "", "21:04:05 x", "INFO", "21:04:05 x"},
+		{0, "", "[WARN] x", "WARN", "[WARN] x"},
+		{0, "", "2026/11/22 21:04:05 x", "INFO", "2026/11/22 21:04:05 x"},
 	} {
-		if got := levelOf([]byte(line)); got != want {
-			t.Errorf("%s: got %s, expected %s", line, got, want)
+		setLogger(t, test.prefix, test.flags)
+		if got := levelOf([]byte(test.line)); got != test.level {
+			t.Errorf("%s: the level is %s, expected %s", test.line, got, test.level)
+		}
+		if got := string(message([]byte(test.line))); got != test.text {
+			t.Errorf("%s: the message is %q, expected %q", test.line, got, test.text)
 		}
 	}
+}
+
+// setLogger sets the prefix and the flags of the standard logger until the end of the
+// test.
+func setLogger(t *testing.T, prefix string, flags int) {
+	t.Helper()
+	oldPrefix, oldFlags := log.Prefix(), log.Flags()
+	t.Cleanup(func() {
+		log.SetPrefix(oldPrefix)
+		log.SetFlags(oldFlags)
+	})
+	log.SetPrefix(prefix)
+	log.SetFlags(flags)
 }
 
 func FuzzLevelOf(f *testing.F) {
@@ -58,12 +88,12 @@ func TestLevels(t *testing.T) {
 	} {
 		var shown bytes.Buffer
 		kept := new(bytes.Buffer)
-		l := New(&shown, kept, test.level)
+		l := New(&shown, kept, test.level, "")
 		logger := log.New(l, "", 0)
 		for _, line := range []string{"plain", "[DEBUG] d", "[INFO] i", "[WARN] w", "[ERROR] e"} {
 			logger.Println(line)
 		}
-		output, flush := l.Output()
+		output, flush := l.Output(Stream{})
 		output.SetFlags(0)
 		output.Print("[DEBUG] of a command")
 		output.Print("[ERROR] of it")
@@ -82,7 +112,7 @@ func TestBound(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, keptHead + keptTail, keptHead + keptTail + 1, keptHead + keptTail + 300_000, 40 << 20} {
 		var all, kept bytes.Buffer
-		l := New(&all, &kept, "INFO")
+		l := New(&all, &kept, "INFO", "")
 		logger := log.New(l, "", 0)
 		for n := 0; all.Len() < size; n++ {
 			line := fmt.Sprintf("%d %s", n, strings.Repeat("x", n%3000))
@@ -110,9 +140,9 @@ func TestBound(t *testing.T) {
 func TestLogEscapes(t *testing.T) {
 	t.Parallel()
 	var shown, kept bytes.Buffer
-	l := New(&shown, &kept, "")
+	l := New(&shown, &kept, "", "text")
 	log.New(l, "", 0).Print("two\r\nlines\r\n\tof \x1b]0;title\a")
-	output, flush := l.Output()
+	output, flush := l.Output(Stream{})
 	output.SetFlags(0)
 	output.Print("\x1b[32mgreen\x1b[0m\r")
 	output.Print("10%\r20%\r\r")
