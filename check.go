@@ -176,7 +176,7 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 			add(errors.New("src without dest: name the directory to deploy to"), "")
 		}
 		if len(list) == 0 { // as above: a file that is no manifest may have a src
-			if err := fetch.CheckURL(m.Src); err != nil {
+			if err := fetch.CheckURL(m.Src, conf.Allow); err != nil {
 				add(fmt.Errorf("src: %w", err), "src")
 			}
 		}

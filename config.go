@@ -53,6 +53,10 @@ type Config struct {
 	// Headers are added to http and https requests, and kept from the log and from
 	// other hosts. nil adds none; one that the agent has to set is an error.
 	Headers http.Header
+	// Allow are prefixes of URLs: manifest, signature and src, and what these are
+	// redirected to, have to be under one of them. nil allows every URL; a prefix
+	// that is not an absolute URL is an error.
+	Allow []string
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}
@@ -75,6 +79,9 @@ func (c Config) check() error {
 			return fmt.Errorf("the %s is negative", d.name)
 		}
 	}
+	if err := fetch.CheckAllow(c.Allow); err != nil {
+		return err
+	}
 	if c.LogLevel != "" && !slices.Contains(runlog.Levels, strings.ToUpper(c.LogLevel)) {
 		return fmt.Errorf("the log level %q is not one of %s", c.LogLevel, strings.Join(runlog.Levels, ", "))
 	}
@@ -93,6 +100,7 @@ func (c Config) fetchOptions() fetch.Options {
 		Connections:  c.Connections,
 		MaxBandwidth: c.MaxBandWidth,
 		Headers:      c.Headers,
+		Allow:        c.Allow,
 		Version:      Version,
 		Debug:        strings.EqualFold(c.LogLevel, "DEBUG"),
 	}

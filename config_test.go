@@ -16,6 +16,7 @@ func TestConfigCheck(t *testing.T) {
 		{LogLevel: "Warn"},
 		{LogFormat: "text"},
 		{LogFormat: "json"},
+		{Allow: []string{"https://example.com", "s3://bucket/deploy/", "file:///srv"}},
 	} {
 		if err := c.check(); err != nil {
 			t.Errorf("%+v: %v", c, err)
@@ -29,6 +30,7 @@ func TestConfigCheck(t *testing.T) {
 		"the number of connections is negative":                 {Connections: -1},
 		"the maximum size is negative":                          {MaxSize: -1},
 		"the command timeout is negative":                       {CommandTimeout: -1},
+		`"example.com" is not a valid URL prefix: expected`:     {Allow: []string{"https://example.com", "example.com"}},
 		`the log level "information" is not one of DEBUG, INFO`: {LogLevel: "information"},
 		`the log format "JSON" is not text or json`:             {LogFormat: "JSON"},
 	} {

@@ -209,6 +209,26 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// A src that is not allowed is an error of the check, before anything is done.
+func TestAllowedSrc(t *testing.T) {
+	const rest = "\nchecksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93\ndest: /srv/app"
+	allow := []string{"https://example.com/deploy", "s3://bucket"}
+	for src, want := range map[string]string{
+		"https://example.com/deploy/app.tar?token=s3cret": "",
+		"s3://bucket/app.tar":                             "",
+		"s3://bucket-evil/app.tar":                        "manifest: src: s3://bucket-evil/app.tar: refused by -allow: it is not under https://example.com/deploy, s3://bucket",
+		"https://example.com/deploy/..%2fa?token=s3cret":  "manifest: src: https://example.com/deploy/..%2fa?token=REDACTED: refused by -allow https://example.com/deploy, s3://bucket: some servers would read its path as one that leads out of there",
+	} {
+		err := parseAndCheck("src: "+src+rest, Config{Allow: allow})
+		if want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%s: got %v, expected %q", src, err, want)
+		}
+		if err := parseAndCheck("src: "+src+rest, Config{}); err != nil {
+			t.Errorf("%s without a list: %v", src, err)
+		}
+	}
+}
+
 // A program may set DestMode in the form that os.Stat returns.
 func TestCleaned(t *testing.T) {
 	for mode, want := range map[os.FileMode]os.FileMode{0o755: 0o755, 0o2755: 0o2755, os.ModeSetgid | 0o755: 0o2755, os.ModeDir | 0o711: 0o711} {

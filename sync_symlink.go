@@ -159,7 +159,7 @@ func (s *symlinkStrategy) id() releases.ID {
 // than the current one, and runs all commands of its manifest, as RunContext does.
 // Nothing is downloaded. The release must have been made by the strategy symlink and
 // still be kept; if there is none, the error says so and nothing changes. Of conf,
-// what is about downloads and InitSleep does not count.
+// what is about downloads, Allow included, and InitSleep does not count.
 func Rollback(ctx context.Context, dest string, conf Config) error {
 	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
@@ -171,6 +171,7 @@ func Rollback(ctx context.Context, dest string, conf Config) error {
 	if err != nil {
 		return logged("Rollback", err)
 	}
+	conf.Allow = nil // nothing is downloaded, and src was allowed when the release was made
 	log.Printf("Rolling back %s to the release %s", m.Dest, name)
 	log.Println("Loading manifest:", source)
 	d := newDeployment(m, conf, &event{manifestURL: source}, time.Now())

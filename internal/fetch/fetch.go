@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/allowlist"
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
@@ -44,6 +45,9 @@ type Options struct {
 	// Headers are added to requests of the schemes http and https, but not after a
 	// redirect to another scheme, host or port. CheckHeaders must accept them.
 	Headers http.Header
+	// Allow are the prefixes of the URLs that may be fetched or redirected to, as
+	// allowlist.Parse takes them. nil allows everything.
+	Allow []string
 	// Version is sent to servers, in the User-Agent "Stretcher/VERSION".
 	Version string
 	// Debug logs how long each step of every HTTP request took, for http and
@@ -83,18 +87,27 @@ func (o Options) logf(format string, args ...any) {
 	cmp.Or(o.logger, log.Default()).Output(2, redact.Text(fmt.Sprintf(format, args...)))
 }
 
-// CheckURL reports what is wrong with a URL: its syntax, an unknown scheme, or
-// a part that its scheme needs, such as the key of an S3 object. It makes no
-// request. The error contains the URL without its secrets.
-func CheckURL(url string) error {
-	_, err := newSource(url, Options{})
+// CheckURL reports what is wrong with a URL: its syntax, an unknown scheme, a part
+// that its scheme needs, such as the key of an S3 object, or that it is not under
+// one of the prefixes in allow, as in Options. It makes no request. The error
+// contains the URL without its secrets.
+func CheckURL(url string, allow []string) error {
+	_, err := newSource(url, Options{Allow: allow})
+	return err
+}
+
+// CheckAllow reports the first prefix that is not valid as one of Options.Allow. The
+// error does not contain its secrets.
+func CheckAllow(prefixes []string) error {
+	_, err := allowlist.Parse(prefixes)
 	return err
 }
 
 // Manifest returns the object at url, which may have 1 MiB. It decodes a
 // Content-Encoding of gzip; after that too, the object may have 1 MiB. Each attempt may take
 // 60 seconds, so that a server that sends a byte a second cannot hold up a host
-// for ever. Of the options it uses Retries, RetryWait, Version and Debug. Errors
+// for ever. Of the options it uses Retries, RetryWait, Headers, Allow, Version and
+// Debug. Errors
 // are those of Download.
 func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 	o.Connections, o.MaxBandwidth = 1, 0

@@ -935,7 +935,7 @@ func TestCheckURL(t *testing.T) {
 		{"http://host:port/a", "http://host:port/a: malformed URL: special characters have to be percent-encoded"},
 		{"http://host/%zz", "http://host/%zz: malformed URL: special characters have to be percent-encoded"},
 	} {
-		err := CheckURL(test.url)
+		err := CheckURL(test.url, nil)
 		if err == nil || err.Error() != test.want {
 			t.Errorf("%s: error %v, want %s", test.url, err, test.want)
 		}
@@ -972,6 +972,10 @@ func FuzzNewSource(f *testing.F) {
 			r, err := http.NewRequest(http.MethodGet, s.url, nil)
 			if err != nil || r.URL.Hostname() == "" || r.URL.Scheme != "http" && r.URL.Scheme != "https" {
 				t.Errorf("%q: request %v, %v", u, r, err)
+			}
+			// What is compared with Options.Allow is what is sent.
+			if c := s.parsed; c.Scheme != r.URL.Scheme || c.Hostname() != r.URL.Hostname() || c.Port() != r.URL.Port() || c.RequestURI() != r.URL.RequestURI() {
+				t.Errorf("%q: %v is checked, %v sent", u, c, r.URL)
 			}
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/allowlist"
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
@@ -24,6 +25,8 @@ type source interface {
 	// keeps our count of attempts honest.
 	closeIdle()
 	close() error
+	// allowed returns an error where the list does not allow what open requests.
+	allowed(allowlist.List) error
 }
 
 // object is an object that a source has opened.
@@ -54,19 +57,23 @@ type busyError struct {
 
 func (e busyError) Unwrap() error { return e.error }
 
-// newSource returns the source of a URL, without opening it.
+// newSource returns the source of a URL that Options.Allow allows, without opening
+// it. Nothing is requested without a source.
 func newSource(rawURL string, o Options) (source, error) {
 	scheme, rest, ok := cutScheme(rawURL)
 	if !ok {
 		return nil, notURL(rawURL)
 	}
+	allow, err := allowlist.Parse(o.Allow)
+	if err != nil {
+		return nil, err
+	}
 	var s source
-	var err error
 	switch scheme {
 	case "file":
 		s, err = newFileSource(withoutQuery(rest))
 	case "http", "https":
-		s, err = newHTTPSource(rawURL, o)
+		s, err = newHTTPSource(rawURL, o, allow)
 	case "s3", "gs":
 		bucket, key, _ := strings.Cut(withoutQuery(rest), "/")
 		if scheme == "gs" {
@@ -82,6 +89,9 @@ func newSource(rawURL string, o Options) (source, error) {
 		}
 	default:
 		err = unknownScheme(scheme)
+	}
+	if err == nil {
+		err = s.allowed(allow)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", redact.Printable(redact.URL(rawURL)), err)

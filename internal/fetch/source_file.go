@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/allowlist"
 )
 
 // fileSource is a regular file on this machine.
@@ -59,6 +61,8 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 	o.body = &fileBody{f, io.NewSectionReader(f, offset, length), o.validator}
 	return o, nil
 }
+
+func (s fileSource) allowed(l allowlist.List) error { return l.File(s.path) }
 
 func (fileSource) closeIdle() {}
 

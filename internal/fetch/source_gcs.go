@@ -19,6 +19,7 @@ import (
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/option"
 
+	"github.com/fujiwara/stretcher/internal/allowlist"
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
@@ -39,7 +40,11 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 		return s.client, nil
 	}
 	s.transport = newTransport()
-	hc := &http.Client{Transport: gcsTransport{boundedErrors{s.transport}, s.userAgent}}
+	hc := &http.Client{
+		Transport: gcsTransport{boundedErrors{s.transport}, s.userAgent},
+		// GCS does not redirect. The credentials would go wherever a redirect leads.
+		CheckRedirect: noRedirect,
+	}
 	options := []option.ClientOption{option.WithHTTPClient(hc)}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		creds, err := credentials.DetectDefault(&credentials.DetectOptions{
@@ -117,6 +122,8 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string, rang
 	status = withReason(status, cmp.Or(reason(api.Header.Get("Content-Type"), []byte(api.Body)), textReason(api.Message)))
 	return httpStatusError(status, api.Code, api.Header)
 }
+
+func (s *gcsSource) allowed(l allowlist.List) error { return l.Object("gs", s.bucket, s.key) }
 
 func (s *gcsSource) closeIdle() {
 	s.mu.Lock()

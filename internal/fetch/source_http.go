@@ -18,6 +18,7 @@ import (
 
 	"github.com/tcnksm/go-httpstat"
 
+	"github.com/fujiwara/stretcher/internal/allowlist"
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
@@ -27,11 +28,13 @@ const maxRedirects = 10
 type httpSource struct {
 	Options
 	url       string
+	parsed    *url.URL
+	allow     allowlist.List
 	client    *http.Client
 	transport *http.Transport
 }
 
-func newHTTPSource(rawURL string, o Options) (source, error) {
+func newHTTPSource(rawURL string, o Options, allow allowlist.List) (source, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The error of url.Parse may quote any part of the URL, also of a password.
@@ -42,8 +45,15 @@ func newHTTPSource(rawURL string, o Options) (source, error) {
 	}
 	t := newTransport()
 	t.MaxIdleConnsPerHost = t.MaxIdleConns
-	return &httpSource{Options: o, url: rawURL, transport: t, client: &http.Client{Transport: t, CheckRedirect: o.checkRedirect}}, nil
+	s := &httpSource{Options: o, url: rawURL, parsed: u, allow: allow, transport: t}
+	s.client = &http.Client{Transport: t, CheckRedirect: s.checkRedirect}
+	return s, nil
 }
+
+func (s *httpSource) allowed(l allowlist.List) error { return l.Web(s.parsed) }
+
+// noRedirect makes a client return the answer that redirects.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // checkHost reports a missing host or an invalid port, which net/http would
 // report as a network error, as if it were worth a retry.
@@ -57,9 +67,9 @@ func checkHost(u *url.URL) error {
 	return nil
 }
 
-// checkRedirect follows the redirects that a browser follows. It sends secrets
-// only to the host that they were given for.
-func (o Options) checkRedirect(req *http.Request, via []*http.Request) error {
+// checkRedirect follows the redirects that a browser follows, if they are allowed. It
+// sends secrets only to the host that they were given for.
+func (s *httpSource) checkRedirect(req *http.Request, via []*http.Request) error {
 	from := via[len(via)-1].URL
 	switch {
 	case len(via) > maxRedirects:
@@ -71,14 +81,17 @@ func (o Options) checkRedirect(req *http.Request, via []*http.Request) error {
 	case from.Scheme == "https" && req.URL.Scheme == "http":
 		return permanent(fmt.Errorf("redirected from https to http: %s", redact.Text(req.URL.String())))
 	}
+	if err := s.allow.Web(req.URL); err != nil {
+		return permanent(fmt.Errorf("redirected to %s: %w", redact.URL(req.URL.String()), err))
+	}
 	// The referer contains the query of the URL before, which may be a
 	// signature.
 	req.Header.Del("Referer")
 	if sameServer(req.URL, via[0].URL) {
-		req.Host = o.Headers.Get("Host")
+		req.Host = s.Headers.Get("Host")
 	} else {
-		withoutHeaders(req, o.Headers)
-		req.Header.Set("User-Agent", o.userAgent())
+		withoutHeaders(req, s.Headers)
+		req.Header.Set("User-Agent", s.userAgent())
 	}
 	if req.URL.Host != via[0].URL.Host {
 		// net/http sends them to subdomains too.

@@ -143,7 +143,7 @@ func TestHTTPRedirects(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s, err := newHTTPSource(test.url, Options{Version: testVersion})
+			s, err := newSource(test.url, Options{Version: testVersion})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,6 +17,8 @@ import (
 	"github.com/aws/smithy-go/logging"
 	smithymiddleware "github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/fujiwara/stretcher/internal/allowlist"
 )
 
 // s3Source is an object of Amazon S3, or of another server with its protocol.
@@ -58,7 +60,7 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 			Transport: boundedErrors{s.transport},
 			// S3 redirects to another region, for which the signature of the
 			// request would not be valid.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			CheckRedirect: noRedirect,
 		}
 		// Servers with an endpoint of their own seldom have a host name for
 		// each bucket.
@@ -111,6 +113,8 @@ func (s *s3Source) open(ctx context.Context, offset, length int64, validator str
 	}
 	return o, nil
 }
+
+func (s *s3Source) allowed(l allowlist.List) error { return l.Object("s3", s.bucket, s.key) }
 
 func (s *s3Source) closeIdle() {
 	s.mu.Lock()
