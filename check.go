@@ -81,10 +81,10 @@ func checkManifest(data []byte, conf Config) []Problem {
 		return []Problem{{Line: 1, Text: "larger than " + humanize.IBytes(fetch.MaxManifest)}}
 	}
 	var list []Problem
-	unknown := map[int]bool{} // the lines with a value that only hosts know
 	m, template := decodeManifest(data)
+	unknown := map[int]bool{} // the lines with a value that only hosts know
 	for _, r := range template.Missing {
-		unknown[r.Line] = true
+		unknown[r.Line] = !m.parsed.Wrong("") // a wrong syntax is hardly due to a value
 	}
 	add := func(p Problem) {
 		if !unknown[p.Line] {

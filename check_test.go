@@ -1,11 +1,20 @@
 package stretcher
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 // report returns problems as -check prints them, one a line.
@@ -74,6 +83,7 @@ func TestCheckManifest(t *testing.T) {
 		"src: s3://bucket/{{ must_env `NO_SUCH` }}\nchecksum: {{ must_env `NO_SUCH_SUM` }}\ndest: '{{ must_env `NO_SUCH` }}/app'\ndest_mode: 1x\n": "" +
 			"1: warning: must_env: NO_SUCH is not set here, so this line was not checked\n2: warning: must_env: NO_SUCH_SUM is not set here, so this line was not checked\n3: warning: must_env: NO_SUCH is not set here, so this line was not checked\n" +
 			"4: dest_mode \"1x\" is not a file mode: write it in octal, as 0755\n",
+		"src: a\ndest: '{{ must_env `NO_SUCH` }}\n":                  "2: a quote that is opened is never closed\n2: warning: must_env: NO_SUCH is not set here, so this line was not checked\n",
 		"commands:\n  env: {{ env `TWO_LINES` }}\n  pre:\n  - [a]\n": "4: commands.pre has a list where a command should be: put a command that begins with [ in quotes\n",
 
 		// No secrets, and no control characters.
@@ -114,5 +124,140 @@ func TestCheck(t *testing.T) {
 		if err == nil || got != nil || !strings.HasPrefix(logged, "[ERROR] Load manifest failed: ") || strings.Contains(logged, "hunter2") {
 			t.Errorf("%s: got %v and %v, logged %q", manifest, got, err, logged)
 		}
+	}
+}
+
+// Check finds a problem exactly where a deployment with Config.Strict fails because of
+// the manifest. Where dest is not a temporary directory, there is no archive: should
+// a mistake let a directory of the system through, nothing is deployed to it.
+func TestCheckOracle(t *testing.T) {
+	if _, err := exec.LookPath("rsync"); err != nil {
+		t.Skip("the strategy rsync needs rsync(1)")
+	}
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Setenv("SET", "x")
+	archive := tartest.Make(t, tartest.Member{Name: "list", Body: "b\n"}, tartest.Member{Name: "a", Body: "a"})
+	if err := os.WriteFile(filepath.Join(dir, "app.tar"), archive, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(archive))
+	const none = "(none)"
+	// For each key, values that are fine, then values that are not, at least in some manifests.
+	keys := []struct {
+		name        string
+		fine, wrong []string
+	}{
+		{"src", []string{"ARCHIVE"}, []string{none, "", "/app.tar", "ftp://h/a", "s3://bucket", "[a]", "file://h/a"}},
+		{"checksum", []string{sum, strings.ToUpper(sum), "'" + sum + "'"}, []string{none, "~", "ab", "sha256:" + sum, "' " + sum + "'", "{a: b}", sum[:63] + "g"}},
+		{"dest", []string{"DEST", "DEST/", "'DEST'"}, []string{none, "''", "app", "/", "/etc", "/usr/../home", "~/a", "[DEST]", `"/srv/a\0"`}},
+		{"dest_mode", []string{none, none, "0755", "0o711", "~", "448"}, []string{"'0755'", "0888", "1e3", "-1", "rwx", "[7]", "070000"}},
+		{"excludes", []string{none, "[a, '+ b', '- c', '!']", "[~]", "\n- '*.pid'\n- /x/**", "[]"}, []string{"a", "['- ']", "['+ ']", `["a\0"]`, "[[a]]", "- a", "{a: b}"}},
+		{"exclude_from", []string{none, none, "list", "/list", "./list"}, []string{"../list", "x/../../list", `"a\0"`, "[list]"}},
+		{"sync_strategy", []string{none, "", "rsync", "builtin", "symlink", "mv"}, []string{"RSYNC", "rsnc", "[mv]"}},
+		{"keep_releases", []string{none, none, "3"}, []string{"0", "-1", "'3'", "three", "[3]", "1.5"}},
+		{"shared", []string{none, none, "[log, tmp/x]"}, []string{"log", "[/log]", "[a/../b]", "[a, a/b]", "[.]", "[[a]]"}},
+		{"commands", []string{none, "", "{pre: ['true'], env: {A: b}}", "\n  post:\n  - ':'\n  -", "{post: [~, ' '], success: ['{{ must_env `SET` }}']}"},
+			[]string{"a", "[a]", "{pre: 'true'}", "{pre: [a: b]}", `{post: ["a\0"]}`, "{env: {'A=': b}}", "{env: {A: [b]}}", "{env: [A]}", "{posts: ['true']}", "{pre: ['true'], pre: []}", `{env: {A: "\0"}}`}},
+		{"x-more", []string{none, none, "[a]", "{b: c}"}, []string{"[", "'a' b", "@a", "*a", "! a"}},
+		{"more", []string{none}, []string{"a", "[a]"}},
+		{"src", []string{none}, []string{"ARCHIVE", ""}},
+		{"<<", []string{none, none, "{dest_mode: 0755}", "[{commands: {}}]"}, []string{"a", "[a]", "{more: a}", "{sync_strategy: no}"}},
+		{"# x", []string{none, "{{ env `NO_SUCH` }} \t"}, []string{"\n\tb: c", "\n-b", "\nb", "\n...\n"}},
+	}
+	random := rand.New(rand.NewPCG(12, 0))
+	found := map[bool]int{}
+	for n := range 400 {
+		var manifest strings.Builder
+		wrong := random.IntN(3) // how many values are wrong, at most
+		for _, key := range keys {
+			value := key.fine[random.IntN(len(key.fine))]
+			if wrong > 0 && random.IntN(len(keys)/2) == 0 {
+				wrong--
+				value = key.wrong[random.IntN(len(key.wrong))]
+			}
+			if value != none {
+				fmt.Fprintf(&manifest, "%s: %s\n", key.name, value)
+			}
+		}
+		dest := filepath.Join(dir, fmt.Sprint(n), "dest")
+		if err := os.Mkdir(filepath.Dir(dest), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		in := strings.ReplaceAll(manifest.String(), "DEST", dest)
+		src := "file:///nowhere.tar"
+		if strings.Contains(in, dest) {
+			src = "file://" + dir + "/app.tar"
+		}
+		in = strings.ReplaceAll(in, "ARCHIVE", src)
+
+		var problems []Problem
+		var err error
+		logOf(func() {
+			problems = checkManifest([]byte(in), Config{})
+			var m *Manifest
+			if m, err = parseManifest([]byte(in), true); err == nil {
+				err = m.DeployContext(t.Context(), Config{Strict: true})
+			}
+		})
+		refused := err != nil && !strings.Contains(err.Error(), "Get src failed: fetch file:///nowhere.tar")
+		bad := slices.ContainsFunc(problems, func(p Problem) bool { return !p.Warning })
+		if bad != refused {
+			t.Errorf("check found\n%sbut the error of a deployment is %v, of\n%s", report(problems), err, in)
+		}
+		// What the deployment says is one of the problems.
+		if refused {
+			text := err.Error()
+			if !slices.ContainsFunc(problems, func(p Problem) bool { return !p.Warning && strings.Contains(text, p.Text) }) {
+				t.Errorf("check found\n%sbut not what a deployment says: %v, of\n%s", report(problems), err, in)
+			}
+		}
+		found[refused]++
+	}
+	if found[true] < 100 || found[false] < 100 {
+		t.Errorf("the manifests are one-sided: %v", found)
+	}
+}
+
+// Nothing is wrong with the manifests of the documentation.
+func TestCheckDocumentation(t *testing.T) {
+	t.Setenv("APP_ROOT", "/srv")
+	blocks := regexp.MustCompile("(?ms)^```ya?ml\n(.*?)^```$")
+	manifest := regexp.MustCompile(`(?m)^(?:src|commands):`)
+	checked := 0
+	check := func(name string, data []byte) {
+		if !manifest.Match(data) {
+			return
+		}
+		checked++
+		if got := report(checkManifest(data, Config{})); got != "" {
+			t.Errorf("%s: %s\n%s", name, got, data)
+		}
+	}
+	for _, dir := range []string{".", "docs", "examples"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() && dir == "." && path != "." {
+				return cmp.Or(err, fs.SkipDir)
+			}
+			if d.IsDir() {
+				return nil
+			}
+			data, err := os.ReadFile(path)
+			switch filepath.Ext(path) {
+			case ".md":
+				for _, block := range blocks.FindAllSubmatch(data, -1) {
+					check(path, block[1])
+				}
+			case ".yml", ".yaml":
+				check(path, data)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if checked < 2 {
+		t.Errorf("found %d manifests", checked)
 	}
 }

@@ -33,6 +33,8 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -max-size SIZE         refuse archives that unpack to more (default no limit)
   -rollback DEST         deploy again the release of DEST before the current one
                          (sync_strategy: symlink); stdin is not read
+  -check MANIFEST        deploy nothing: print what is wrong with the manifest
+                         at a path or URL, or on stdin (-)
   -strict                refuse manifests with unknown or duplicate keys
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
                          (default -v)
@@ -60,6 +62,7 @@ Examples:
   echo s3://example.com/deploy.yml | ssh host stretcher -max-bandwidth 10MB
   stretcher -retry 3 s3://example.com/deploy.yml
   stretcher -rollback /srv/app
+  stretcher -check deploy.yml
 `
 
 // errShowVersion is returned by parseFlags if the version was requested.
@@ -90,6 +93,9 @@ func (*action) String() string { return "" }
 func (a *action) Set(s string) error {
 	if s == "" {
 		return errors.New("expected " + a.expects)
+	}
+	if a.options.action == a.flag {
+		return errors.New("it was given twice")
 	}
 	return a.options.request(a.flag, s)
 }
@@ -142,6 +148,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		return nil
 	})
 	f.Var(&action{o, "-rollback", "the dest of a manifest"}, "rollback", "")
+	f.Var(&action{o, "-check", "the path or URL of a manifest, or -"}, "check", "")
 	var headers []string
 	f.Var(repeated(func(s string) error {
 		headers = append(headers, s)

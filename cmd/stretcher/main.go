@@ -43,6 +43,12 @@ func main() {
 		// size on a host that has other work to do.
 		debug.SetGCPercent(50)
 	}
+	if o.action == "-check" {
+		if !check(o.target, o.conf) {
+			os.Exit(1) // also under Consul: this is no handler of a watch
+		}
+		return
+	}
 	ctx, abort := onSignals()
 	o.conf.Abort = abort
 	switch o.action {
