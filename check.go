@@ -62,7 +62,7 @@ func Check(ctx context.Context, manifest string, conf Config) ([]Problem, error)
 
 // readManifest returns the manifest at a path or a URL, or the standard input for "-".
 func readManifest(ctx context.Context, manifest string, conf Config) (data []byte, err error) {
-	if strings.Contains(manifest, "://") {
+	if strings.Contains(manifest, "://") || strings.HasPrefix(manifest, "file:/") {
 		return fetch.Manifest(ctx, manifest, conf.fetchOptions())
 	}
 	in := os.Stdin
