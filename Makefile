@@ -70,7 +70,7 @@ lint: bin/tools/lint.built
 	go mod tidy -diff
 	bin/tools/staticcheck ./...
 	cd e2e && ../bin/tools/staticcheck ./...
-	@if command -v shellcheck >/dev/null; then shellcheck e2e/deps.sh examples/*.sh; \
+	@if command -v shellcheck >/dev/null; then shellcheck e2e/deps.sh examples/*.sh examples/fleet/*.sh; \
 	else echo 'shellcheck is not installed: the shell scripts are not checked'; fi
 
 # Minimizing an interesting input takes up to a minute by default, during which

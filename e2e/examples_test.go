@@ -185,12 +185,16 @@ func TestExamplesByHand(t *testing.T) {
 // hold up later deployments for ever.
 func TestExampleUnits(t *testing.T) {
 	t.Parallel()
-	for _, unit := range []string{"stretcher-consul.service", "stretcher-serf.service"} {
-		text, err := os.ReadFile(filepath.Join("..", "examples", "systemd", unit))
+	for unit, program := range map[string]string{
+		"systemd/stretcher-consul.service": "/usr/local/bin/stretcher ",
+		"systemd/stretcher-serf.service":   "/usr/local/bin/stretcher ",
+		"fleet/stretcher-catchup@.service": "/usr/local/lib/stretcher/catchup.sh %i ",
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "examples", unit))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, command, found := strings.Cut(strings.ReplaceAll(string(text), "\\\n", " "), "/usr/local/bin/stretcher ")
+		_, command, found := strings.Cut(strings.ReplaceAll(string(text), "\\\n", " "), program)
 		if !found {
 			t.Errorf("%s does not start stretcher", unit)
 			continue

@@ -155,8 +155,15 @@ type running struct {
 // start starts the agent with the manifest's URL on stdin.
 func (h *host) start(url string, args ...string) *running {
 	h.t.Helper()
-	r := &running{h: h, cmd: h.command(stretcherPath, args...), start: time.Now(), done: make(chan struct{})}
-	r.cmd.Stdin = strings.NewReader(url + "\n")
+	cmd := h.command(stretcherPath, args...)
+	cmd.Stdin = strings.NewReader(url + "\n")
+	return h.run(cmd)
+}
+
+// run starts the agent by a command.
+func (h *host) run(cmd *exec.Cmd) *running {
+	h.t.Helper()
+	r := &running{h: h, cmd: cmd, start: time.Now(), done: make(chan struct{})}
 	r.cmd.Stdout = &r.stdout
 	r.cmd.Stderr = &r.log
 	if err := r.cmd.Start(); err != nil {
