@@ -32,7 +32,7 @@ func (s *Store) Make(ctx context.Context, tree *treesync.Fresh, id ID, shared []
 	s.made = name
 	if err := s.make(ctx, tree, s.releaseOf(target), shared, manifest); err != nil {
 		s.removeMade()
-		return "", s.explain(err, tree.Size())
+		return "", fmt.Errorf("make a release in %s%s: %w", s.dest, Suffix, tree.Explain(err, s.dir))
 	}
 	return name, nil
 }
@@ -125,19 +125,4 @@ func (s *Store) removeMade() {
 	}
 	s.remove(s.made)
 	s.made = ""
-}
-
-// explain adds to an error of making a release, which has been removed again, how
-// many bytes it needs.
-func (s *Store) explain(err error, needs int64) error {
-	if unixfs.IsFull(err) {
-		if free, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(s.dir)); statErr == nil {
-			hint := ""
-			if free >= needs {
-				hint = "; inodes or a quota may be used up"
-			}
-			err = fmt.Errorf("no space left (needs %s, %s free%s): %w", humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)), hint, err)
-		}
-	}
-	return fmt.Errorf("make a release in %s%s: %w", s.dest, Suffix, err)
 }

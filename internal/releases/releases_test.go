@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -239,7 +240,16 @@ func TestMakeFails(t *testing.T) {
 	dest = filepath.Join(full, "dest")
 	deployed(t, dest, "x")
 	_, err := open(t, dest).Make(t.Context(), tree(t, strings.Repeat("x", 300<<10)), id("y"), nil, nil)
-	if err == nil || !strings.Contains(err.Error(), "no space left (needs 300 KiB, ") {
+	if err == nil || !regexp.MustCompile(`no space left \(needs 300 KiB more, [0-9.]+ KiB free\) while writing file; dest is unchanged: `).MatchString(err.Error()) {
+		t.Errorf("got error %v", err)
+	}
+	// Each file takes a block.
+	var small []tartest.Member
+	for i := range 100 {
+		small = append(small, tartest.Member{Name: fmt.Sprint(i), Body: "x"})
+	}
+	_, err = open(t, dest).Make(t.Context(), treeOf(t, small...), id("y"), nil, nil)
+	if err == nil || !regexp.MustCompile(`no space left \(needs 100 B more, [0-9.]+ KiB free\) while writing [0-9]+; dest is unchanged: `).MatchString(err.Error()) {
 		t.Errorf("got error %v", err)
 	}
 	if got, err := os.ReadDir(dest + Suffix); len(got) != 2 || err != nil {

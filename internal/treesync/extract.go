@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
@@ -31,8 +30,7 @@ func Extract(ctx context.Context, a *archive.Archive, dir string) error {
 	}
 	err = extract(ctx, a, dir, progress.Reporter{})
 	if unixfs.IsFull(err) {
-		needs := a.Tree.Root.StoredSize()
-		return fmt.Errorf("%s: %w (the archive needs %s, and %s were free)", dir, err, humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)))
+		err = explainSpace(err, a.Tree.Root.StoredSize(), a.Tree.Root.Count(), free, "")
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", dir, err)

@@ -79,6 +79,16 @@ func (f *Fresh) Size() int64 { return f.tree.Root.StoredSize() }
 // share them with those of base.
 func (f *Fresh) Cloned() int64 { return f.cloner.bytes.Load() }
 
+// Explain adds to an error of Create, after which what it created has been removed
+// again, how much space that needs on the file system of the open directory dir. Of
+// an error that is not about space, it returns err.
+func (f *Fresh) Explain(err error, dir int) error {
+	if !unixfs.IsFull(err) {
+		return err
+	}
+	return explainSpace(err, f.Size()-f.Cloned(), f.tree.Root.Count(), freeAt(dir), "; dest is unchanged")
+}
+
 // ReplaceByLink puts a symbolic link to target at a clean, relative path of the
 // tree, and returns what the tree had there, nil if nothing. Missing directories
 // above it are added; one that is not a directory is an error.

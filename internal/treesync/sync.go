@@ -219,33 +219,9 @@ func explain(err error, p *plan, destFD int, dest string) error {
 		return destError(dest, unix.EACCES)
 	}
 	if unixfs.IsFull(err) {
-		return fmt.Errorf("sync to %s: %w", dest, explainSpace(err, p, destFD))
+		err = explainSpace(err, p.bytes.Load(), p.created.Load()+p.changed.Load(), freeAt(destFD), "; dest is unchanged")
 	}
 	return fmt.Errorf("sync to %s: %w", dest, err)
-}
-
-// explainSpace adds to an error of staging how many bytes that needs, as far as
-// is known, and how many there are.
-func explainSpace(err error, p *plan, destFD int) error {
-	const block = 4096 // of which a file may fill the last one only in part
-	needs := p.bytes.Load()
-	inBlocks := needs + block*(p.created.Load()+p.changed.Load()+1)
-	free, statErr := unixfs.FreeSpace(unixfs.DescriptorPath(destFD))
-	if statErr != nil {
-		return err
-	}
-	where, hint := "", ""
-	if at := (pathError{}); errors.As(err, &at) {
-		err = at.err
-		if at.path != "." {
-			where = " while writing " + escape(at.path)
-		}
-	}
-	if free >= inBlocks {
-		hint = "; inodes or a quota may be used up"
-	}
-	return fmt.Errorf("no space left (needs %s more, %s free%s)%s; dest is unchanged: %w",
-		humanize.IBytes(uint64(needs)), humanize.IBytes(uint64(free)), hint, where, err)
 }
 
 // report lists and logs what was done; took is how long the commit took.
