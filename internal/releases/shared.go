@@ -131,32 +131,13 @@ func (s *Store) makeOne(ctx context.Context, tree *treesync.Fresh, top int, p sh
 	}
 	err = tree.CreateEntry(ctx, p.entry, temp.Fd(), name)
 	if err == nil {
-		err = renameDir(temp.Fd(), dir, name)
-	}
-	return err == nil, errors.Join(err, temp.Remove())
-}
-
-// renameDir moves name, which may be a directory, from one directory to another.
-func renameDir(from, to int, name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	kind, mode := st.Mode&unix.S_IFMT, st.Mode&0o7777
-	// An ordinary user cannot move a read-only directory, whose ".." changes.
-	readOnly := kind == unix.S_IFDIR && mode&unix.S_IWUSR == 0
-	if readOnly {
-		if err := unixfs.Chmod(from, name, kind, mode|unix.S_IWUSR); err != nil {
-			return err
+		err = unixfs.RenameNew(path.Join(temp.Path, name), path.Join(unixfs.DescriptorPath(dir), name))
+		created = err == nil
+		if errors.Is(err, unix.EEXIST) {
+			err = nil // a program has created it meanwhile
 		}
 	}
-	if err := unix.Renameat(from, name, to, name); err != nil {
-		return err
-	}
-	if readOnly {
-		return unixfs.Chmod(to, name, kind, mode)
-	}
-	return nil
+	return created, errors.Join(err, temp.Remove())
 }
 
 func sameFilesystem(a, b int) bool {

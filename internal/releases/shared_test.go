@@ -3,10 +3,12 @@ package releases
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fujiwara/stretcher/internal/tartest"
 )
@@ -124,4 +126,45 @@ func FuzzCheckShared(f *testing.F) {
 			t.Errorf("%q is not separate from %q: %v", a, b, err)
 		}
 	})
+}
+
+// What a program creates as a shared path meanwhile is not replaced.
+func TestSharedAppears(t *testing.T) {
+	t.Parallel()
+	var members []tartest.Member
+	for i := range 200 {
+		members = append(members, tartest.Member{Name: fmt.Sprintf("data/%d", i), Body: "of the archive"})
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		dest := filepath.Join(t.TempDir(), "dest")
+		data := filepath.Join(dest+sharedSuffix, "data")
+		ended := make(chan struct{})
+		appeared := make(chan bool)
+		go func() {
+			for {
+				select {
+				case <-ended:
+					appeared <- false
+					return
+				default:
+				}
+				// While the archive's data is created beside it.
+				if found, _ := filepath.Glob(dest + sharedSuffix + "/.stretcher-*"); len(found) > 0 {
+					appeared <- os.Mkdir(data, 0o755) == nil
+					return
+				}
+			}
+		}()
+		_, err := open(t, dest).Make(t.Context(), treeOf(t, members...), id("x"), []string{"data"}, nil)
+		close(ended)
+		if won := <-appeared; err != nil || won {
+			if list, readErr := os.ReadDir(data); err != nil || readErr != nil || len(list) > 0 {
+				t.Errorf("there are %d files, %v, in the directory of the program: %v", len(list), readErr, err)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Skip("this machine is too slow for the race")
+		}
+	}
 }
