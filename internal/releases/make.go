@@ -81,7 +81,11 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, sha
 	if err := unixfs.FlushDir(s.dir); err != nil {
 		return fmt.Errorf("finish the release: %w", err)
 	}
-	log.Printf("Made the release %s: %s, %s of it cloned from the one before", s.made, humanize.IBytes(uint64(tree.Size())), humanize.IBytes(uint64(tree.Cloned())))
+	cloned := ""
+	if base != "" {
+		cloned = ", " + humanize.IBytes(uint64(tree.Cloned())) + " of it cloned from the one before"
+	}
+	log.Printf("Made the release %s: %s%s", s.made, humanize.IBytes(uint64(tree.Size())), cloned)
 	return nil
 }
 

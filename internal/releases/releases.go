@@ -132,8 +132,12 @@ func (s *Store) list() ([]release, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.releasesAmong(found)
+}
+
+func (s *Store) releasesAmong(names []unixfs.Dirent) ([]release, error) {
 	var list []release
-	for _, d := range found {
+	for _, d := range names {
 		match := releaseName.FindStringSubmatch(d.Name)
 		if match == nil || !d.IsDir() {
 			continue
@@ -186,7 +190,11 @@ func (s *Store) Clean() error {
 	if err != nil {
 		return err
 	}
-	list, err := s.list()
+	found, err := s.names()
+	if err != nil {
+		return err
+	}
+	list, err := s.releasesAmong(found)
 	if err != nil {
 		return err
 	}
@@ -194,10 +202,6 @@ func (s *Store) Clean() error {
 		if !r.finished && r.name != s.releaseOf(target) {
 			s.warn("remove an unfinished release", treesync.Remove(s.dir, r.name))
 		}
-	}
-	found, err := s.names()
-	if err != nil {
-		return err
 	}
 	for _, d := range found {
 		name, isMark := strings.CutSuffix(d.Name, markSuffix)
