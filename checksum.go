@@ -64,7 +64,9 @@ func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *arch
 		_, err := io.CopyBuffer(digest, arriving, make([]byte, 256<<10))
 		return err
 	}
-	hint, err := fetch.Download(ctx, m.Src, file, d.conf.fetchOptions(), index, sum)
+	options := d.conf.fetchOptions()
+	options.Received = &d.outcome.downloaded
+	hint, err := fetch.Download(ctx, m.Src, file, options, index, sum)
 	if err == nil {
 		err = verify(m.CheckSum, digest)
 	}

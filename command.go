@@ -221,7 +221,7 @@ func (d *deployment) runFailure(ctx context.Context, err error) {
 
 // runHooks runs the commands of a result, success or failure.
 func (d *deployment) runHooks(ctx context.Context, result string, commands CommandLines, text string) {
-	d.commands.Env = append(d.commands.Env, resultVariables(result, text, time.Since(d.start))...)
+	d.commands.Env = append(d.commands.Env, resultVariables(result, text, time.Since(d.outcome.start))...)
 	if err := d.commands.pipedAll(ctx, commands, capture.Copy()); err != nil {
 		log.Printf("[ERROR] %s command: %v", result, err)
 	}

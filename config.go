@@ -57,6 +57,15 @@ type Config struct {
 	// redirected to, have to be under one of them. nil allows every URL; a prefix
 	// that is not an absolute URL is an error.
 	Allow []string
+	// StateDir is a directory in which the events that were deployed with success are
+	// remembered, so that they are not deployed again, and a history of deployments is
+	// kept. Run makes it if it is missing, but not its parents, and fails if it cannot be
+	// written to. "" is none.
+	StateDir string
+	// MetricsFile is a file with metrics of the last deployment to each dest, in the text
+	// format of Prometheus, which is replaced at the end of each deployment. If it cannot
+	// be written, that is only logged. "" is none.
+	MetricsFile string
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}

@@ -11,35 +11,37 @@ import (
 	"github.com/fujiwara/stretcher/internal/eventinput"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/runlog"
+	"github.com/fujiwara/stretcher/internal/state"
 )
 
 // event is what the agent was started for.
 type event struct {
 	manifestURL string
-	id          string // Consul's ID or Serf's Lamport time, where there is one
+	id          string      // Consul's ID or Serf's Lamport time, where there is one
+	origin      state.Event // without a kind where nothing tells the event from others
 }
 
 // readEvent reads one event from in: Consul's JSON, a Serf payload or a manifest
 // URL. It waits for the end of the event, or of ctx.
 func readEvent(ctx context.Context, in io.Reader) (*event, error) {
-	id := eventinput.Serf()
+	serf := eventinput.Serf()
 	text, err := eventinput.Read(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	return parseEvent(text, id)
+	return parseEvent(text, serf)
 }
 
-// parseEvent parses the JSON of Consul, a Serf payload or a manifest URL. The ID
-// is that of an event which is not Consul's.
-func parseEvent(text, id string) (*event, error) {
+// parseEvent parses the JSON of Consul, a Serf payload or a manifest URL. serf
+// is what the environment says about an event.
+func parseEvent(text string, serf state.Event) (*event, error) {
 	if strings.HasPrefix(text, "[") || text == "null" && os.Getenv("CONSUL_INDEX") != "" {
 		return parseConsulEvent(text)
 	}
 	if err := eventinput.Mistake(text); err != nil {
 		return nil, err
 	}
-	return newEvent(text, id)
+	return newEvent(text, serf)
 }
 
 // parseConsulEvent returns the last event of a list.
@@ -57,12 +59,12 @@ func parseConsulEvent(text string) (*event, error) {
 	if err := eventinput.PayloadMistake(url, ce.ID, ce.Name); err != nil {
 		return nil, err
 	}
-	return newEvent(url, ce.ID)
+	return newEvent(url, state.Event{Kind: state.Consul, Name: ce.Name, ID: ce.ID})
 }
 
-func newEvent(url, id string) (*event, error) {
+func newEvent(url string, origin state.Event) (*event, error) {
 	if strings.ContainsAny(url, "\r\n\x00") {
 		return nil, errors.New("the event holds more than one line: expected one manifest URL") // no quotation: it may be a manifest
 	}
-	return &event{manifestURL: url, id: id}, nil
+	return &event{manifestURL: url, id: origin.ID, origin: origin}, nil
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/fujiwara/stretcher/internal/state"
 )
 
 const someURL = "s3://example.com/deploy.yml"
@@ -123,7 +125,7 @@ func FuzzParseEvent(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		e, err := parseEvent(strings.TrimSpace(string(data)), "")
+		e, err := parseEvent(strings.TrimSpace(string(data)), state.Event{})
 		if (e == nil) == (err == nil) {
 			t.Fatalf("got %v and %v", e, err)
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/destlock"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/state"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -61,7 +62,7 @@ func RunContext(ctx context.Context, conf Config) error {
 // standard input is not read, and what the environment says about an event does not
 // count.
 func RunURL(ctx context.Context, manifestURL string, conf Config) error {
-	return runEvent(ctx, conf, func() (*event, error) { return newEvent(manifestURL, "") })
+	return runEvent(ctx, conf, func() (*event, error) { return newEvent(manifestURL, state.Event{}) })
 }
 
 func runEvent(ctx context.Context, conf Config, receive func() (*event, error)) error {
@@ -73,24 +74,39 @@ func runEvent(ctx context.Context, conf Config, receive func() (*event, error)) 
 		log.Println("No event: nothing to deploy.")
 		return nil
 	}
+	if errors.Is(err, errHandled) {
+		return nil
+	}
 	return err
 }
 
-func run(ctx context.Context, conf Config, receive func() (*event, error)) error {
+func run(ctx context.Context, conf Config, receive func() (*event, error)) (err error) {
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
+	}
+	out := newOutcome(conf)
+	defer func() { out.failed(err) }()
+	if err := out.open(); err != nil {
+		return logged("State directory", err)
 	}
 	ev, err := receive()
 	if errors.Is(err, ErrNoEvents) {
 		return err
 	}
 	if err != nil {
+		out.recorded = ctx.Err() != nil // there was nothing to deploy yet
+		return logged("Event", err)
+	}
+	out.received(ev)
+	if err := out.check(); errors.Is(err, errHandled) {
+		return err
+	} else if err != nil {
 		return logged("Event", err)
 	}
 	if err := conf.initSleep(ctx); err != nil {
 		return logged("Sleeping", err)
 	}
-	start := time.Now() // the sleep is not a part of the deployment
+	out.start = time.Now() // the sleep is not a part of the deployment
 	log.Println("Loading manifest:", redact.URL(ev.manifestURL))
 	data, err := fetch.Manifest(ctx, ev.manifestURL, conf.fetchOptions())
 	if err != nil {
@@ -100,12 +116,14 @@ func run(ctx context.Context, conf Config, receive func() (*event, error)) error
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}
-	return newDeployment(m, conf, ev, start).deployAndTell(ctx)
+	return newDeployment(m, ev, out).deployAndTell(ctx)
 }
 
 // deployAndTell is deploy with the success or failure commands after it.
 func (d *deployment) deployAndTell(ctx context.Context) error {
-	if err := d.deploy(ctx); err != nil {
+	if err := d.deploy(ctx); errors.Is(err, errHandled) {
+		return err
+	} else if err != nil {
 		d.runFailure(ctx, err)
 		log.Println(d.ending("Failed"))
 		return err
@@ -129,7 +147,13 @@ func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
-	return newDeployment(m, conf, &event{}, time.Now()).deploy(ctx)
+	out := newOutcome(conf)
+	if err := out.open(); err != nil {
+		err = logged("State directory", err)
+		out.failed(err)
+		return err
+	}
+	return newDeployment(m, &event{}, out).deploy(ctx)
 }
 
 // deployment is one deployment of a manifest.
@@ -138,17 +162,19 @@ type deployment struct {
 	url      string    // of the manifest, without secrets; "" where it has none
 	conf     Config
 	commands *runner
-	start    time.Time // before the manifest was fetched, if it was
-	release  string    // the release that Rollback deploys, "" for what the manifest names
+	outcome  *outcome
+	release  string // the release that Rollback deploys, "" for what the manifest names
 }
 
-func newDeployment(m *Manifest, conf Config, ev *event, start time.Time) *deployment {
-	return &deployment{manifest: m, url: redact.URL(ev.manifestURL), conf: conf, commands: newRunner(m, conf, ev), start: start}
+func newDeployment(m *Manifest, ev *event, out *outcome) *deployment {
+	out.read(m)
+	return &deployment{manifest: m, url: redact.URL(ev.manifestURL), conf: out.conf, commands: newRunner(m, out.conf, ev), outcome: out}
 }
 
 // deploy checks the manifest and deploys it. A manifest that is wrong fails before
 // anything has been done.
-func (d *deployment) deploy(ctx context.Context) error {
+func (d *deployment) deploy(ctx context.Context) (err error) {
+	defer func() { d.outcome.failed(err) }() // before the failure commands
 	if err := d.manifest.check(d.conf); err != nil {
 		if d.url != "" {
 			err = fmt.Errorf("%s: %w", d.url, err)
@@ -159,7 +185,9 @@ func (d *deployment) deploy(ctx context.Context) error {
 	if d.manifest.Src != "" {
 		d.manifest = d.manifest.cleaned()
 	}
-	if err := d.run(ctx); err != nil {
+	if err := d.run(ctx); errors.Is(err, errHandled) {
+		return err
+	} else if err != nil {
 		return logged("Deploy manifest", err)
 	}
 	log.Println("Deploy manifest succeeded." + capture.Warnings())
@@ -172,7 +200,7 @@ func (d *deployment) ending(result string) string {
 	if d.manifest.Src != "" && d.manifest.Dest != "" {
 		result += ": " + redact.Printable(d.manifest.Dest)
 	}
-	return result + " in " + time.Since(d.start).Round(time.Millisecond).String()
+	return result + " in " + time.Since(d.outcome.start).Round(time.Millisecond).String()
 }
 
 // run deploys the archive, if the manifest has one, with the pre and post
@@ -189,14 +217,17 @@ func (d *deployment) run(ctx context.Context) error {
 		if sync, err = newStrategy(m); err != nil {
 			return err
 		}
-		if _, err := unixfs.RealPath(m.Dest); err != nil { // it leads through a file, for example
-			return cmp.Or(destcheck.Problem(m.Dest), err)
-		}
-		lock, err := destlock.Acquire(ctx, m.Dest)
-		if err != nil {
-			return err
-		}
-		defer lock.Release()
+		d.outcome.deployment.Strategy = nameOf(sync)
+	}
+	lock, err := d.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	if err := d.outcome.check(); err != nil { // another agent may have handled the event meanwhile
+		return err
+	}
+	if m.Src != "" {
 		if err := d.prepare(sync); err != nil {
 			return err
 		}
@@ -210,11 +241,31 @@ func (d *deployment) run(ctx context.Context) error {
 	if err := d.commands.loggedAll(ctx, m.Commands.Pre); err != nil {
 		return fmt.Errorf("pre command: %w", err)
 	}
-	err := d.sync(ctx, sync, src)
+	err = d.sync(ctx, sync, src)
 	if err == nil {
 		if err = d.commands.loggedAll(ctx, m.Commands.Post); err != nil {
 			err = fmt.Errorf("post command: %w", err)
 		}
 	}
-	return conclude(sync, cmp.Or(err, context.Cause(ctx))) // ctx may have ended after the last blocking step
+	// ctx may have ended after the last blocking step.
+	if err := conclude(sync, cmp.Or(err, context.Cause(ctx))); err != nil {
+		return err
+	}
+	return d.outcome.succeeded()
+}
+
+// lock keeps other deployments from dest until it is released. Without a dest, it keeps
+// the same event from being handled at the same time, if that can be told.
+func (d *deployment) lock(ctx context.Context) (*destlock.Lock, error) {
+	dest := d.manifest.Dest
+	if d.manifest.Src == "" {
+		dest = d.outcome.lockName()
+	}
+	if dest == "" {
+		return nil, nil
+	}
+	if _, err := unixfs.RealPath(dest); err != nil { // it leads through a file, for example
+		return nil, cmp.Or(destcheck.Problem(dest), err)
+	}
+	return destlock.Acquire(ctx, dest)
 }

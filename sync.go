@@ -79,6 +79,19 @@ func newStrategy(m *Manifest) (strategy, error) {
 	return nil, checkStrategy(m.SyncStrategy)
 }
 
+// nameOf returns the name of a strategy.
+func nameOf(s strategy) string {
+	switch s.(type) {
+	case *RsyncStrategy:
+		return "rsync"
+	case *MvSyncStrategy:
+		return "mv"
+	case *symlinkStrategy:
+		return "symlink"
+	}
+	return "builtin"
+}
+
 // checkStrategy reports a name that newStrategy does not know.
 func checkStrategy(name string) error {
 	switch name {

@@ -96,8 +96,23 @@ func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.
 	}
 	unixfs.SweepTempDirs(d.manifest.Dest, unixfs.TempPrefix) // excludes may protect them from rsync
 	return d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
-		return s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest)
+		if err := s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest); err != nil || d.conf.StateDir == "" {
+			return err
+		}
+		// What the state directory says to be deployed has to survive a power cut, as
+		// that does itself.
+		return flush(ctx, d.manifest.Dest)
 	})
+}
+
+// flush waits until the file system of a directory is on disk.
+func flush(ctx context.Context, path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return unixfs.Syncfs(ctx, int(dir.Fd()))
 }
 
 func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {

@@ -8,7 +8,6 @@ import (
 	"log"
 	"net/url"
 	"os"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -160,21 +159,30 @@ func (s *symlinkStrategy) id() releases.ID {
 // Nothing is downloaded. The release must have been made by the strategy symlink and
 // still be kept; if there is none, the error says so and nothing changes. Of conf,
 // what is about downloads, Allow included, and InitSleep does not count.
-func Rollback(ctx context.Context, dest string, conf Config) error {
+func Rollback(ctx context.Context, dest string, conf Config) (err error) {
 	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
 	log.Println("Starting up stretcher agent", Version)
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
+	out := newOutcome(conf)
+	out.deployment.Rollback = true
+	out.destIs(dest)
+	defer func() { out.failed(err) }()
+	if err := out.open(); err != nil {
+		return logged("State directory", err)
+	}
 	m, name, source, err := earlier(dest, conf.Strict)
 	if err != nil {
 		return logged("Rollback", err)
 	}
-	conf.Allow = nil // nothing is downloaded, and src was allowed when the release was made
+	out.conf.Allow = nil // nothing is downloaded, and src was allowed when the release was made
 	log.Printf("Rolling back %s to the release %s", m.Dest, name)
 	log.Println("Loading manifest:", source)
-	d := newDeployment(m, conf, &event{manifestURL: source}, time.Now())
+	ev := &event{manifestURL: source}
+	out.received(ev)
+	d := newDeployment(m, ev, out)
 	d.release = name
 	return d.deployAndTell(ctx)
 }

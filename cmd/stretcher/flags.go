@@ -36,6 +36,10 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -check MANIFEST        deploy nothing: print what is wrong with the manifest
                          at a path or URL, or on stdin (-)
   -strict                refuse manifests with unknown or duplicate keys
+  -state-dir DIR         remember in DIR which events were deployed, skip them when
+                         they are delivered again, and keep a history
+  -metrics-file FILE     write metrics to FILE for node_exporter's textfile
+                         collector
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
                          (default -v)
   -log-level LEVEL       DEBUG, INFO, WARN or ERROR (default INFO)
@@ -133,6 +137,8 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 	f.Func("random-delay", "", seconds(&delay))
 	f.Func("command-timeout", "", seconds(&conf.CommandTimeout))
 	f.BoolVar(&conf.Strict, "strict", false, "")
+	f.StringVar(&conf.StateDir, "state-dir", "", "")
+	f.StringVar(&conf.MetricsFile, "metrics-file", "", "")
 	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
 	f.Func("log-level", "", func(s string) error {
 		if conf.LogLevel = strings.ToUpper(s); !slices.Contains(runlog.Levels, conf.LogLevel) {

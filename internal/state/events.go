@@ -32,6 +32,14 @@ type Event struct {
 	ID   string `json:"id"` // Consul's ID, or the Lamport time of Serf
 }
 
+// String names an event in the log.
+func (e Event) String() string {
+	if e.Kind == Consul {
+		return fmt.Sprintf("the Consul event %s", e.ID)
+	}
+	return fmt.Sprintf("the Serf %s %s with Lamport time %s", map[string]string{Serf: "event", SerfQuery: "query"}[e.Kind], e.Name, e.ID)
+}
+
 // Handled is an event that has been handled with success.
 type Handled struct {
 	Kind string    `json:"kind"`
@@ -52,6 +60,15 @@ func (e Event) handled(at time.Time) (h Handled, ok bool) {
 		return Handled{Kind: e.Kind, Name: key(e.Name), Time: ltime, At: at}, err == nil
 	}
 	return Handled{}, false
+}
+
+// Reason says why h makes e a handled event.
+func (h Handled) Reason(e Event) string {
+	at := h.At.Format(time.RFC3339)
+	if later := fmt.Sprint(h.Time); h.Kind != Consul && later != e.ID {
+		return fmt.Sprintf("one with Lamport time %s was handled at %s (after the cluster was made anew, remove state.json from the state directory)", later, at)
+	}
+	return "it was handled at " + at
 }
 
 // key returns a short text in UTF-8 that stands for s.

@@ -17,7 +17,7 @@ const (
 	// cut to its newest lines, of keptHistory bytes together.
 	maxHistory  = 2 << 20
 	keptHistory = 1 << 20
-	// maxText is the length to which Record shortens each text, in bytes.
+	// maxText is the length to which Shortened shortens each text, in bytes.
 	maxText = 4 << 10
 	// maxLine is more than a line has, in bytes, even if each byte of its texts is
 	// escaped.
@@ -34,8 +34,8 @@ const (
 // been read. A dest is an absolute path, and so never equal to it.
 const UnknownDest = "unknown"
 
-// Deployment is a line of the history. Its texts have to be free of secrets. Those of
-// more than 4 KiB are shortened.
+// Deployment is a line of the history. Its texts have to be free of secrets, and
+// Shortened.
 type Deployment struct {
 	Time     time.Time `json:"time"`            // of its start
 	Event    *Event    `json:"event,omitempty"` // nil if it was started by hand
@@ -61,13 +61,10 @@ func (d *Deployment) Label() string {
 	return d.Dest
 }
 
-// shortened returns d with its texts shortened.
-func (d Deployment) shortened() Deployment {
+// Shortened returns d with those of its texts that have more than 4 KiB shortened.
+func (d Deployment) Shortened() Deployment {
 	for _, text := range []*string{&d.Manifest, &d.Checksum, &d.Dest, &d.Strategy, &d.Error} {
 		*text = shorten(*text)
-	}
-	if d.Event != nil {
-		d.Event = &Event{d.Event.Kind, shorten(d.Event.Name), shorten(d.Event.ID)}
 	}
 	return d
 }
@@ -86,10 +83,13 @@ func (d *Dir) openHistory() (*os.File, error) {
 // appendHistory adds a line to the history. A part of a line that a kill, a power cut
 // or a full disk left at its end is removed first.
 func (d *Dir) appendHistory(deployment Deployment) error {
+	if e := deployment.Event; e != nil {
+		deployment.Event = &Event{e.Kind, key(e.Name), key(e.ID)}
+	}
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false) // URLs have an & in them
-	if err := e.Encode(deployment.shortened()); err != nil {
+	if err := e.Encode(deployment); err != nil {
 		return err
 	}
 	line := buf.Bytes()

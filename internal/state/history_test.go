@@ -66,7 +66,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	largest, shrunk := 0, 0
 	var last string
 	for i := range 600 {
-		if err := d.appendHistory(Deployment{Manifest: fmt.Sprint(i), Error: long, Checksum: "short"}); err != nil {
+		if err := d.appendHistory(Deployment{Manifest: fmt.Sprint(i), Error: long, Checksum: "short"}.Shortened()); err != nil {
 			t.Fatal(err)
 		}
 		got := d.readAll(t, "history.jsonl")

@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -92,11 +93,27 @@ func (d *Dir) Handled(e Event) (*Handled, error) {
 	return find(c.Events, e), nil
 }
 
+// LockName returns an absolute path that stands for e, or for all events of Serf of
+// its name. Nothing is made there.
+func (d *Dir) LockName(e Event) string {
+	name := e.Kind + " " + e.Name
+	if e.Kind == Consul {
+		name = e.Kind + " " + e.ID
+	}
+	path := d.file(strings.ReplaceAll(key(name), "/", "_"))
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
 // Record adds a deployment to the totals and to the history; after a success, its
-// event is handled. It returns the totals of all dests. After an error, none of it is
-// recorded, except that the history has a failure if it could be written to. What is
-// recorded survives a power cut. That a line of the history cannot be written is
-// logged only.
+// event is handled. It returns the totals of all dests. What is recorded survives a
+// power cut.
+//
+// After an error, the event is not handled and nothing is added to the totals, and if
+// there is an event that should be handled now, nothing to the history. That only the
+// history cannot be written is logged, but no error.
 func (d *Dir) Record(deployment Deployment) (totals map[string]Totals, err error) {
 	now := time.Now().UTC().Truncate(time.Second)
 	unlock, err := d.lock()
@@ -111,7 +128,7 @@ func (d *Dir) Record(deployment Deployment) (totals map[string]Totals, err error
 		c.count(deployment, now)
 		totals = c.Totals
 	})
-	if err != nil && deployment.Result == Success {
+	if err != nil && deployment.Result == Success && deployment.Event != nil {
 		return nil, err
 	}
 	unixfs.Warn("add to the history", d.appendHistory(deployment))
