@@ -36,8 +36,8 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -check MANIFEST        deploy nothing: print what is wrong with the manifest
                          at a path or URL, or on stdin (-)
   -strict                refuse manifests with unknown or duplicate keys
-  -state-dir DIR         remember in DIR which events were deployed, skip them when
-                         they are delivered again, and keep a history
+  -state-dir DIR         remember deployed events in DIR, skip their repeats, and
+                         keep a history of deployments there
   -metrics-file FILE     write metrics to FILE for node_exporter's textfile
                          collector
   -rsync-verbose OPT     verbose option for rsync: -v, -vv, -vvv or ""
