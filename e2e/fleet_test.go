@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -229,12 +228,10 @@ test $FLEET_HOST != web2`, shared.dir)))
 
 	var watches []*server
 	for _, name := range names {
-		h := newFleetHost(t, name, c.http)
-		watches = append(watches, launch(t, "watch-"+name, h.command(tool(t, "consul"), "watch", "-type", "event", "-name", "deploy", "-shell=false",
-			fleetScript(t, "rolling.sh"), "hello", "2", "-log-level", "DEBUG")))
+		watches = append(watches, newFleetHost(t, name, c.http).watchRolling("2"))
 	}
 	for _, watch := range watches {
-		watch.waitForOutput(noEvent, 1)
+		watch.waitForOutput("rolling.sh: not deploying", 1) // nothing is stored when the watch starts
 	}
 	output(t, shared.command(fleetScript(t, "deploy.sh"), "hello", fileURL(manifest)))
 	for _, watch := range watches {
@@ -266,6 +263,66 @@ test $FLEET_HOST != web2`, shared.dir)))
 	}
 }
 
+// A rollout is stopped when the key of its manifest is deleted: hosts that wait do not
+// deploy.
+func TestFleetRollingStops(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t, nil)
+	operator := newFleetHost(t, "operator", c.http)
+	bad, good := operator.path("bad.yml"), operator.path("good.yml")
+	write(t, bad, []byte(fmt.Sprintf(`commands:
+  pre:
+    - "until [ -e '%s' ]; do sleep 0.05; done; exit 5"
+  failure:
+    - consul kv delete stretcher/hello/manifest
+`, operator.path("go on"))))
+	write(t, good, []byte("commands: {pre: [echo good]}\n"))
+
+	var watches []*server
+	all := func(text string) (n int) {
+		for _, watch := range watches {
+			n += strings.Count(watch.output(), text)
+		}
+		return n
+	}
+	for _, name := range []string{"web1", "web2", "web3"} {
+		watches = append(watches, newFleetHost(t, name, c.http).watchRolling("1"))
+	}
+	waitForAll := func(text string, n int) {
+		t.Helper()
+		waitFor(t, text, func() error {
+			if got := all(text); got < n {
+				return fmt.Errorf("found %d times, want %d", got, n)
+			}
+			return nil
+		})
+	}
+	const skipped = "rolling.sh: not deploying: stretcher/hello/manifest has been changed or deleted"
+	waitForAll("rolling.sh: not deploying: stretcher/hello/manifest does not exist", 3)
+	deploy := fleetScript(t, "deploy.sh")
+	output(t, operator.command(deploy, "hello", fileURL(bad)))
+	waitForAll("rolling.sh: waiting", 3)
+	waitForAll("Loading manifest", 1)
+	write(t, operator.path("go on"), nil)
+	waitForAll("failed: until", 1)
+	waitForAll(skipped, 2)
+	output(t, operator.command(deploy, "hello", fileURL(good)))
+	waitForAll("Done in", 3)
+	if n := all("Loading manifest: " + fileURL(bad)); n != 1 {
+		t.Errorf("%d hosts deployed the bad manifest", n)
+	}
+	for _, watch := range watches {
+		wantWatching(t, watch)
+	}
+}
+
+// watchRolling starts consul watch with rolling.sh as its handler, on this host.
+func (h *host) watchRolling(hosts string) *server {
+	h.t.Helper()
+	return launch(h.t, "watch", h.command(tool(h.t, "consul"), "watch", "-type", "event", "-name", "deploy", "-shell=false",
+		fleetScript(h.t, "rolling.sh"), "hello", hosts))
+}
+
 // A host that goes down during its deployment makes way for the others when its
 // session has expired.
 func TestFleetRollingHostDies(t *testing.T) {
@@ -273,6 +330,7 @@ func TestFleetRollingHostDies(t *testing.T) {
 	c := startConsul(t, nil)
 	one, two := newFleetHost(t, "web1", c.http), newFleetHost(t, "web2", c.http)
 	manifest := two.path("app.yml")
+	output(t, two.command(fleetScript(t, "deploy.sh"), "hello", fileURL(manifest)))
 	write(t, manifest, []byte("commands: {pre: ['touch started; test $FLEET_HOST != web1 || sleep 600']}\n"))
 	roll := func(h *host) *server {
 		cmd := h.command(fleetScript(t, "rolling.sh"), "hello", "1")
@@ -378,8 +436,50 @@ func TestFleetUsage(t *testing.T) {
 	}
 	// Without Consul, a watch with rolling.sh as its handler ends, and is started again.
 	cmd := h.command(fleetScript(t, "rolling.sh"), "hello", "2")
-	cmd.Stdin = io.MultiReader()
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "connection refused") {
 		t.Errorf("rolling.sh without Consul: %v\n%s", err, out)
 	}
+}
+
+// The token with the policy in the README is enough for a host, and no more than that.
+func TestFleetACL(t *testing.T) {
+	t.Parallel()
+	const management = "5a1bfa48-0a7d-4a2b-9f5d-0c8f3c3d9a01"
+	c := startConsul(t, nil, "-hcl", `acl { enabled = true, default_policy = "deny", tokens { initial_management = "`+management+`", agent = "`+management+`" } }`)
+	operator := newFleetHost(t, "operator", c.http, "CONSUL_HTTP_TOKEN="+management)
+	readme, err := os.ReadFile(fleetScript(t, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, policy, found := strings.Cut(string(readme), "```hcl\n")
+	policy, _, _ = strings.Cut(policy, "```")
+	_, port, _ := strings.Cut(c.http, ":")
+	policy = strings.NewReplacer(`session "web1"`, `session "node-`+port+`"`, `agent "web1"`, `agent "node-`+port+`"`).Replace(policy)
+	if !found || strings.Count(policy, port) != 2 {
+		t.Fatalf("the policy in the README is %q", policy)
+	}
+	write(t, operator.path("policy.hcl"), []byte(policy))
+	waitFor(t, "the policy", func() error {
+		return operator.command(tool(t, "consul"), "acl", "policy", "create", "-name", "host", "-rules", "@"+operator.path("policy.hcl")).Run()
+	})
+	const token = "7c1e3c52-6c55-4d0c-8a1b-1d5b7a0f9b02"
+	output(t, operator.command(tool(t, "consul"), "acl", "token", "create", "-policy-name", "host", "-secret", token))
+	write(t, operator.path("token"), []byte(token))
+
+	web1 := newFleetHost(t, "web1", c.http, "CONSUL_HTTP_TOKEN_FILE="+operator.path("token"))
+	watch := web1.watchRolling("2")
+	watch.waitForOutput("rolling.sh: not deploying", 1)
+	manifest := operator.path("app.yml")
+	write(t, manifest, reporting(t, ":"))
+	output(t, operator.command(fleetScript(t, "deploy.sh"), "hello", fileURL(manifest)))
+	watch.waitForOutput("Done in", 1)
+	wantRow(t, operator.status(0, "hello"), "web1 ok", fileURL(manifest))
+	web1.run(web1.command(fleetScript(t, "catchup.sh"), "hello")).wait().wantSuccess()
+
+	other := newFleetHost(t, "web2", c.http, "CONSUL_HTTP_TOKEN_FILE="+operator.path("token"))
+	other.stretcher(fileURL(manifest)).wantSuccess().wantLog("report.sh: could not report to Consul", "Permission denied")
+	if err := web1.command(fleetScript(t, "deploy.sh"), "hello", fileURL(manifest)).Run(); err == nil {
+		t.Error("a host may start a rollout")
+	}
+	wantWatching(t, watch)
 }

@@ -9,6 +9,10 @@
 # stretcher. N has to be the same on all hosts: as long as others use another N, consul
 # refuses the lock.
 #
+# The rollout has to be started by deploy.sh, which stores the URL of the manifest. It
+# is stopped by storing another one, or by deleting the key: hosts that are waiting do
+# not deploy then.
+#
 # A host whose deployment fails makes way for the next one, as does a host that goes
 # down; for the latter, Consul waits until its session has expired. If a host loses its
 # connection to Consul, its deployment is cancelled, because another host may have
@@ -26,9 +30,29 @@ if [ $# -lt 2 ]; then
 	echo "usage: rolling.sh APP N [OPTION...]" >&2
 	exit 2
 fi
-lock=${FLEET_PREFIX:-stretcher}/$1/rolling
+keys=${FLEET_PREFIX:-stretcher}/$1
 hosts=$2
 shift 2
+
+# If Consul does not answer, the watch ends here, and passes the event again when it
+# has been restarted.
+wanted=$(consul kv get -recurse "$keys/manifest")
+if [ -z "$wanted" ]; then
+	echo "rolling.sh: not deploying: $keys/manifest does not exist" >&2
+	exit 0
+fi
+export wanted
+echo "rolling.sh: waiting until fewer than $hosts hosts deploy" >&2
 # The event is on stdin.
-exec consul lock -n "$hosts" -pass-stdin -shell=false -child-exit-code "$lock" \
-	"${STRETCHER:-stretcher}" "$@"
+# shellcheck disable=SC2016 # the variables are those of the inner sh
+exec consul lock -n "$hosts" -pass-stdin -shell=false -child-exit-code "$keys/rolling" \
+	sh -c '
+		now=$(consul kv get -recurse "$1") || exit
+		if [ "$now" != "$wanted" ]; then
+			echo "rolling.sh: not deploying: $1 has been changed or deleted" >&2
+			exit 0
+		fi
+		unset wanted
+		shift
+		exec "$@"
+	' rolling.sh "$keys/manifest" "${STRETCHER:-stretcher}" "$@"
