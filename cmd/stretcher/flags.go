@@ -30,6 +30,8 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -random-delay TIME     sleep a random time of up to TIME on start (default 0)
   -command-timeout TIME  time limit for each command (default no limit)
   -header 'NAME: VALUE'  header for http and https requests; may be repeated
+  -allow PREFIX          fetch only URLs under this prefix, such as
+                         https://example.com/deploy; may be repeated
   -max-size SIZE         refuse archives that unpack to more (default no limit)
   -rollback DEST         deploy again the release of DEST before the current one
                          (sync_strategy: symlink); stdin is not read
@@ -155,6 +157,10 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 	})
 	f.Var(&action{o, "-rollback", "the dest of a manifest"}, "rollback", "")
 	f.Var(&action{o, "-check", "the path or URL of a manifest, or -"}, "check", "")
+	f.Var(repeated(func(s string) error {
+		conf.Allow = append(conf.Allow, s)
+		return nil
+	}), "allow", "")
 	var headers []string
 	f.Var(repeated(func(s string) error {
 		headers = append(headers, s)
@@ -185,12 +191,18 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		return o, err
 	}
 	// Not by f.Func: its errors contain the value.
-	if err := addHeaders(conf, headers); err != nil {
-		source := "flag -header"
-		if fromEnvironment["header"] {
-			source = variableName("header")
+	invalid := func(name string, err error) error {
+		source := "flag -" + name
+		if fromEnvironment[name] {
+			source = variableName(name)
 		}
-		return o, fmt.Errorf("invalid value for %s: %w", source, err)
+		return fmt.Errorf("invalid value for %s: %w", source, err)
+	}
+	if err := addHeaders(conf, headers); err != nil {
+		return o, invalid("header", err)
+	}
+	if err := fetch.CheckAllow(conf.Allow); err != nil {
+		return o, invalid("allow", err)
 	}
 	conf.InitSleep = stretcher.RandomTime(delay.Seconds())
 	conf.MaxSize = int64(maxSize)
@@ -258,6 +270,9 @@ func canonical(name string) string {
 // line if the flag may be repeated.
 func setFromVariable(to flag.Value, value string) error {
 	if _, ok := to.(repeated); ok {
+		if strings.TrimSpace(value) == "" {
+			return errors.New("it has only white space")
+		}
 		for line := range strings.Lines(value) {
 			if line = strings.TrimSpace(line); line == "" {
 				continue
