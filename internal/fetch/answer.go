@@ -182,7 +182,7 @@ func shorten(text string) string {
 func httpStatusError(err error, code int, h http.Header) error {
 	switch {
 	case code == http.StatusNotFound:
-		return err
+		return missingError{err}
 	case code == http.StatusRequestTimeout, code == http.StatusTooManyRequests, code >= 500:
 		return busyError{err, retryAfter(h.Get("Retry-After"))}
 	}

@@ -50,8 +50,9 @@ func codings(contentEncoding string) []string {
 	return names
 }
 
-// decode returns the bytes of a manifest without its encoding.
-func (e encoding) decode(data []byte) ([]byte, error) {
+// decode returns the bytes of a manifest, or of its signature, without its encoding.
+// They may be at most limit bytes.
+func (e encoding) decode(data []byte, limit int64) ([]byte, error) {
 	names := codings(e.sent)
 	if len(names) > maxCodings {
 		return nil, fmt.Errorf("more than %d content codings", maxCodings)
@@ -62,7 +63,7 @@ func (e encoding) decode(data []byte) ([]byte, error) {
 		switch {
 		case last == "gzip" || last == "x-gzip":
 			var err error
-			if data, err = gunzip(data); err != nil {
+			if data, err = gunzip(data, limit); err != nil {
 				return nil, fmt.Errorf("decode Content-Encoding %s: %w", redact.Printable(last), err)
 			}
 		case !utf8.Valid(data):
@@ -74,18 +75,18 @@ func (e encoding) decode(data []byte) ([]byte, error) {
 	return data, nil
 }
 
-// gunzip decompresses a manifest.
-func gunzip(data []byte) ([]byte, error) {
+// gunzip decompresses at most limit bytes.
+func gunzip(data []byte, limit int64) ([]byte, error) {
 	r, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return nil, noEOF(err)
 	}
-	data, err = io.ReadAll(io.LimitReader(r, MaxManifest+1))
+	data, err = io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > MaxManifest {
-		return nil, fmt.Errorf("larger than %s", humanize.IBytes(MaxManifest))
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("larger than %s", humanize.IBytes(uint64(limit)))
 	}
 	return data, nil
 }

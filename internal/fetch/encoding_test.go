@@ -60,7 +60,7 @@ func TestDecode(t *testing.T) {
 		{"zstd\x1b", []byte{0x28, 0xb5, 0x2f, 0xfd}, nil, `the Content-Encoding zstd\x1b is not supported: store the manifest without it, or with gzip`},
 		{"gzip,gzip,gzip,gzip,gzip,gzip", packed, nil, "more than 5 content codings"},
 	} {
-		got, err := encoding{sent: test.encoding}.decode(test.data)
+		got, err := encoding{sent: test.encoding}.decode(test.data, MaxManifest)
 		if (err == nil) != (test.err == "") || err != nil && err.Error() != test.err || !bytes.Equal(got, test.want) {
 			t.Errorf("%q, %.20q: got %.20q, error %v", test.encoding, test.data, got, err)
 		}
@@ -74,7 +74,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, sent string, data []byte) {
 		e := encoding{sent: sent}
-		if got, err := e.decode(data); err != nil && (got != nil || strings.ContainsAny(err.Error(), "\n\x1b")) || len(got) > max(len(data), MaxManifest) {
+		if got, err := e.decode(data, MaxManifest); err != nil && (got != nil || strings.ContainsAny(err.Error(), "\n\x1b")) || len(got) > max(len(data), MaxManifest) {
 			t.Errorf("%q: %d bytes, error %v", sent, len(got), err)
 		}
 		if strings.ContainsAny(e.hint(), "\n\x1b") {

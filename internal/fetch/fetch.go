@@ -17,12 +17,8 @@ import (
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
-const (
-	// MaxManifest is how large a manifest may be, in bytes.
-	MaxManifest = 1 << 20
-	// defaultConnections is the number of connections for a large object.
-	defaultConnections = 4
-)
+// defaultConnections is the number of connections for a large object.
+const defaultConnections = 4
 
 // Options says how an object is downloaded. The zero value makes one attempt
 // without any limit.
@@ -101,27 +97,6 @@ func CheckURL(url string, allow []string) error {
 func CheckAllow(prefixes []string) error {
 	_, err := allowlist.Parse(prefixes)
 	return err
-}
-
-// Manifest returns the object at url, which may have 1 MiB. It decodes a
-// Content-Encoding of gzip; after that too, the object may have 1 MiB. Each attempt may take
-// 60 seconds, so that a server that sends a byte a second cannot hold up a host
-// for ever. Of the options it uses Retries, RetryWait, Headers, Allow, Version and
-// Debug. Errors
-// are those of Download.
-func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
-	o.Connections, o.MaxBandwidth = 1, 0
-	data := &memory{}
-	f := newFetcher(url, newSpool(data, MaxManifest), o)
-	f.limitAttempts = true
-	if err := f.fetch(ctx); err != nil {
-		return nil, err
-	}
-	decoded, err := f.encoding.decode(data.bytes)
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", f.name(), err)
-	}
-	return decoded, nil
 }
 
 // Download writes the object at url to the beginning of the file to, which has

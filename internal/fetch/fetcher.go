@@ -34,6 +34,7 @@ type fetcher struct {
 	progress    progress
 
 	limitAttempts bool // each attempt ends after Options.attemptTime
+	once          bool // the caller retries
 }
 
 func newFetcher(url string, to *spool, o Options) *fetcher {
@@ -67,15 +68,29 @@ func (f *fetcher) fetch(ctx context.Context) (err error) {
 		f.logf("[WARN] Fetch %s: what follows the %c is ignored: write %%%02X for one that is part of the name", f.name(), part[0], part[0])
 	}
 	defer func() { unixfs.Warn("close "+f.name(), f.source.close()) }()
-	if err := f.retry(ctx, f.name(), f.attempt); err != nil {
+	if f.once {
+		err = f.attempt(ctx)
+	} else {
+		err = f.retry(ctx, f.name(), f.attempt)
+	}
+	if err != nil {
 		return redact.Error(fmt.Errorf("fetch %s: %w", f.name(), err))
 	}
 	return nil
 }
 
-// retry calls attempt until it succeeds, fails permanently, or has failed once
-// more than there are retries. The log calls it by name.
+// retry is Options.retry for attempts over connections to the source.
 func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.Context) error) error {
+	return f.Options.retry(ctx, name, attempt, func() {
+		f.progress.retries.Add(1)
+		f.source.closeIdle()
+	})
+}
+
+// retry calls attempt until it succeeds, fails permanently, or has failed once
+// more than there are retries, and again before each retry. The log calls it by
+// name.
+func (o Options) retry(ctx context.Context, name string, attempt func(context.Context) error, again func()) error {
 	for n := 0; ; n++ {
 		err := attempt(ctx)
 		if err == nil {
@@ -87,24 +102,23 @@ func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.C
 		if errors.As(err, new(permanentError)) {
 			return err
 		}
-		if n >= f.Retries {
+		if n >= o.Retries {
 			if n > 0 {
 				err = fmt.Errorf("%w (given up after %d attempts)", err, n+1)
 			}
 			return permanent(err)
 		}
-		wait := f.RetryWait + rand.N(f.RetryWait/4+1)
+		wait := o.RetryWait + rand.N(o.RetryWait/4+1)
 		if busy, ok := errors.AsType[busyError](err); ok {
 			wait = max(wait, min(busy.retryAfter, maxRetryAfter))
 		}
-		f.progress.retries.Add(1)
-		f.logf("[WARN] Fetch %s: attempt %d of %d failed: %v; next in %s", name, n+1, f.Retries+1, err, wait.Round(time.Millisecond))
+		o.logf("[WARN] Fetch %s: attempt %d of %d failed: %v; next in %s", name, n+1, o.Retries+1, err, wait.Round(time.Millisecond))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		f.source.closeIdle()
+		again()
 	}
 }
 

@@ -37,7 +37,7 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 		err = at.Err // without the path, since our own errors contain the URL
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, missingError{err}
 	}
 	if err != nil {
 		return nil, permanent(err)

@@ -105,7 +105,7 @@ func (s *gcsSource) error(ctx context.Context, err error, validator string, rang
 		if _, bucketErr := s.client.Bucket(s.bucket).Attrs(ctx); errors.Is(bucketErr, storage.ErrBucketNotExist) {
 			return permanent(storage.ErrBucketNotExist)
 		}
-		return storage.ErrObjectNotExist
+		return missingError{storage.ErrObjectNotExist}
 	}
 	if token, ok := errors.AsType[*auth.Error](err); ok && token.Response != nil {
 		status := withReason(errors.New(redact.Printable(token.Response.Status)), reason(token.Response.Header.Get("Content-Type"), token.Body))

@@ -158,8 +158,9 @@ func s3Error(err error, conditional bool) error {
 	switch {
 	case conditional && (status == http.StatusPreconditionFailed || status == http.StatusRequestedRangeNotSatisfiable):
 		return errChanged
-	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound,
-		status == http.StatusRequestTimeout, code == "RequestTimeout":
+	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound:
+		return missingError{short}
+	case status == http.StatusRequestTimeout, code == "RequestTimeout":
 		return short
 	case status == http.StatusTooManyRequests, status >= 500:
 		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}
