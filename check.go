@@ -20,6 +20,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
@@ -40,7 +41,8 @@ type Problem struct {
 
 // Check returns all for which a deployment would refuse a manifest with
 // Config.Strict, or would warn of it, in the order of the lines. It deploys nothing
-// and runs nothing. manifest is a path, a URL, or "-" for the standard input.
+// and runs nothing. manifest is a path, a URL, or "-" for the standard input, which
+// cannot have the signature that PublicKeys ask for.
 //
 // What depends on the host does not count: whether dest exists, for example. Where
 // a variable of must_env is not set, that is a warning, and nothing else is said
@@ -61,9 +63,24 @@ func Check(ctx context.Context, manifest string, conf Config) ([]Problem, error)
 }
 
 // readManifest returns the manifest at a path or a URL, or the standard input for "-".
+// With public keys, its signature has been verified.
 func readManifest(ctx context.Context, manifest string, conf Config) (data []byte, err error) {
-	if strings.Contains(manifest, "://") || strings.HasPrefix(manifest, "file:/") {
-		return fetch.Manifest(ctx, manifest, conf.fetchOptions())
+	keys, err := signature.ReadKeys(conf.PublicKeys)
+	if err != nil {
+		return nil, err
+	}
+	isURL := strings.Contains(manifest, "://") || strings.HasPrefix(manifest, "file:/")
+	switch {
+	case len(keys) > 0 && manifest == "-":
+		return nil, errors.New("there is no signature beside stdin: give the path or URL of the manifest")
+	case len(keys) > 0 && !isURL:
+		if manifest, err = filepath.Abs(manifest); err != nil {
+			return nil, err
+		}
+		manifest, isURL = fileURL(manifest), true
+	}
+	if isURL {
+		return conf.fetchManifest(ctx, manifest, keys)
 	}
 	in := os.Stdin
 	if manifest != "-" {
@@ -181,9 +198,15 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 			}
 		}
 	}
+	add(m.checkExpires(), "expires")
 	if m.CheckSum != "" {
 		_, err := newDigest(m.CheckSum)
 		add(err, "checksum")
+		if weak := weakDigest(m.CheckSum); weak != "" && len(conf.PublicKeys) > 0 {
+			add(fmt.Errorf("checksum is %s, so the signature of the manifest would not protect the archive: give its sha256 or sha512 (an error because of -public-key)", weak), "checksum")
+		} else if weak != "" {
+			warn(fmt.Sprintf("checksum is %s, which does not protect from an archive made to have the same: give its sha256 or sha512", weak), "checksum")
+		}
 	}
 	if m.Dest != "" {
 		add(checkDest(m.Dest), "dest")

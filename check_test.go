@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"aead.dev/minisign"
+
 	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
@@ -72,6 +74,10 @@ func TestCheckManifest(t *testing.T) {
 			"7: shared: \"/tmp\" is absolute: name a path inside of the release, relative to it\n8: shared: \"log\" and \"log/a\" are the same, or one is inside of the other: name each path once\n9: keep_releases \"0\" is not a number of at least 1\n",
 		ok + "x-e: &e\n- a\n- '+ '\nexcludes: *e\n<<: {desc: b}\n": "6: excludes: filter rule \"+ \" has no pattern\n8: unknown key desc: did you mean dest?\n",
 
+		ok + "expires: 2100-01-01\nexpires: ~\n":          "5: expires has no value\n5: duplicate key expires\n",
+		ok + "expires: 2100-01-01 00:00:00\ndest_mode: x": "4: expires has no time zone: write it as 2030-12-31T23:59:59Z or 2030-12-31T23:59:59+09:00 (RFC 3339)\n5: dest_mode \"x\" is not a file mode: write it in octal, as 0755\n",
+		ok + "expires: 2020-01-01T00:00:00Z":              "4: expired at 2020-01-01T00:00:00Z, ",
+
 		// What a deployment warns of.
 		ok + "keep_releases: 3\nshared: [a]\ndest_mode: 755\n---\na: b\n": "" +
 			"4: warning: keep_releases does nothing without sync_strategy: symlink\n5: warning: shared does nothing without sync_strategy: symlink\n" +
@@ -95,6 +101,36 @@ func TestCheckManifest(t *testing.T) {
 		}
 		if strings.Contains(got, "hunter2") || strings.ContainsAny(got, "\x1b\x00\u202e") {
 			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+// With keys, a manifest without a valid signature is not looked at.
+func TestCheckSignature(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	public, secret, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest := []byte("src: s3://bucket/app.tar\nchecksum: d41d8cd98f00b204e9800998ecf8427e\ndest: /srv/app\n")
+	for name, text := range map[string]string{"key.pub": public.String(), "app.yml": string(manifest), "app.yml.minisig": string(minisign.Sign(secret, manifest)), "none.yml": "a: b\n"} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct{ manifest, key, want, wantLog string }{
+		{"app.yml", "key.pub", "2: checksum is an md5, so the signature of the manifest would not protect the archive: give its sha256 or sha512 (an error because of -public-key)\n", "Signature ok: by key "},
+		{"file://" + dir + "/app.yml", "key.pub", "2: checksum is an md5, so ", "Signature ok: by key "},
+		{"none.yml", "key.pub", "", "[ERROR] Load manifest failed: fetch file://" + dir + "/none.yml.minisig: no such file or directory: the manifest has to be signed"},
+		{"-", "key.pub", "", "[ERROR] Load manifest failed: there is no signature beside stdin: give the path or URL of the manifest"},
+		{"app.yml", "none.pub", "", `[ERROR] Load manifest failed: public key "none.pub": no such file or directory`},
+	} {
+		var problems []Problem
+		var err error
+		logged := logOf(func() { problems, err = Check(t.Context(), test.manifest, Config{PublicKeys: []string{test.key}}) })
+		if got := report(problems); !strings.HasPrefix(got, test.want) || (err == nil) != (got != "") || !strings.HasPrefix(logged, test.wantLog) {
+			t.Errorf("%s: got %s and %v, logged %q", test.manifest, got, err, logged)
 		}
 	}
 }

@@ -99,6 +99,18 @@ func newDigest(checksum string) (hash.Hash, error) {
 	return nil, fmt.Errorf("checksum %q is not the hex of an md5, sha1, sha256 or sha512%s", checksum, checksumHint(checksum))
 }
 
+// weakDigest returns what a checksum of newDigest is, with an article, if somebody can
+// make two archives that have the same. Otherwise it returns "".
+func weakDigest(checksum string) string {
+	switch len(checksum) {
+	case 2 * md5.Size:
+		return "an md5"
+	case 2 * sha1.Size:
+		return "a sha1"
+	}
+	return ""
+}
+
 // checksumHint says what may be wrong with a checksum, after a colon.
 func checksumHint(checksum string) string {
 	if name, _, ok := strings.Cut(checksum, ":"); ok && len(name) <= 10 {

@@ -66,6 +66,11 @@ type Config struct {
 	// format of Prometheus, which is replaced at the end of each deployment. If it cannot
 	// be written, that is only logged. "" is none.
 	MetricsFile string
+	// PublicKeys are the files of the minisign public keys of which one must have
+	// signed the manifest that RunContext fetches; the signature is at its URL plus
+	// ".minisig". An MD5 or SHA-1 as its checksum is refused. nil asks for no
+	// signature.
+	PublicKeys []string
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}

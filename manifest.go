@@ -2,14 +2,20 @@ package stretcher
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log"
 	"os"
 	"strconv"
+	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
+	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
@@ -47,6 +53,9 @@ type Manifest struct {
 	// Shared are paths in the archive, relative to its root, that the strategy
 	// symlink keeps in the directory Dest + ".shared", for all releases.
 	Shared []string `yaml:"shared"`
+	// Expires is when the manifest ceases to be deployed, so that an old one cannot
+	// be replayed. The zero time is never.
+	Expires time.Time `yaml:"expires,omitempty"`
 
 	parsed parsed
 }
@@ -57,6 +66,21 @@ type parsed struct {
 	yamlfields.Result              // what is odd about the manifest, and its lines
 	defaultMode       *os.FileMode // the DestMode that was put in place of an absent one
 	data              []byte       // the manifest as it was fetched
+}
+
+// fetchManifest returns the manifest at url as it was published. If there are keys,
+// it has a valid signature by one of them.
+func (c Config) fetchManifest(ctx context.Context, url string, keys signature.Keys) ([]byte, error) {
+	if len(keys) == 0 {
+		return fetch.Manifest(ctx, url, c.fetchOptions())
+	}
+	return fetch.SignedManifest(ctx, url, c.fetchOptions(), func(manifest, sig []byte) error {
+		id, comment, err := keys.Verify(manifest, sig)
+		if err == nil {
+			log.Printf("Signature ok: by key %s, trusted comment: %s", id, comment)
+		}
+		return err
+	})
 }
 
 // ParseManifest parses a manifest in YAML, after replacing the references to
@@ -139,6 +163,10 @@ func (m *Manifest) fields() []yamlfields.Field {
 		{Name: "exclude_from", To: &m.ExcludeFrom},
 		{Name: "sync_strategy", To: &m.SyncStrategy},
 		{Name: "shared", To: &m.Shared, Item: "path"},
+		{Name: "expires", NotNull: true, To: func(s yamlfields.Scalar) (err error) {
+			m.Expires, err = parseExpires(s.Text)
+			return err // no command is run, since it may have expired
+		}},
 		{Name: "keep_releases", To: func(s yamlfields.Scalar) (warning string, err error) {
 			n, err := strconv.Atoi(s.Text)
 			if err != nil || n < 1 || s.Quoted {
@@ -148,6 +176,33 @@ func (m *Manifest) fields() []yamlfields.Field {
 			return "", nil
 		}},
 	}
+}
+
+// parseExpires parses a time as in RFC 3339. The error has nothing of the text, which
+// may be of a file that is no manifest.
+func parseExpires(text string) (at time.Time, err error) {
+	if at.UnmarshalText([]byte(text)) == nil && !at.IsZero() {
+		return at, nil
+	}
+	problem := "is not a time"
+	if _, err := time.Parse(time.DateOnly, text); err == nil {
+		problem = "has no time and no time zone"
+	}
+	for _, layout := range []string{"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04"} {
+		if _, err := time.Parse(layout, text); err == nil {
+			problem = "has no time zone"
+		}
+	}
+	return time.Time{}, fmt.Errorf("%s: write it as 2030-12-31T23:59:59Z or 2030-12-31T23:59:59+09:00 (RFC 3339)", problem)
+}
+
+// checkExpires fails once the manifest has expired.
+func (m *Manifest) checkExpires() error {
+	now := time.Now()
+	if m.Expires.IsZero() || !now.After(m.Expires) {
+		return nil
+	}
+	return fmt.Errorf("expired at %s, %s by the clock of this host: publish a new one", m.Expires.Format(time.RFC3339), humanize.RelTime(m.Expires, now, "ago", ""))
 }
 
 // parseMode returns the mode that a dest_mode is.

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseManifest(t *testing.T) {
@@ -251,6 +252,81 @@ func TestExcludeFromWithMv(t *testing.T) {
 	err := parseAndCheck("src: file:///a\nchecksum: e0840daaa97cd2cf2175f9e5d133ffb3324a2b93\ndest: /srv/app\nexclude_from: ../a\nsync_strategy: mv", Config{})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+func TestExpires(t *testing.T) {
+	for in, want := range map[string]string{
+		"2100-01-01T00:00:00Z":       "",
+		"2100-01-01T00:00:00.5Z":     "",
+		"2100-01-01T00:00:00+09:00":  "",
+		"'2100-01-01T00:00:00Z'":     "",
+		"!!str 2100-01-01T00:00:00Z": "",
+		"2020-01-01T00:00:00Z":       "manifest: expired at 2020-01-01T00:00:00Z, ",
+		"0001-01-01T00:00:01Z":       "manifest: expired at 0001-01-01T00:00:01Z, ",
+		"0001-01-01T00:00:00Z":       "line 2: expires is not a time: write it as ", // the zero time would be never
+		"2100-01-01":                 "line 2: expires has no time and no time zone: write it as ",
+		"2100-01-01T00:00:00":        "line 2: expires has no time zone: write it as ",
+		"2100-01-01 00:00":           "line 2: expires has no time zone: write it as ",
+		"2100-01-01 00:00:00Z":       "line 2: expires is not a time: write it as ",
+		"2100-02-30T00:00:00Z":       "line 2: expires is not a time: write it as ",
+		"2100-01-01T00:00:00+99:00":  "line 2: expires is not a time: write it as ",
+		"4102444800":                 "line 2: expires is not a time: write it as ",
+		"never":                      "line 2: expires is not a time: write it as ",
+		"''":                         "line 2: expires is not a time: write it as ",
+		"~":                          "line 2: expires has no value",
+		"":                           "line 2: expires has no value",
+	} {
+		err := parseAndCheck("commands: {pre: [a]}\nexpires: "+in, Config{})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want one with %q", in, err, want)
+		}
+	}
+	m := &Manifest{Commands: Commands{Pre: CommandLines{"true"}}, Expires: time.Now().Add(-time.Hour)}
+	logOf(func() {
+		if err := m.Deploy(Config{}); err == nil || !strings.Contains(err.Error(), "1 hour ago by the clock of this host") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// A manifest that was not parsed is kept in a form that can be, with its time if it
+// has one.
+func TestExpiresKept(t *testing.T) {
+	for _, expires := range []time.Time{{}, time.Unix(4102444800, 123456789), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		m := &Manifest{Src: "file:///a", Expires: expires}
+		data, err := m.source()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(data), "expires") == expires.IsZero() {
+			t.Errorf("%s", data)
+		}
+		if again, err := ParseManifest(data); err != nil || !again.Expires.Equal(expires) {
+			t.Errorf("%v: %v\n%s", expires, err, data)
+		}
+	}
+}
+
+func TestWeakChecksum(t *testing.T) {
+	const in = "src: file:///a\ndest: /srv/app\nchecksum: "
+	for digits, name := range map[int]string{32: "an md5", 40: "a sha1", 64: "", 128: ""} {
+		manifest := in + strings.Repeat("a", digits)
+		warned := logOf(func() {
+			if err := parseAndCheck(manifest, Config{}); err != nil {
+				t.Error(err)
+			}
+		})
+		if name == "" && warned != "" || name != "" && !strings.HasPrefix(warned, "[WARN] manifest: checksum is "+name+", which ") {
+			t.Errorf("%d digits: logged %q", digits, warned)
+		}
+		var err error
+		if warned := logOf(func() { err = parseAndCheck(manifest, Config{PublicKeys: []string{"key"}}) }); warned != "" {
+			t.Errorf("%d digits: logged %q", digits, warned)
+		}
+		if (err == nil) != (name == "") || err != nil && !strings.Contains(err.Error(), "checksum is "+name+", so the signature ") {
+			t.Errorf("%d digits: error %v", digits, err)
+		}
 	}
 }
 

@@ -59,6 +59,7 @@ func schemaRules() map[string]object {
 		"dest_mode":     {"type": list("integer", "null"), "minimum": 0, "maximum": 07777},
 		"sync_strategy": {"type": nil, "anyOf": list(object{"enum": strategies()}, object{"type": "string", "pattern": reference[1:]})},
 		"keep_releases": {"type": list("integer", "null"), "minimum": 1},
+		"expires":       {"type": "string", "pattern": `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$` + reference},
 		"shared":        {"type": list("string", "number", "boolean"), "pattern": `^[^/\x00]`, "not": object{"type": "string", "pattern": `(?:^|/)\.\.(?:/|$)`}},
 	}
 }

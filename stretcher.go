@@ -26,6 +26,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/destlock"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/state"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -50,7 +51,8 @@ func Run(conf Config) error {
 }
 
 // RunContext reads an event from the standard input and deploys the manifest
-// that the event names. An empty list of Consul events is not an error.
+// that the event names. An empty list of Consul events is not an error. With
+// PublicKeys, nothing of a manifest is used before its signature is verified.
 //
 // When ctx ends, the step that is running is stopped and cleaned up, the failure
 // commands are run, and the error is the cause of ctx.
@@ -89,6 +91,10 @@ func run(ctx context.Context, conf Config, receive func() (*event, error)) (err 
 	if err := out.open(); err != nil {
 		return logged("State directory", err)
 	}
+	keys, err := signature.ReadKeys(conf.PublicKeys)
+	if err != nil {
+		return logged("Configuration", err)
+	}
 	ev, err := receive()
 	if errors.Is(err, ErrNoEvents) {
 		return err
@@ -108,11 +114,14 @@ func run(ctx context.Context, conf Config, receive func() (*event, error)) (err 
 	}
 	out.start = time.Now() // the sleep is not a part of the deployment
 	log.Println("Loading manifest:", redact.URL(ev.manifestURL))
-	data, err := fetch.Manifest(ctx, ev.manifestURL, conf.fetchOptions())
+	data, err := conf.fetchManifest(ctx, ev.manifestURL, keys)
 	if err != nil {
 		return logged("Load manifest", err)
 	}
 	m, err := parseManifest(data, conf.Strict)
+	if err == nil {
+		err = m.checkExpires() // not left to check: the failure commands must not run either
+	}
 	if err != nil {
 		return logged("Load manifest", fmt.Errorf("%s: %w", redact.URL(ev.manifestURL), err))
 	}
@@ -140,7 +149,8 @@ func (m *Manifest) Deploy(conf Config) error {
 
 // DeployContext deploys the manifest, with its pre and post commands. Its success
 // and failure commands are for the caller to run, as RunContext does. When ctx ends,
-// the deployment fails with the cause of ctx.
+// the deployment fails with the cause of ctx. Of PublicKeys it makes use only to
+// refuse a weak checksum, because it does not know the bytes that were signed.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
@@ -226,6 +236,9 @@ func (d *deployment) run(ctx context.Context) error {
 	defer lock.Release()
 	if err := d.outcome.check(); err != nil { // another agent may have handled the event meanwhile
 		return err
+	}
+	if err := m.checkExpires(); err != nil { // it may have waited for long
+		return fmt.Errorf("manifest: %w", err)
 	}
 	if m.Src != "" {
 		if err := d.prepare(sync); err != nil {

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net/url"
 	"os"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -158,7 +159,8 @@ func (s *symlinkStrategy) id() releases.ID {
 // than the current one, and runs all commands of its manifest, as RunContext does.
 // Nothing is downloaded. The release must have been made by the strategy symlink and
 // still be kept; if there is none, the error says so and nothing changes. Of conf,
-// what is about downloads, Allow included, and InitSleep does not count.
+// what is about downloads, Allow included, PublicKeys and InitSleep do not count, and
+// the manifest may have expired: it was verified when it was kept.
 func Rollback(ctx context.Context, dest string, conf Config) (err error) {
 	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
@@ -177,7 +179,9 @@ func Rollback(ctx context.Context, dest string, conf Config) (err error) {
 	if err != nil {
 		return logged("Rollback", err)
 	}
-	out.conf.Allow = nil // nothing is downloaded, and src was allowed when the release was made
+	// Nothing is downloaded, and src was allowed and the manifest verified when the
+	// release was made.
+	out.conf.Allow, out.conf.PublicKeys = nil, nil
 	log.Printf("Rolling back %s to the release %s", m.Dest, name)
 	log.Println("Loading manifest:", source)
 	ev := &event{manifestURL: source}
@@ -210,6 +214,8 @@ func earlier(dest string, strict bool) (m *Manifest, name, source string, err er
 		return nil, "", "", fmt.Errorf("%s is not the manifest of a release", path)
 	}
 	m.Dest = dest // the release may have been moved
+	// It protects from those who send an old manifest, and must not keep a bad release.
+	m.Expires = time.Time{}
 	return m, name, fileURL(path), nil
 }
 

@@ -96,6 +96,7 @@ func TestManifestSchema(t *testing.T) {
 			ok + "excludes: ['*.pid', '+ a', '!', 1, ~]", ok + "excludes: ~", ok + "exclude_from: a/b", ok + "exclude_from: /a", ok + "exclude_from: 1",
 			ok + "sync_strategy: mv", ok + "sync_strategy: ", ok + "sync_strategy: ''", ok + "sync_strategy: '{{ env `S` `rsync` }}'",
 			ok + "sync_strategy: symlink\nshared: [log, a/b, ..a, 1]\nkeep_releases: 3", ok + "shared: ~\nkeep_releases: ~",
+			ok + "expires: 2100-01-01T00:00:00Z", ok + "expires: '2100-01-01T00:00:00.5+09:00'", ok + "expires: '{{ env `UNTIL` `2100-01-01T00:00:00Z` }}'",
 			ok + "x-any: {a: [b]}\n.b: c", "x-d: &d {src: 's3://b/k', dest: /srv/app}\n<<: *d\n" + sum, "x-e: &e {A: b}\ncommands: {pre: [a], env: {<<: *e, C: d}}", "x-c: &c {pre: [a]}\ncommands: {<<: [*c]}",
 		}},
 		{false, []string{
@@ -110,6 +111,7 @@ func TestManifestSchema(t *testing.T) {
 			ok + "excludes: '*.pid'", ok + "excludes: [[a]]", ok + "excludes: {a: b}", ok + "excludes: [\"\\0\"]", ok + "exclude_from: [a]", ok + "exclude_from: \"\\0\"",
 			ok + "sync_strategy: RSYNC", ok + "sync_strategy: rsnc", ok + "sync_strategy: [mv]", ok + "sync_strategy: 1",
 			ok + "shared: log", ok + "shared: [/log]", ok + "shared: [a/../b]", ok + "shared: [~]", ok + "shared: ['']", ok + "keep_releases: 0", ok + "keep_releases: '3'", ok + "keep_releases: three", ok + "keep_releases: 1.5",
+			ok + "expires: '2100-01-01'", ok + "expires: ", ok + "expires: never", ok + "expires: 4102444800", ok + "expires: '2100-01-01T00:00:00'",
 			ok + "more: a", ok + "Src: a", ok + "src: a", ok + "<<: a", ok + "<<: [a]", "commands: {pre: [a], <<: 1}",
 		}},
 	} {

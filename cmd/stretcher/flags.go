@@ -32,6 +32,8 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -header 'NAME: VALUE'  header for http and https requests; may be repeated
   -allow PREFIX          fetch only URLs under this prefix, such as
                          https://example.com/deploy; may be repeated
+  -public-key FILE       require a minisign signature of the manifest, at its URL
+                         plus .minisig, by this or another key; may be repeated
   -max-size SIZE         refuse archives that unpack to more (default no limit)
   -rollback DEST         deploy again the release of DEST before the current one
                          (sync_strategy: symlink); stdin is not read
@@ -161,6 +163,10 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		conf.Allow = append(conf.Allow, s)
 		return nil
 	}), "allow", "")
+	f.Var(repeated(func(s string) error {
+		conf.PublicKeys = append(conf.PublicKeys, s)
+		return nil
+	}), "public-key", "")
 	var headers []string
 	f.Var(repeated(func(s string) error {
 		headers = append(headers, s)

@@ -45,6 +45,8 @@ func TestScripts(t *testing.T) {
 			"deploy":   deploy,
 			"archive":  archive,
 			"checksum": checksum,
+			"keypair":  keypair,
+			"sign":     sign,
 			"mode":     mode,
 			"objects":  objects,
 		},

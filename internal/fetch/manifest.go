@@ -33,6 +33,11 @@ func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 // Each attempt fetches both, also where verify has failed or the signature is
 // missing: while somebody replaces the two, one may be old and the other one new.
 func SignedManifest(ctx context.Context, url string, o Options, verify func(manifest, signature []byte) error) (manifest []byte, err error) {
+	for _, u := range []string{url, SignatureURL(url)} {
+		if err := CheckURL(u, o.Allow); err != nil { // before any request, and not as an attempt
+			return nil, err
+		}
+	}
 	attempt := func(ctx context.Context) error {
 		m, s := newSmall(url, MaxManifest, o), newSmall(SignatureURL(url), maxSignatureSize, o)
 		m.once, s.once = true, true

@@ -196,6 +196,28 @@ func TestSignatureBound(t *testing.T) {
 	}
 }
 
+// What cannot be fetched is an error before any request, and not retried: a URL that
+// is none, and a signature that is not allowed.
+func TestSignedManifestRefused(t *testing.T) {
+	t.Parallel()
+	web := serve(t, []byte("manifest"), nil)
+	o := quick(3).logTo(&recorder{})
+	o.RetryWait = time.Hour
+	o.Allow = []string{web.URL + "/app.yml"}
+	for url, want := range map[string]string{
+		web.URL + "/app.yml":   web.URL + "/app.yml.minisig: ",
+		web.URL + "/other.yml": web.URL + "/other.yml: ",
+		"ftp://h/app.yml":      "ftp://h/app.yml: unknown scheme",
+	} {
+		if _, err := SignedManifest(t.Context(), url, o, matching); err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "attempt") {
+			t.Errorf("%s: error %v", url, err)
+		}
+	}
+	if n := len(web.asked()); n > 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 // A cancelled run ends while it waits for the next attempt.
 func TestSignedManifestCancelled(t *testing.T) {
 	t.Parallel()

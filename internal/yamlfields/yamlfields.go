@@ -58,6 +58,8 @@ type Field struct {
 	// Item is a noun for an item of a list, such as "command", that follows "a"
 	// in errors.
 	Item string
+	// NotNull makes null, and no value at all, an error.
+	NotNull bool
 }
 
 // Scalar is a value that is not a list, a mapping or null.
@@ -187,6 +189,10 @@ func (d *decoder) field(e entry, path string, f Field) {
 	before := len(d.problems)
 	defer func() { at.wrong = len(d.problems) > before }()
 	d.warnLost(n, path)
+	if f.NotNull && isNull(value) {
+		d.problems.add(problem, n.Line, "%s has no value", path)
+		return
+	}
 	switch to := f.To.(type) {
 	case *string:
 		if s, ok := d.scalar(n); ok {

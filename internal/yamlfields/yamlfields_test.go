@@ -220,6 +220,10 @@ func TestAbsentAndNull(t *testing.T) {
 		if err := Decode([]byte(in), []Field{{Name: "a", To: &got}}).Err(); err != nil || got != want {
 			t.Errorf("%q: got %q and %v, expected %q", in, got, err, want)
 		}
+		err := Decode([]byte(in), []Field{{Name: "a", To: &got, NotNull: true}}).Err()
+		if null := in == "a: ~"; null != (err != nil) || null && err.Error() != "line 1: a has no value" {
+			t.Errorf("%q: error %v", in, err)
+		}
 	}
 }
 
