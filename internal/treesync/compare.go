@@ -89,12 +89,11 @@ func (c *comparison) compareDir(d openDir, p *dirPlan) error {
 		return err
 	}
 	work := c.workers.newGroup()
-	const batch = 16
-	for chunk := range slices.Chunk(missing, batch) {
-		work.do(func() error { return c.stageMissing(d, p, chunk) })
+	for batch := range batches(missing, func(name string) int64 { return p.entry.Child(name).Size }) {
+		work.do(func() error { return c.stageMissing(d, p, batch) })
 	}
-	for chunk := range slices.Chunk(both, batch) {
-		work.do(func() error { return c.compareFiles(d, p, chunk) })
+	for batch := range batches(both, func(old unixfs.Dirent) int64 { return p.entry.Child(old.Name).Size }) {
+		work.do(func() error { return c.compareFiles(d, p, batch) })
 	}
 	for _, old := range both {
 		if e := p.entry.Child(old.Name); e.IsDir() && old.IsDir() {

@@ -97,8 +97,8 @@
 //
 // # Workers
 //
-// A directory's names are divided into batches, and batches and subdirectories
-// are groups of work for at most GOMAXPROCS goroutines (type workers). Work that
+// A directory's names are divided into batches of a limited number of names and
+// bytes, and batches and subdirectories are groups of work for at most GOMAXPROCS goroutines (type workers). Work that
 // finds all of them busy is done by the goroutine that hands it out, so no queue
 // grows with the tree.
 package treesync

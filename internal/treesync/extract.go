@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -124,10 +123,9 @@ func (x *extractor) linksFiles() bool { return x.firstNames != nil }
 func (x *extractor) fill(fd, base int, dir string, d *archive.Entry) {
 	children := d.ByOffset()
 	work := x.workers.newGroup()
-	const batch = 16
-	for chunk := range slices.Chunk(children, batch) {
+	for batch := range batches(children, func(e *archive.Entry) int64 { return e.Size }) {
 		work.do(func() error {
-			for _, e := range chunk {
+			for _, e := range batch {
 				if e.IsDir() {
 					continue
 				}

@@ -2,6 +2,7 @@ package treesync
 
 import (
 	"context"
+	"iter"
 	"runtime"
 	"sync"
 
@@ -72,6 +73,26 @@ func (g *group) do(work func() error) {
 		})
 	default:
 		w.stopOn(work())
+	}
+}
+
+// batches divides the names of a directory into parts that are worth handing out: of
+// at most 16 names, and of not much more than 1 MiB, so that one worker does not write
+// all the large files while the others have nothing to do.
+func batches[T any](names []T, size func(T) int64) iter.Seq[[]T] {
+	const most, bytes = 16, 1 << 20
+	return func(yield func([]T) bool) {
+		for len(names) > 0 {
+			n, sum := 0, int64(0)
+			for n < min(len(names), most) && sum < bytes {
+				sum += size(names[n])
+				n++
+			}
+			if !yield(names[:n]) {
+				return
+			}
+			names = names[n:]
+		}
 	}
 }
 
