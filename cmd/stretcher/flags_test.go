@@ -276,3 +276,34 @@ func TestParseFlagsVariableErrors(t *testing.T) {
 		}
 	}
 }
+
+// No error shows the value of a header, wherever it comes from.
+func FuzzParseFlags(f *testing.F) {
+	f.Add("-retry 3 s3://bucket/key --", "X-A", "1\nX-B: 2")
+	f.Add("-header=X -strict=perhaps -- -x", "Range", "\x00")
+	f.Add("--rollback /srv/app -max-size 1e9", "", "")
+	const secret = "S3CRET-of-a-header"
+	f.Fuzz(func(t *testing.T, args, name, value string) {
+		if strings.Contains(args+name, secret) {
+			t.Skip("what is public has the secret")
+		}
+		header := name + ": " + value + secret
+		for _, source := range []string{"flag", "variable"} {
+			list, variable := strings.Fields(args), ""
+			if source == "flag" {
+				list = append([]string{"-header", header}, list...)
+			} else {
+				variable = header
+			}
+			o, err := parseFlags(list, func(name string) string {
+				if name == "STRETCHER_HEADER" {
+					return variable
+				}
+				return ""
+			})
+			if err != nil && strings.Contains(err.Error(), secret) || o == nil {
+				t.Errorf("%q with the %s %q: %v", args, source, header, err)
+			}
+		}
+	})
+}

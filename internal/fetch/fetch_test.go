@@ -424,18 +424,14 @@ func TestFetchTimeout(t *testing.T) {
 	}
 	t.Run("no answer", func(t *testing.T) {
 		t.Parallel()
-		url, closed := blackHole(t)
+		url, wantClosed := blackHole(t)
 		o := quick(math.MaxInt)
 		o.Timeout = 200 * time.Millisecond
 		_, _, err := download(t, o, url)
 		if err == nil || err.Error() != "fetch "+url+": timeout: the download took longer than 200ms" {
 			t.Errorf("error %v", err)
 		}
-		select {
-		case <-closed:
-		case <-time.After(10 * time.Second):
-			t.Error("the connection is still open")
-		}
+		wantClosed()
 		nothingLeft(t)
 	})
 }
@@ -566,7 +562,7 @@ func TestReadersAfterRestart(t *testing.T) {
 
 func TestFetchCancelled(t *testing.T) {
 	t.Parallel()
-	url, closed := blackHole(t)
+	url, wantClosed := blackHole(t)
 	interrupted := errors.New("interrupted by SIGTERM")
 	for _, wait := range []time.Duration{0, time.Hour} {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -590,11 +586,7 @@ func TestFetchCancelled(t *testing.T) {
 			t.Errorf("retry wait %s: error %v", wait, err)
 		}
 	}
-	select {
-	case <-closed:
-	case <-time.After(10 * time.Second):
-		t.Error("the connection is still open")
-	}
+	wantClosed()
 }
 
 func TestFetchStall(t *testing.T) {
