@@ -34,6 +34,7 @@ missing_packages() {
 		chattr e2fsprogs
 		setpriv util-linux
 		strace strace
+		minisign minisign
 		mkfs.ext4 e2fsprogs
 		mkfs.xfs xfsprogs
 		mkfs.btrfs btrfs-progs

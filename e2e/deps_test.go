@@ -34,7 +34,7 @@ func newDepsHost(t *testing.T, installation string) *depsHost {
 	h.script(h.path("bin", "systemctl"), fmt.Sprintf(`
 		if [ "$1" = is-enabled ]; then [ "$3" = ssh.service ]; exit; fi
 		echo "systemctl $*" >>%s`, h.path("record")))
-	for _, name := range []string{"gcc", "tar", "gzip", "rsync", "ssh", "ssh-keygen", "curl", "zstd", "xz", "bzip2", "setfacl", "getfacl", "chattr", "setpriv", "strace", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"} {
+	for _, name := range []string{"gcc", "tar", "gzip", "rsync", "ssh", "ssh-keygen", "curl", "zstd", "xz", "bzip2", "setfacl", "getfacl", "chattr", "setpriv", "strace", "minisign", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"} {
 		h.script(h.path("bin", name), "exit 1")
 	}
 	// Without this file, the mount would have no directory to begin with.

@@ -181,6 +181,29 @@ func TestExamplesByHand(t *testing.T) {
 	}
 }
 
+// TestExamplesSigned releases with a key for agents that ask for a signature.
+func TestExamplesSigned(t *testing.T) {
+	t.Parallel()
+	s := newSigner(t, "it's a")
+	p := newProject(t, "SIGN_KEY="+s.path("it's a.key"))
+	url, err := p.script("release.sh", "print").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.stretcher(string(url), "-public-key", s.public("it's a")).wantSuccess().wantLog("Signature ok: by key " + s.id("it's a") + ", trusted comment: hello-")
+	p.app["log/hello.log"] = "hello release\n"
+	p.wantDeployed()
+
+	// What cannot be signed is not published.
+	p.env = append(p.env, "SIGN_KEY="+s.path("missing.key"))
+	if out, err := p.script("release.sh", "print").CombinedOutput(); err == nil {
+		t.Errorf("release.sh succeeded without the key: %s", out)
+	}
+	if store, err := os.ReadDir(p.path("the store")); err != nil || len(store) != 3 {
+		t.Errorf("the store contains %v, %v, want an archive, a manifest and a signature", store, err)
+	}
+}
+
 // The agent accepts the options in the example units, and none of its steps can
 // hold up later deployments for ever.
 func TestExampleUnits(t *testing.T) {

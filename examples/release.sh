@@ -15,6 +15,9 @@
 #   STORE_URL  the URL of that directory for the hosts (default: file://STORE)
 #   DEST       the directory on the hosts to deploy to (default: /opt/hello)
 #   EVENT      the name of the event (default: deploy)
+#   SIGN_KEY   the file of a secret key of minisign, which signs the manifest for
+#              agents with -public-key (default: none, the manifest is not signed).
+#              minisign asks for its password, if it has one
 #
 # consul and serf also read their own: CONSUL_HTTP_ADDR and SERF_RPC_ADDR.
 set -eu
@@ -71,10 +74,15 @@ excludes:
   - /log/  # keep the files that the application writes
 MANIFEST
 
-# Publish the archive first, so that it exists when the manifest names it. For
-# a bucket, replace these lines with two calls of aws s3 cp or gcloud storage cp.
-chmod 644 "$new/archive" "$new/manifest"
+if [ -n "${SIGN_KEY-}" ]; then
+	minisign -S -s "$SIGN_KEY" -m "$new/manifest" -x "$new/signature" -t "$release" >&2
+fi
+
+# Publish the archive and the signature first, so that they exist when the manifest
+# does. For a bucket, replace these lines with calls of aws s3 cp or gcloud storage cp.
+chmod 644 "$new"/*
 mv "$new/archive" "$store/$release.tar.gz"
+[ -z "${SIGN_KEY-}" ] || mv "$new/signature" "$store/$release.yml.minisig"
 mv "$new/manifest" "$store/$release.yml"
 
 manifest=$url/$release.yml
