@@ -19,10 +19,11 @@ type serfNode struct {
 }
 
 // startSerf starts a cluster of n nodes whose handlers log to serf.log in the
-// home directories of their hosts.
-func startSerf(t *testing.T, n int) []*serfNode {
+// home directories of their hosts. The options are those of stretcher.
+func startSerf(t *testing.T, n int, options ...string) []*serfNode {
 	t.Helper()
 	serf := tool(t, "serf")
+	handler := strings.Join(append([]string{stretcherPath}, options...), " ")
 	var nodes []*serfNode
 	for i := range n {
 		node := &serfNode{host: newHost(t)}
@@ -30,7 +31,7 @@ func startSerf(t *testing.T, n int) []*serfNode {
 			p := freePorts(t, 2)
 			node.bind, node.rpc = fmt.Sprintf("127.0.0.1:%d", p[0]), fmt.Sprintf("127.0.0.1:%d", p[1])
 			args := []string{"agent", "-node", fmt.Sprintf("node-%d", i), "-bind", node.bind, "-rpc-addr", node.rpc, "-profile", "local",
-				"-event-handler", "user:deploy=" + stretcherPath + " >> " + node.logFile() + " 2>&1",
+				"-event-handler", "user:deploy=" + handler + " >> " + node.logFile() + " 2>&1",
 			}
 			if i > 0 {
 				args = append(args, "-retry-join", nodes[0].bind, "-retry-interval", "1s")
