@@ -71,6 +71,9 @@ type Config struct {
 	// ".minisig". An MD5 or SHA-1 as its checksum is refused. nil asks for no
 	// signature.
 	PublicKeys []string
+	// DryRun shows what a deployment would do, and changes nothing: commands are not
+	// run. An error is that of the deployment. false deploys.
+	DryRun bool
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
 	Abort <-chan struct{}
@@ -103,6 +106,14 @@ func (c Config) check() error {
 		return fmt.Errorf("the log format %q is not text or json", c.LogFormat)
 	}
 	return fetch.CheckHeaders(c.Headers)
+}
+
+// logStart logs the first lines of a deployment.
+func (c Config) logStart() {
+	log.Println("Starting up stretcher agent", Version)
+	if c.DryRun {
+		log.Print("Dry run: nothing will be changed, and no command will be run")
+	}
 }
 
 // fetchOptions returns what the configuration says about downloads.

@@ -29,7 +29,12 @@ type outcome struct {
 	recorded   bool
 }
 
+// newOutcome returns the outcome of a run that begins. A dry run is not recorded, and
+// does not ask what is.
 func newOutcome(conf Config) *outcome {
+	if conf.DryRun {
+		conf.StateDir, conf.MetricsFile = "", ""
+	}
 	return &outcome{conf: conf, deployment: state.Deployment{DestUnknown: true}, start: time.Now()}
 }
 

@@ -70,7 +70,7 @@ func RunURL(ctx context.Context, manifestURL string, conf Config) error {
 func runEvent(ctx context.Context, conf Config, receive func() (*event, error)) error {
 	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
-	log.Println("Starting up stretcher agent", Version)
+	conf.logStart()
 	err := run(ctx, conf, receive)
 	if errors.Is(err, ErrNoEvents) {
 		log.Println("No event: nothing to deploy.")
@@ -130,6 +130,9 @@ func run(ctx context.Context, conf Config, receive func() (*event, error)) (err 
 
 // deployAndTell is deploy with the success or failure commands after it.
 func (d *deployment) deployAndTell(ctx context.Context) error {
+	if d.conf.DryRun {
+		return d.deploy(ctx)
+	}
 	if err := d.deploy(ctx); errors.Is(err, errHandled) {
 		return err
 	} else if err != nil {
@@ -174,6 +177,7 @@ type deployment struct {
 	commands *runner
 	outcome  *outcome
 	release  string // the release that Rollback deploys, "" for what the manifest names
+	absent   bool   // a dry run is to take dest for missing, because a pre command may move it away
 }
 
 func newDeployment(m *Manifest, ev *event, out *outcome) *deployment {
@@ -189,7 +193,7 @@ func (d *deployment) deploy(ctx context.Context) (err error) {
 		if d.url != "" {
 			err = fmt.Errorf("%s: %w", d.url, err)
 		}
-		return logged("Deploy manifest", err)
+		return d.logFailed(ctx, err)
 	}
 	log.Println("Manifest:", d.manifest.summary())
 	if d.manifest.Src != "" {
@@ -198,9 +202,11 @@ func (d *deployment) deploy(ctx context.Context) (err error) {
 	if err := d.run(ctx); errors.Is(err, errHandled) {
 		return err
 	} else if err != nil {
-		return logged("Deploy manifest", err)
+		return d.logFailed(ctx, err)
 	}
-	log.Println("Deploy manifest succeeded." + capture.Warnings())
+	if !d.conf.DryRun {
+		log.Println("Deploy manifest succeeded." + capture.Warnings())
+	}
 	return nil
 }
 
@@ -251,6 +257,9 @@ func (d *deployment) run(ctx context.Context) error {
 			defer func() { unixfs.Warn("free the archive", src.Close()) }()
 		}
 	}
+	if d.conf.DryRun {
+		return d.dryRun(ctx, sync, src)
+	}
 	if err := d.commands.loggedAll(ctx, m.Commands.Pre); err != nil {
 		return fmt.Errorf("pre command: %w", err)
 	}
@@ -279,6 +288,9 @@ func (d *deployment) lock(ctx context.Context) (*destlock.Lock, error) {
 	}
 	if _, err := unixfs.RealPath(dest); err != nil { // it leads through a file, for example
 		return nil, cmp.Or(destcheck.Problem(dest), err)
+	}
+	if d.conf.DryRun { // a lock is a file
+		return nil, destlock.Wait(ctx, dest)
 	}
 	return destlock.Acquire(ctx, dest)
 }

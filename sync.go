@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -39,6 +41,9 @@ type strategy interface {
 	fillsHoles() bool
 	// deploy makes dest equal to the archive.
 	deploy(ctx context.Context, d *deployment, src *archive.Archive) error
+	// preview returns what deploy would create, change and delete, and changes
+	// nothing. After an error, that is what could be found out.
+	preview(ctx context.Context, d *deployment, src *archive.Archive) (iter.Seq[preview.Item], error)
 }
 
 // keeper is a strategy that keeps what it deployed.
@@ -110,8 +115,10 @@ func (d *deployment) prepare(s strategy) error {
 	if err := s.prepare(dest); err != nil {
 		return err
 	}
-	unixfs.SweepTempDirs(os.TempDir(), unixfs.TempPrefix)
-	unixfs.SweepTempDirs(besideDest(dest))
+	if !d.conf.DryRun {
+		unixfs.SweepTempDirs(os.TempDir(), unixfs.TempPrefix)
+		unixfs.SweepTempDirs(besideDest(dest))
+	}
 	certain, err := s.problem(dest)
 	pre := slices.DeleteFunc(slices.Clone(d.manifest.Commands.Pre), CommandLine.empty)
 	// A command that only stops a service must not run if the deployment is to fail.
@@ -124,6 +131,7 @@ func (d *deployment) prepare(s strategy) error {
 		log.Printf("[WARN] %v: the deployment may fail", err)
 	case mayMend:
 		log.Printf("[WARN] %v: the deployment will fail unless a pre command changes that", err)
+		d.absent = d.conf.DryRun
 	case len(pre) > 0:
 		return fmt.Errorf("%w: no pre command moves it away, as by mv $STRETCHER_DEST", err)
 	default:
@@ -172,26 +180,37 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 	if s == nil {
 		return nil
 	}
-	m := d.manifest
-	if src != nil { // otherwise the strategy has what the archive would bring
-		if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
-			log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
-		}
-	}
-	log.Printf("Syncing to %s", m.Dest)
+	d.warnRootMode(src)
+	log.Printf("Syncing to %s", d.manifest.Dest)
 	if _, ok := s.(keeper); !ok {
-		if err := releases.Forget(m.Dest); err != nil {
+		if err := releases.Forget(d.manifest.Dest); err != nil {
 			return err
 		}
 	}
 	return s.deploy(ctx, d, src)
 }
 
+// warnRootMode warns of a dest_mode that is not applied. src is nil if the strategy
+// has what the archive would bring.
+func (d *deployment) warnRootMode(src *archive.Archive) {
+	if src == nil {
+		return
+	}
+	m := d.manifest
+	if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
+		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
+	}
+}
+
 // extractTo extracts the archive to a directory in a new temporary directory,
 // whose name begins with prefix, in parent, and calls then with its path. The
 // temporary directory is removed afterwards.
 func (d *deployment) extractTo(ctx context.Context, parent, prefix string, src *archive.Archive, then func(from string) error) error {
-	staging, err := unixfs.NewTempDir(parent, prefix)
+	newDir := unixfs.NewTempDir
+	if d.conf.DryRun {
+		newDir = unixfs.OnlyTempDir
+	}
+	staging, err := newDir(parent, prefix)
 	if err != nil {
 		return err
 	}

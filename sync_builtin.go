@@ -2,8 +2,10 @@ package stretcher
 
 import (
 	"context"
+	"iter"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/treesync"
 )
 
@@ -33,14 +35,23 @@ func (s *builtinStrategy) deploy(ctx context.Context, d *deployment, src *archiv
 	return treesync.Sync(ctx, src, d.manifest.Dest, options)
 }
 
+func (s *builtinStrategy) preview(ctx context.Context, d *deployment, src *archive.Archive) (iter.Seq[preview.Item], error) {
+	return treesync.Preview(ctx, src, d.presentDest(), s.treeOptions())
+}
+
 // options returns what the manifest and RsyncVerboseOpt say, and a function to
 // be called after the sync.
 func (s *builtinStrategy) options() (o treesync.Options, done func()) {
-	o = treesync.Options{Mode: s.destMode(), Excludes: s.Excludes, ExcludeFrom: s.ExcludeFrom}
+	o = s.treeOptions()
 	if RsyncVerboseOpt == "" {
 		return o, func() {}
 	}
 	list := capture.Lines()
 	o.List = list
 	return o, func() { list.Close() }
+}
+
+// treeOptions returns what the manifest says about the tree that is put on disk.
+func (m *Manifest) treeOptions() treesync.Options {
+	return treesync.Options{Mode: m.destMode(), Excludes: m.Excludes, ExcludeFrom: m.ExcludeFrom}
 }

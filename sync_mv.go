@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/progress"
+	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -45,6 +48,14 @@ func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive
 	return d.extractTo(ctx, parent, prefix, src, func(from string) error {
 		return s.syncFlushed(ctx, from, dest)
 	})
+}
+
+func (s *MvSyncStrategy) preview(ctx context.Context, d *deployment, src *archive.Archive) (iter.Seq[preview.Item], error) {
+	tree, err := treesync.FreshArchive(ctx, src, treesync.Options{Mode: d.manifest.destMode()})
+	if err != nil {
+		return nil, err
+	}
+	return tree.Preview(ctx, "")
 }
 
 // syncFlushed is Sync with all files on disk before the rename, so that none can

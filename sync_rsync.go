@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/rsyncoutput"
@@ -115,33 +117,29 @@ func flush(ctx context.Context, path string) error {
 	return unixfs.Syncfs(ctx, int(dir.Fd()))
 }
 
-func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {
-	args, err := s.arguments(from, to)
+// preview has rsync compare the extracted archive with dest.
+func (s *RsyncStrategy) preview(ctx context.Context, d *deployment, src *archive.Archive) (items iter.Seq[preview.Item], err error) {
+	parent, err := filepath.Abs(os.TempDir())
 	if err != nil {
+		return nil, err
+	}
+	err = d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
+		to := d.presentDest()
+		if to == "" {
+			to = filepath.Join(filepath.Dir(from), "missing")
+		}
+		output, err := s.run(ctx, d.commands.unlimited(), from, to, rsyncoutput.DryRun...)
+		if output != nil {
+			items = slices.Values(output.Changes(from, to))
+		}
 		return err
-	}
-	name := CommandLine("rsync " + strings.Join(args, " ")).label()
-	log.Println("invoking command:", name)
-	stdout, stderr := capture.Output(name)
-	defer stdout.Close()
-	defer stderr.Close()
-	output := rsyncoutput.New(stdout, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
-	messages := output.Beside(stderr)
-	cmd := exec.Command("rsync", args...)
-	cmd.Stdout, cmd.Stderr = output, messages
-	start := time.Now()
-	options := r.Options
-	options.Quiet = true
-	stop := progress.Reporter{}.Show("rsync", func() string {
-		return fmt.Sprintf("still running after %s, %d names listed", time.Since(start).Round(time.Second), output.Listed())
 	})
-	err = proc.Run(ctx, name, cmd, options)
-	stop()
-	output.Close()
-	messages.Close()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
-		return fmt.Errorf("%w: %s", err, output.Cause())
-	}
+	return items, err
+}
+
+func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {
+	start := time.Now()
+	output, err := s.run(ctx, r, from, to)
 	if err != nil {
 		return err
 	}
@@ -149,6 +147,42 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 		log.Printf("Synced to %s: %s, within %s", to, stats, time.Since(start).Round(time.Millisecond))
 	}
 	return nil
+}
+
+// run runs rsync, with further options before its other arguments, and returns what
+// it has printed, nil if it was not started.
+func (s *RsyncStrategy) run(ctx context.Context, r *runner, from, to string, options ...string) (*rsyncoutput.Output, error) {
+	args, err := s.arguments(from, to)
+	if err != nil {
+		return nil, err
+	}
+	args = slices.Insert(args, len(RsyncDefaultOpts), options...)
+	name := CommandLine("rsync " + strings.Join(args, " ")).label()
+	log.Println("invoking command:", name)
+	stdout, stderr := capture.Output(name)
+	defer stdout.Close()
+	defer stderr.Close()
+	output := rsyncoutput.New(stdout, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
+	messages := output.Beside(stderr)
+	if len(options) > 0 {
+		output.KeepItems()
+	}
+	cmd := exec.Command("rsync", args...)
+	cmd.Stdout, cmd.Stderr = output, messages
+	start := time.Now()
+	opts := r.Options
+	opts.Quiet = true
+	stop := progress.Reporter{}.Show("rsync", func() string {
+		return fmt.Sprintf("still running after %s, %d names listed", time.Since(start).Round(time.Second), output.Listed())
+	})
+	err = proc.Run(ctx, name, cmd, opts)
+	stop()
+	output.Close()
+	messages.Close()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
+		err = fmt.Errorf("%w: %s", err, output.Cause())
+	}
+	return output, err
 }
 
 // arguments returns those of rsync. What --stats adds to its output is not logged

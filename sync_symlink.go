@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
@@ -34,7 +36,7 @@ type symlinkStrategy struct {
 // Sync makes the directory from, with the excludes of the manifest, a release of to.
 func (s *symlinkStrategy) Sync(from, to string) error {
 	ctx := context.Background()
-	tree, err := treesync.FreshDir(ctx, from, s.options())
+	tree, err := treesync.FreshDir(ctx, from, s.treeOptions())
 	if err != nil {
 		return err
 	}
@@ -89,8 +91,10 @@ func (s *symlinkStrategy) has(d *deployment) (bool, error) {
 		return false, err
 	}
 	defer store.Close()
-	if err := store.Clean(); err != nil {
-		return false, err
+	if !d.conf.DryRun {
+		if err := store.Clean(); err != nil {
+			return false, err
+		}
 	}
 	if d.release == "" {
 		s.found, err = store.Find(s.id())
@@ -108,7 +112,7 @@ func (s *symlinkStrategy) deploy(ctx context.Context, d *deployment, src *archiv
 	if src == nil {
 		return s.release(ctx, s.Dest, nil)
 	}
-	tree, err := treesync.FreshArchive(ctx, src, s.options())
+	tree, err := treesync.FreshArchive(ctx, src, s.treeOptions())
 	if err != nil {
 		return err
 	}
@@ -141,13 +145,35 @@ func (s *symlinkStrategy) conclude(err error) {
 	if err != nil {
 		s.store.Undo()
 	} else {
-		s.store.Prune(cmp.Or(s.KeepReleases, defaultKeepReleases))
+		s.store.Prune(s.keep())
 	}
 	s.store.Close()
 }
 
-func (s *symlinkStrategy) options() treesync.Options {
-	return treesync.Options{Mode: s.destMode(), Excludes: s.Excludes, ExcludeFrom: s.ExcludeFrom}
+// keep returns how many releases are kept.
+func (s *symlinkStrategy) keep() int { return cmp.Or(s.KeepReleases, defaultKeepReleases) }
+
+// preview returns how the release would differ from the current one.
+func (s *symlinkStrategy) preview(ctx context.Context, d *deployment, src *archive.Archive) (iter.Seq[preview.Item], error) {
+	var tree *treesync.Fresh
+	if src != nil {
+		var err error
+		if tree, err = treesync.FreshArchive(ctx, src, s.treeOptions()); err != nil {
+			return nil, err
+		}
+	}
+	if d.absent {
+		return tree.Preview(ctx, "")
+	}
+	store, err := releases.Open(s.Dest)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	if tree == nil {
+		return store.PreviewFound(ctx, s.found, s.Shared, s.keep())
+	}
+	return store.PreviewNew(ctx, tree, s.id(), s.Shared, s.keep())
 }
 
 // id stands for all that decides what a release has in it.
@@ -164,7 +190,7 @@ func (s *symlinkStrategy) id() releases.ID {
 func Rollback(ctx context.Context, dest string, conf Config) (err error) {
 	defer capture.Start(conf.LogLevel, conf.LogFormat)()
 	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
-	log.Println("Starting up stretcher agent", Version)
+	conf.logStart()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}

@@ -39,6 +39,8 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
                          (sync_strategy: symlink); stdin is not read
   -check MANIFEST        deploy nothing: print what is wrong with the manifest
                          at a path or URL, or on stdin (-)
+  -dry-run               show what a deployment would create, change, delete and
+                         run, and do none of it
   -strict                refuse manifests with unknown or duplicate keys
   -state-dir DIR         remember deployed events in DIR, skip their repeats, and
                          keep a history of deployments there
@@ -140,6 +142,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 	f.Func("timeout", "", seconds(&conf.Timeout))
 	f.Func("random-delay", "", seconds(&delay))
 	f.Func("command-timeout", "", seconds(&conf.CommandTimeout))
+	f.BoolVar(&conf.DryRun, "dry-run", false, "")
 	f.BoolVar(&conf.Strict, "strict", false, "")
 	f.StringVar(&conf.StateDir, "state-dir", "", "")
 	f.StringVar(&conf.MetricsFile, "metrics-file", "", "")

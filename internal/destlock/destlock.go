@@ -127,7 +127,7 @@ func (l *Lock) Release() {
 
 // add locks the file that stands for name.
 func (l *Lock) add(ctx context.Context, dir *os.File, name, dest string) error {
-	f, err := lockFile(ctx, dir, fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name))), dest)
+	f, err := lockFile(ctx, dir, fileName(name), dest)
 	if err != nil {
 		return err
 	}
@@ -137,6 +137,9 @@ func (l *Lock) add(ctx context.Context, dir *os.File, name, dest string) error {
 	unixfs.Warn("record the holder in the lock file", writeHolder(f))
 	return nil
 }
+
+// fileName returns the name of the lock file that stands for a name of dest.
+func fileName(name string) string { return fmt.Sprintf("%x.lock", sha256.Sum256([]byte(name))) }
 
 // namesOf returns the sorted names that stand for dest: its path without
 // symbolic links in its parent, its path without any, and its inode if it

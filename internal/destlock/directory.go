@@ -52,6 +52,11 @@ func openOwn(path string) (*os.File, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
+	return openExisting(path)
+}
+
+// openExisting is openOwn for a directory that exists.
+func openExisting(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s %w (%w)", path, errNotOwn, err)

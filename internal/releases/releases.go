@@ -303,15 +303,33 @@ func (s *Store) Prune(keep int) {
 		list, err = s.list()
 	}
 	s.warn("look for old releases", err)
-	list = slices.DeleteFunc(list, func(r release) bool { return !r.finished })
-	more := len(list) - keep
+	for _, name := range tooOld(finished(list), s.releaseOf(target), keep) {
+		log.Printf("Removing the old release %s", name)
+		s.remove(name)
+	}
+}
+
+// finished returns the names of the finished releases in a list.
+func finished(list []release) []string {
+	var names []string
 	for _, r := range list {
-		if more > 0 && r.name != s.releaseOf(target) {
-			log.Printf("Removing the old release %s", r.name)
-			s.remove(r.name)
-			more--
+		if r.finished {
+			names = append(names, r.name)
 		}
 	}
+	return names
+}
+
+// tooOld returns which of the releases, the oldest first, are to be removed so that
+// keep are left. The current one never is.
+func tooOld(names []string, current string, keep int) []string {
+	var old []string
+	for _, name := range names {
+		if len(names)-len(old) > keep && name != current {
+			old = append(old, name)
+		}
+	}
+	return old
 }
 
 // Forget removes the mark of the release that dest leads to, if it is one, because

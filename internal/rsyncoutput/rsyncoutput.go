@@ -34,6 +34,10 @@ type Output struct {
 	listed  int  // how many so far
 	stats   Stats
 	causes  *causes
+
+	keepsItems bool
+	items      []item          // of a dry run
+	stay       map[string]bool // directories that it would not delete
 }
 
 // part is what the lines that arrive belong to.
@@ -128,6 +132,14 @@ func (o *Output) passOn() error {
 func (o *Output) endLine(ends bool) {
 	line := o.pending
 	o.pending = o.pending[:0]
+	if o.keepsItems {
+		if i, ok := parseItem(string(line)); ok {
+			o.items = append(o.items, i)
+			o.part = ordinary
+			return
+		}
+		o.noteStay(string(line))
+	}
 	before := o.part
 	o.part = o.partOf(line)
 	switch o.part {
@@ -143,7 +155,7 @@ func (o *Output) endLine(ends bool) {
 	if before == blank && o.hide && (o.part == ordinary || o.part == blank) {
 		o.show(nil, true)
 	}
-	if o.part == ordinary || !o.hide {
+	if o.part == ordinary && !(o.keepsItems && listsNames(line)) || !o.hide {
 		o.show(line, ends)
 	}
 }
@@ -165,8 +177,8 @@ func (o *Output) partOf(line []byte) part {
 		return heap
 	case o.part == blank && bytes.HasPrefix(line, countsStart):
 		return counts
-	case o.part == blank && !o.lists && summaryStart.Match(line):
-		return summary // without -v, only --stats prints it
+	case o.part == blank && (!o.lists || o.keepsItems) && summaryStart.Match(line):
+		return summary // without -v, only --stats prints it; of a dry run, it says nothing
 	case o.part == summary && summaryEnd.Match(line):
 		return summary
 	case o.part == heap && heapLine.Match(line):

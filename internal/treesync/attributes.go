@@ -186,10 +186,17 @@ func (at *attributes) setOther(dir int, name string, e *archive.Entry) error {
 
 // match reports whether a file has the owner, mode and time of an entry.
 func (at *attributes) match(st *unix.Stat_t, e *archive.Entry) bool {
+	owner, group, mode, time := at.differs(st, e)
+	return !owner && !group && !mode && !time
+}
+
+// differs reports what of a file's owner, group, mode and time differs from an
+// entry.
+func (at *attributes) differs(st *unix.Stat_t, e *archive.Entry) (owner, group, mode, time bool) {
 	uid, gid := at.owner(e)
-	return (uid < 0 || int(st.Uid) == uid) && int(st.Gid) == gid &&
-		(e.IsSymlink() || st.Mode&0o7777 == at.permissions(e)) &&
-		(e.Implicit() || st.Mtim == e.Mtime())
+	return uid >= 0 && int(st.Uid) != uid, int(st.Gid) != gid,
+		!e.IsSymlink() && st.Mode&0o7777 != at.permissions(e),
+		!e.Implicit() && st.Mtim != e.Mtime()
 }
 
 // mayRepair reports whether a file whose contents are the entry's can be made

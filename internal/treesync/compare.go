@@ -26,7 +26,8 @@ type comparison struct {
 
 	workers   *workers
 	done      *progress.Step
-	extractor *extractor // creates what is staged
+	extractor *extractor  // creates what is staged
+	preview   *previewing // nil for a sync
 	plan      *plan
 	mu        sync.Mutex // guards the lists of a dirPlan while workers fill them
 }
@@ -41,7 +42,11 @@ type openDir struct {
 // nothing that staging.undo does not restore.
 func (c *comparison) compare(ctx context.Context, root *archive.Entry, dest int) (*plan, error) {
 	c.workers = newWorkers(ctx)
-	c.done = c.staging.report.Start("Comparing and staging", amountBelow(root))
+	step := "Comparing and staging"
+	if c.preview != nil {
+		step = "Comparing"
+	}
+	c.done = c.staging.report.Start(step, amountBelow(root))
 	defer c.done.End()
 	c.extractor = &extractor{contents: c.contents, attrs: c.attrs, workers: c.workers, done: c.done}
 	c.plan = &plan{root: &dirPlan{entry: root}}
@@ -72,6 +77,9 @@ func (c *comparison) beginDir(fd int, p *dirPlan, parent unixfs.MountID) (openDi
 	}
 	if p.staging, err = c.staging.addDir(d, p); err != nil {
 		return d, p.error("", err)
+	}
+	if c.preview != nil {
+		return d, p.findAbandoned()
 	}
 	return d, p.staging.sweep(c.attrs.root)
 }
@@ -104,9 +112,11 @@ func (c *comparison) compareDir(d openDir, p *dirPlan) error {
 	p.staged = missing
 	// Only the owner and root can set the attributes of a directory.
 	if foreign := !c.attrs.root && p.was.uid != c.attrs.uid; foreign && (p.differs || p.changes() && !p.entry.Implicit()) {
-		return p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))
+		if err := c.fail(p.error("", errors.New("belongs to another user, so its mode, group and time cannot be set"))); err != nil {
+			return err
+		}
 	}
-	return c.mayChange(d, p)
+	return c.fail(c.mayChange(d, p))
 }
 
 // A directory may have a million names. missingNames and splitByTree therefore
@@ -154,9 +164,9 @@ func splitByTree(found []unixfs.Dirent, dir *archive.Entry) (both, extra []unixf
 
 func (c *comparison) compareSubdir(parentDir openDir, parent *dirPlan, name string, e *archive.Entry) error {
 	p := &dirPlan{name: name, path: path.Join(parent.path, name), entry: e, staging: parent.staging}
-	fd, err := c.staging.openDir(parentDir.fd, name)
+	fd, err := c.openDir(parentDir.fd, name)
 	if err != nil {
-		return p.error("", err)
+		return c.failRead(parentDir.fd, name, p.error("", err))
 	}
 	defer unix.Close(fd)
 	d, err := c.beginDir(fd, p, parentDir.traits.Mount)
@@ -196,8 +206,11 @@ func (c *comparison) compareFiles(dir openDir, p *dirPlan, olds []unixfs.Dirent)
 		if err != nil {
 			return err
 		}
-		if err := c.mayAct(dir, old, d.action); err != nil {
-			return p.error(old.Name, err)
+		if err := c.fail(p.error(old.Name, c.mayAct(dir, old, d.action))); err != nil {
+			return err
+		}
+		if c.preview != nil && (d.action == replace || d.action == repair) {
+			c.addDifferences(dir, p, old, e, d)
 		}
 		if err := c.act(dir, p, old.Name, e, d); err != nil {
 			return err
@@ -209,6 +222,7 @@ func (c *comparison) compareFiles(dir openDir, p *dirPlan, olds []unixfs.Dirent)
 // decision is what becomes of a name that dest and the tree both have.
 type decision struct {
 	action  action
+	same    bool     // the type and the contents, or the target, are the same
 	retimed bool     // with repair: the file's time in seconds differs
 	deleted []string // with replace: the paths below the directory that goes
 }
@@ -246,13 +260,13 @@ func (c *comparison) decide(dir openDir, p *dirPlan, old unixfs.Dirent, e *archi
 	case err != nil:
 		return decision{}, p.error(old.Name, err)
 	case same && c.attrs.match(&st, e):
-		return decision{action: keep}, nil
+		return decision{action: keep, same: true}, nil
 	case same && c.attrs.mayRepair(&st, e):
-		return decision{action: repair, retimed: e.IsRegular() && st.Mtim.Sec != e.Mtime().Sec}, nil
+		return decision{action: repair, same: true, retimed: e.IsRegular() && st.Mtim.Sec != e.Mtime().Sec}, nil
 	case same:
 		c.done.AddBytes(-e.StoredSize()) // they will be copied
 	}
-	return decision{action: replace}, nil
+	return decision{action: replace, same: same}, nil
 }
 
 // act adds a decision to the plan of the directory, and stages what it needs.
@@ -263,7 +277,7 @@ func (c *comparison) act(dir openDir, p *dirPlan, name string, e *archive.Entry,
 		c.done.AddFiles(1)
 		return nil
 	case blocked:
-		return p.error(name, errors.New("cannot be replaced: it is a directory, of which excludes protect a part"))
+		return c.fail(p.error(name, errors.New("cannot be replaced: it is a directory, of which excludes protect a part")))
 	case repair:
 		c.mu.Lock()
 		p.repairs = append(p.repairs, name)
@@ -339,6 +353,9 @@ func (c *comparison) stageMissing(dir openDir, p *dirPlan, names []string) error
 
 // stage creates an entry, with all that is below it, in the staging directory.
 func (c *comparison) stage(dir openDir, p *dirPlan, name string, e *archive.Entry) error {
+	if c.preview != nil {
+		return c.stageNothing(p, name, e)
+	}
 	fd, err := c.staging.openFor(dir.fd, p)
 	if err != nil {
 		return err
@@ -382,8 +399,8 @@ func (c *comparison) planRemovals(d openDir, p *dirPlan, extra []unixfs.Dirent) 
 			continue
 		}
 		if !old.IsDir() {
-			if err := c.mayAct(d, old, replace); err != nil {
-				return false, pathError{oldPath, err}
+			if err := c.fail(p.error(old.Name, c.mayAct(d, old, replace))); err != nil {
+				return false, err
 			}
 			p.removals = append(p.removals, old.Name)
 			p.deleted = append(p.deleted, oldPath)
@@ -426,7 +443,7 @@ func byRemoval(a, b unixfs.Dirent) int {
 func (c *comparison) planRemoval(parent openDir, p *dirPlan, name string) (kept bool, err error) {
 	fd, err := unixfs.OpenDir(parent.fd, name)
 	if err != nil {
-		return false, p.error("", err)
+		return true, c.fail(p.error("", err))
 	}
 	defer unix.Close(fd)
 	d := openDir{fd: fd}
@@ -434,7 +451,7 @@ func (c *comparison) planRemoval(parent openDir, p *dirPlan, name string) (kept 
 		return false, p.error("", err)
 	}
 	if d.traits.Mount != parent.traits.Mount {
-		return false, p.error("", errMountPoint)
+		return true, c.fail(p.error("", errMountPoint))
 	}
 	p.mode = d.traits.Mode
 	found, err := unixfs.ReadDir(fd, 0)
@@ -443,12 +460,10 @@ func (c *comparison) planRemoval(parent openDir, p *dirPlan, name string) (kept 
 	}
 	kept, err = c.planRemovals(d, p, found)
 	if err == nil {
-		err = c.mayChange(d, p)
+		err = c.fail(c.mayChange(d, p))
 	}
 	if err == nil && !kept {
-		if denied := c.mayRemove(parent, d.traits); denied != nil {
-			err = p.error("", denied)
-		}
+		err = c.fail(p.error("", c.mayRemove(parent, d.traits)))
 	}
 	return kept, err
 }

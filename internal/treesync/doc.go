@@ -58,6 +58,11 @@
 // done for all directories before the next begins, except that finish follows
 // the last of the others in each directory.
 //
+// # Preview
+//
+// Preview makes the plan of compare without sweep and stage, and lists it. What would
+// make compare fail is collected, so that the list is complete.
+//
 // # Failures
 //
 // An error before the commit leaves dest as it was. An error in the commit stops

@@ -38,6 +38,8 @@ type dirPlan struct {
 	mode    uint32     // of the directory as it was
 	was     *attrsWere // nil if the directory stays only for protected names
 	differs bool       // the directory's own mode, owner or time is to change
+
+	differences map[string][]string // of names in swapped and repairs, for a preview
 }
 
 // attrsWere are what, beside its mode, the commit may change of a directory.

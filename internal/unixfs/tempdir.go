@@ -36,6 +36,11 @@ type TempDir struct {
 // and then makes a directory whose name is prefix and a number.
 func NewTempDir(parent, prefix string) (*TempDir, error) {
 	SweepTempDirs(parent, prefix)
+	return OnlyTempDir(parent, prefix)
+}
+
+// OnlyTempDir is NewTempDir without the removal of anything.
+func OnlyTempDir(parent, prefix string) (*TempDir, error) {
 	for {
 		path, err := os.MkdirTemp(parent, prefix+"*") // replaces the last *, so that one in prefix stays
 		if err != nil {
