@@ -15,6 +15,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/fujiwara/stretcher/internal/checksum"
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
 	"github.com/fujiwara/stretcher/internal/fetch"
@@ -200,9 +201,9 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 	}
 	add(m.checkExpires(), "expires")
 	if m.CheckSum != "" {
-		_, err := newDigest(m.CheckSum)
+		_, err := checksum.New(m.CheckSum)
 		add(err, "checksum")
-		if weak := weakDigest(m.CheckSum); weak != "" && len(conf.PublicKeys) > 0 {
+		if weak := checksum.Weak(m.CheckSum); weak != "" && len(conf.PublicKeys) > 0 {
 			add(fmt.Errorf("checksum is %s, so the signature of the manifest would not protect the archive: give its sha256 or sha512 (an error because of -public-key)", weak), "checksum")
 		} else if weak != "" {
 			warn(fmt.Sprintf("checksum is %s, which does not protect from an archive made to have the same: give its sha256 or sha512", weak), "checksum")

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/checksum"
 	"github.com/fujiwara/stretcher/internal/metrics"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/state"
@@ -66,7 +67,7 @@ func (o *outcome) read(m *Manifest) {
 		return
 	}
 	o.destIs(m.Dest)
-	if _, err := newDigest(m.CheckSum); err == nil {
+	if _, err := checksum.New(m.CheckSum); err == nil {
 		o.deployment.Checksum = m.CheckSum
 	}
 }

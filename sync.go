@@ -117,7 +117,7 @@ func (d *deployment) prepare(s strategy) error {
 	}
 	if !d.conf.DryRun {
 		unixfs.SweepTempDirs(os.TempDir(), unixfs.TempPrefix)
-		unixfs.SweepTempDirs(besideDest(dest))
+		unixfs.SweepTempDirs(unixfs.TempBeside(dest))
 	}
 	certain, err := s.problem(dest)
 	pre := slices.DeleteFunc(slices.Clone(d.manifest.Commands.Pre), CommandLine.empty)

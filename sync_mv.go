@@ -7,7 +7,6 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +43,7 @@ func (s *MvSyncStrategy) deploy(ctx context.Context, d *deployment, src *archive
 	if _, err := s.problem(dest); err != nil {
 		return err // before the archive is extracted
 	}
-	parent, prefix := besideDest(dest)
+	parent, prefix := unixfs.TempBeside(dest)
 	return d.extractTo(ctx, parent, prefix, src, func(from string) error {
 		return s.syncFlushed(ctx, from, dest)
 	})
@@ -62,38 +61,18 @@ func (s *MvSyncStrategy) preview(ctx context.Context, d *deployment, src *archiv
 // be incomplete after a power cut, and with the rename on disk at the end. If that
 // fails, to does not exist, so that the next deployment can succeed.
 func (s *MvSyncStrategy) syncFlushed(ctx context.Context, from, to string) error {
-	dir, err := os.Open(filepath.Dir(from)) // on the same file system as to
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	defer progress.Reporter{}.Start("Flushing to disk", nil).End()
-	if err := unixfs.Syncfs(ctx, int(dir.Fd())); err != nil {
+	dir := filepath.Dir(from) // on the same file system as to
+	if err := progress.Flush(ctx, dir); err != nil {
 		return fmt.Errorf("mv to %s: %w", to, err)
 	}
 	if err := s.Sync(from, to); err != nil {
 		return err
 	}
-	if err := unixfs.Syncfs(ctx, int(dir.Fd())); err != nil {
+	if err := progress.Flush(ctx, dir); err != nil {
 		unixfs.Warn("undo mv to "+to, unixfs.RenameNew(to, from))
 		return fmt.Errorf("mv to %s: %w", to, err)
 	}
 	return nil
-}
-
-// besideDest returns where mv makes its staging directory, and the prefix of
-// its name: beside dest, because a directory can only be renamed within its
-// file system. Of a long name of dest it has the first bytes only, so that the
-// number at the end is within the limit of the file system, which is 255 bytes on
-// most and 143 on eCryptfs. If two long names share one prefix, that does no harm,
-// since a staging directory in use is locked.
-func besideDest(dest string) (parent, prefix string) {
-	const limit = 100
-	name := filepath.Base(dest)
-	if len(name) > limit {
-		name = strings.ToValidUTF8(name[:limit], "") // some file systems take nothing else
-	}
-	return filepath.Dir(dest), "." + name + unixfs.TempPrefix
 }
 
 // Sync renames from to to. It fails where to exists, even as an empty

@@ -2,13 +2,10 @@ package stretcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"log"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,7 +17,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/progress"
-	"github.com/fujiwara/stretcher/internal/rsyncoutput"
+	"github.com/fujiwara/stretcher/internal/rsync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
@@ -103,18 +100,8 @@ func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.
 		}
 		// What the state directory says to be deployed has to survive a power cut, as
 		// that does itself.
-		return flush(ctx, d.manifest.Dest)
+		return progress.Flush(ctx, d.manifest.Dest)
 	})
-}
-
-// flush waits until the file system of a directory is on disk.
-func flush(ctx context.Context, path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return unixfs.Syncfs(ctx, int(dir.Fd()))
 }
 
 // preview has rsync compare the extracted archive with dest.
@@ -128,7 +115,7 @@ func (s *RsyncStrategy) preview(ctx context.Context, d *deployment, src *archive
 		if to == "" {
 			to = filepath.Join(filepath.Dir(from), "missing")
 		}
-		output, err := s.run(ctx, d.commands.unlimited(), from, to, rsyncoutput.DryRun...)
+		output, err := s.run(ctx, d.commands.unlimited(), from, to, rsync.DryRun...)
 		if output != nil {
 			items = slices.Values(output.Changes(from, to))
 		}
@@ -151,7 +138,7 @@ func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) er
 
 // run runs rsync, with further options before its other arguments, and returns what
 // it has printed, nil if it was not started.
-func (s *RsyncStrategy) run(ctx context.Context, r *runner, from, to string, options ...string) (*rsyncoutput.Output, error) {
+func (s *RsyncStrategy) run(ctx context.Context, r *runner, from, to string, options ...string) (*rsync.Output, error) {
 	args, err := s.arguments(from, to)
 	if err != nil {
 		return nil, err
@@ -160,29 +147,7 @@ func (s *RsyncStrategy) run(ctx context.Context, r *runner, from, to string, opt
 	name := CommandLine("rsync " + strings.Join(args, " ")).label()
 	log.Println("invoking command:", name)
 	stdout, stderr := capture.Output(name)
-	defer stdout.Close()
-	defer stderr.Close()
-	output := rsyncoutput.New(stdout, !slices.ContainsFunc(RsyncDefaultOpts, asksForStats))
-	messages := output.Beside(stderr)
-	if len(options) > 0 {
-		output.KeepItems()
-	}
-	cmd := exec.Command("rsync", args...)
-	cmd.Stdout, cmd.Stderr = output, messages
-	start := time.Now()
-	opts := r.Options
-	opts.Quiet = true
-	stop := progress.Reporter{}.Show("rsync", func() string {
-		return fmt.Sprintf("still running after %s, %d names listed", time.Since(start).Round(time.Second), output.Listed())
-	})
-	err = proc.Run(ctx, name, cmd, opts)
-	stop()
-	output.Close()
-	messages.Close()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
-		err = fmt.Errorf("%w: %s", err, output.Cause())
-	}
-	return output, err
+	return rsync.Run(ctx, name, args, slices.ContainsFunc(RsyncDefaultOpts, asksForStats), r.Options, stdout, stderr)
 }
 
 // arguments returns those of rsync. What --stats adds to its output is not logged
@@ -193,7 +158,7 @@ func (s *RsyncStrategy) arguments(from, to string) ([]string, error) {
 		args = append(args, RsyncVerboseOpt)
 	}
 	if s.ExcludeFrom != "" {
-		file, err := excludeFile(from, s.ExcludeFrom)
+		file, err := rsync.ExcludeFile(from, s.ExcludeFrom)
 		if err != nil {
 			return nil, err
 		}
@@ -208,26 +173,3 @@ func (s *RsyncStrategy) arguments(from, to string) ([]string, error) {
 // asksForStats reports whether an option makes rsync print statistics, which are
 // to be logged then.
 func asksForStats(option string) bool { return strings.Contains(option, "stats") }
-
-// excludeFile returns the path of the file that exclude_from names in dir, which
-// has the extracted archive. A name that leads out of dir, and anything but a
-// regular file, is an error.
-func excludeFile(dir, name string) (string, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	relative := filepath.Clean(strings.TrimLeft(name, "/"))
-	info, err := root.Stat(relative)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = fmt.Errorf("not in the archive: %w", fs.ErrNotExist)
-	case err == nil && !info.Mode().IsRegular():
-		err = errors.New("not a regular file")
-	}
-	if err != nil {
-		return "", fmt.Errorf("exclude_from %s: %w", name, err)
-	}
-	return filepath.Join(dir, relative), nil
-}

@@ -68,10 +68,7 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, sha
 	if err := s.writeManifest(manifest); err != nil {
 		return err
 	}
-	flushing := progress.Reporter{}.Start("Flushing to disk", nil)
-	err = unixfs.Syncfs(ctx, s.dir)
-	flushing.End()
-	if err != nil {
+	if err := (progress.Reporter{}).Flush(ctx, s.dir); err != nil {
 		return err
 	}
 	if err := unix.Renameat(s.dir, temporaryMark(s.made), s.dir, s.made+markSuffix); err != nil {

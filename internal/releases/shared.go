@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -92,7 +93,7 @@ func (s *Store) makeShared(ctx context.Context, tree *treesync.Fresh, paths []sh
 	if !made || sameFilesystem(top, s.dir) { // which is flushed later
 		return nil
 	}
-	return unixfs.Syncfs(ctx, top)
+	return progress.Reporter{}.Flush(ctx, top)
 }
 
 // makeOne creates a shared path, with the directories above it, unless it exists.

@@ -206,13 +206,12 @@ func (c *committer) takeOut(fd int, p *dirPlan, name string) error {
 // flush waits until what was changed in dest is on disk. A sync that has changed
 // nothing flushes nothing; created is whether it has created dest.
 func (c *committer) flush(ctx context.Context, created bool) error {
-	defer c.staging.report.Start("Flushing to disk", nil).End()
 	markChanged(c.plan.root)
 	for _, d := range c.staging.dirs {
 		if !d.changed && !(created && d.top == c.plan.root) {
 			continue
 		}
-		if err := unixfs.Syncfs(ctx, d.topDir.fd); err != nil {
+		if err := c.staging.report.Flush(ctx, d.topDir.fd); err != nil {
 			return d.top.error("", err)
 		}
 	}

@@ -183,12 +183,11 @@ func (d *stagingDir) nextName() string {
 // flush waits until all that is staged is on disk. If it were renamed before
 // that, a power cut could leave files that are empty or end early.
 func (s *staging) flush(ctx context.Context) error {
-	defer s.report.Start("Flushing what is staged to disk", nil).End()
 	for _, d := range s.dirs {
 		if d.temp == nil {
 			continue
 		}
-		if err := unixfs.Syncfs(ctx, d.temp.Fd()); err != nil {
+		if err := s.report.Flush(ctx, d.temp.Fd()); err != nil {
 			return d.top.error("", err)
 		}
 	}

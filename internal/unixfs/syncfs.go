@@ -3,8 +3,6 @@ package unixfs
 import (
 	"context"
 	"fmt"
-	"log"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,20 +25,13 @@ func Syncfs(ctx context.Context, fd int) error {
 		defer unix.Close(own)
 		done <- unix.Syncfs(own)
 	}()
-	start := time.Now()
-	waiting := time.NewTicker(10 * time.Second)
-	defer waiting.Stop()
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				return fmt.Errorf("flush to disk: %w", err)
-			}
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("flush to disk: %w", context.Cause(ctx))
-		case <-waiting.C:
-			log.Printf("waiting for the disk: it has been writing for %s", time.Since(start).Round(time.Second))
-		}
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
+	if err != nil {
+		return fmt.Errorf("flush to disk: %w", err)
+	}
+	return nil
 }

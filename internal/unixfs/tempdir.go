@@ -15,6 +15,21 @@ import (
 // TempPrefix begins the names of all temporary files and directories.
 const TempPrefix = ".stretcher-"
 
+// TempBeside returns where a temporary directory that is to be renamed to path has to
+// be made, and the prefix of its name: beside it, because a directory can only be
+// renamed within its file system. Of a long name of path it has the first bytes only,
+// so that the number at the end is within the limit of the file system, which is 255
+// bytes on most and 143 on eCryptfs. If two long names share one prefix, that does no
+// harm, since a temporary directory in use is locked.
+func TempBeside(path string) (parent, prefix string) {
+	const limit = 100
+	name := filepath.Base(path)
+	if len(name) > limit {
+		name = strings.ToValidUTF8(name[:limit], "") // some file systems take nothing else
+	}
+	return filepath.Dir(path), "." + name + TempPrefix
+}
+
 // IsTempName reports whether NewTempDir may have made a directory of that name
 // with the prefix TempPrefix.
 func IsTempName(name string) bool { return isTempName(name, TempPrefix) }

@@ -1,4 +1,4 @@
-package stretcher
+package checksum
 
 import (
 	"io"
@@ -15,25 +15,25 @@ func TestChecksum(t *testing.T) {
 		"90eecf7b3db9ea38dda020755b28405c5267c8865e76bd9847f4f2f8c95a7ebfbe1e2c81ab9766573535389264178eda6ca951287471840115bd403668a4ec37",
 	} {
 		for _, checksum := range []string{sum, strings.ToUpper(sum)} {
-			digest, err := newDigest(checksum)
+			digest, err := New(checksum)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := verify(checksum, digest); err == nil || !strings.HasPrefix(err.Error(), "Checksum mismatch: the manifest says "+checksum+", the archive has ") {
+			if err := Verify(checksum, digest); err == nil || !strings.HasPrefix(err.Error(), "Checksum mismatch: the manifest says "+checksum+", the archive has ") {
 				t.Errorf("%s of nothing: got error %v", checksum, err)
 			}
 			io.WriteString(digest, "content\n")
-			if err := verify(checksum, digest); err != nil {
+			if err := Verify(checksum, digest); err != nil {
 				t.Error(err)
 			}
 		}
 		for _, wrong := range []string{sum[1:], sum[2:], sum + "00", "g" + sum[1:], " " + sum, sum + "\n", "0x" + sum[2:]} {
-			if _, err := newDigest(wrong); err == nil || !strings.Contains(err.Error(), "is not the hex of an md5, sha1, sha256 or sha512") {
+			if _, err := New(wrong); err == nil || !strings.Contains(err.Error(), "is not the hex of an md5, sha1, sha256 or sha512") {
 				t.Errorf("%q: got error %v", wrong, err)
 			}
 		}
 	}
-	if _, err := newDigest(""); err == nil {
+	if _, err := New(""); err == nil {
 		t.Error("no error of an empty checksum")
 	}
 }
