@@ -238,7 +238,7 @@ func fileLocation(path string) (location, error) {
 		switch s {
 		case "", ".":
 		case "..":
-			return location{}, errors.New("its path has a ..")
+			return location{}, errors.New("its path has .. as a segment")
 		default:
 			l.segments = append(l.segments, s)
 		}

@@ -132,7 +132,7 @@ func TestInvalidPrefix(t *testing.T) {
 		{"s3:// s3:///key s3:bucket/key s3:/bucket/key s3://user@bucket/key gs://a%2fb/c s3://buck\tet/a", "://bucket"},
 		{"s3://bucket/100% file:///100%", "invalid URL escape"},
 		{"file:// file:a file://host/a file://LOCALHOST/a file://localhostevil/a file:///a%00", "absolute path"},
-		{"file:///a/../b", "has a .."},
+		{"file:///a/../b", "has .. as a segment"},
 	} {
 		for raw := range strings.SplitSeq(test.prefixes, " ") {
 			_, err := Parse([]string{"https://example.com", raw})
@@ -154,7 +154,7 @@ func TestRefusal(t *testing.T) {
 	for raw, want := range map[string]string{
 		"https://evil.net/a":             "refused by -allow: it is not under https://example.com/deploy, s3://bucket",
 		"https://example.com/deploy/../": "refused by -allow https://example.com/deploy, s3://bucket: some servers would read its path as one that leads out of there",
-		"file:///srv/../a":               "refused by -allow https://example.com/deploy, s3://bucket: its path has a ..",
+		"file:///srv/../a":               "refused by -allow https://example.com/deploy, s3://bucket: its path has .. as a segment",
 	} {
 		if err := check(t, l, raw); err == nil || err.Error() != want {
 			t.Errorf("%s: error %v, want %s", raw, err, want)
