@@ -158,12 +158,10 @@ func s3Error(err error, conditional bool) error {
 	switch {
 	case conditional && (status == http.StatusPreconditionFailed || status == http.StatusRequestedRangeNotSatisfiable):
 		return errChanged
-	case code == "NoSuchKey", code == "NotFound", code == "" && status == http.StatusNotFound:
-		return missingError{short}
-	case status == http.StatusRequestTimeout, code == "RequestTimeout":
+	case code == "RequestTimeout": // has the status 400
 		return short
-	case status == http.StatusTooManyRequests, status >= 500:
-		return busyError{short, retryAfter(resp.Response.Header.Get("Retry-After"))}
+	case status == http.StatusNotFound && code != "" && code != "NoSuchKey" && code != "NotFound": // NoSuchBucket
+		return permanent(short)
 	}
-	return permanent(short)
+	return httpStatusError(short, status, resp.Response.Header)
 }
