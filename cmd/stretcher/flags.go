@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -95,13 +96,13 @@ const (
 type action struct {
 	options *options
 	flag    string
-	expects string // of the target, for the error where it is empty
+	expects string // of the target, for the error where it is something else
 }
 
 func (*action) String() string { return "" }
 
 func (a *action) Set(s string) error {
-	if s == "" {
+	if s == "" || a.flag == "-rollback" && !filepath.IsAbs(s) {
 		return errors.New("expected " + a.expects)
 	}
 	if a.options.action == a.flag {
@@ -160,7 +161,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		conf.LogFormat = s
 		return nil
 	})
-	f.Var(&action{o, "-rollback", "the dest of a manifest"}, "rollback", "")
+	f.Var(&action{o, "-rollback", "the absolute path of a dest"}, "rollback", "")
 	f.Var(&action{o, "-check", "the path or URL of a manifest, or -"}, "check", "")
 	f.Var(repeated(func(s string) error {
 		conf.Allow = append(conf.Allow, s)
