@@ -48,3 +48,54 @@ func TestManifestDeadline(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestFetchManifestSize(t *testing.T) {
+	t.Parallel()
+	const most = 1 << 20
+	for _, chunked := range []bool{false, true} {
+		for _, size := range []int{most, most + 1} {
+			content := random(8, size)
+			f := serve(t, content, func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+				if chunked {
+					for ; len(content) > 1000; content = content[1000:] {
+						w.Write(content[:1000])
+					}
+					w.Write(content)
+				}
+				return chunked
+			})
+			whole := content
+			data, err := Manifest(t.Context(), f.URL, quick(3).logTo(&recorder{}))
+			switch {
+			case size == most && err != nil:
+				t.Errorf("chunked %v: error %v", chunked, err)
+			case size == most:
+				same(t, data, whole)
+			case err == nil || err.Error() != "fetch "+f.URL+": larger than 1.0 MiB":
+				t.Errorf("chunked %v: error %v", chunked, err)
+			}
+			if n := len(f.asked()); n != 1 {
+				t.Errorf("chunked %v, %d bytes: %d requests", chunked, size, n)
+			}
+		}
+	}
+}
+
+func TestFetchManifestResumes(t *testing.T) {
+	t.Parallel()
+	content := random(9, 10_000)
+	var f *faulty
+	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 0 {
+			w.WriteHeader(404)
+		} else {
+			f.cut(4000, w, r)
+		}
+		return true
+	})
+	data, err := Manifest(t.Context(), f.URL, quick(3).logTo(&recorder{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, data, content)
+}

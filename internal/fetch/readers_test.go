@@ -78,3 +78,89 @@ func TestReaderEndsTransfer(t *testing.T) {
 		}
 	}
 }
+
+// A reader that fails ends the other reader, and a download that would take an
+// hour.
+func TestReaderFails(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	f := serve(t, random(7, 100_000), nil)
+	for failing := range 2 {
+		for _, limit := range []uint64{28, 0} { // while bytes arrive, and after the download
+			file, err := unixfs.TempFile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			var otherErr error
+			readers := make([]func(io.Reader) error, 2)
+			readers[failing] = func(r io.Reader) error {
+				if limit == 0 {
+					io.Copy(io.Discard, r)
+				}
+				return broken
+			}
+			readers[1-failing] = func(r io.Reader) error {
+				_, otherErr = io.Copy(io.Discard, r)
+				return otherErr
+			}
+			record := &recorder{}
+			pprof.Do(t.Context(), pprof.Labels("download", t.Name()), func(ctx context.Context) {
+				_, err = Download(ctx, f.URL, file, Options{MaxBandwidth: limit}.logTo(record), readers...)
+			})
+			if err != broken {
+				t.Errorf("reader %d, limit %d: error %v", failing, limit, err)
+			}
+			if limit > 0 && (otherErr != broken || strings.Contains(record.String(), "Downloaded")) {
+				t.Errorf("reader %d: the other reader got %v, log:\n%s", failing, otherErr, record)
+			}
+		}
+	}
+	nothingLeft(t)
+}
+
+// When the object has changed, Download calls the readers again with the bytes
+// of the new one, including a reader that has already returned.
+func TestReadersAfterRestart(t *testing.T) {
+	t.Parallel()
+	content, other := random(8, 1<<17), random(9, 1<<17)
+	begun := make(chan struct{})
+	var f *faulty
+	f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 0 {
+			f.serve(&limited{w, 1 << 16, func() {
+				<-begun
+				abort()
+			}}, r)
+		} else {
+			f.change(other, `"v2"`)
+		}
+		return n == 0
+	})
+	file, err := unixfs.TempFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var led, followed []byte
+	calls := 0
+	_, err = Download(t.Context(), f.URL, file, quick(1).logTo(&recorder{}), func(r io.Reader) error {
+		calls++
+		led = make([]byte, 1<<15)
+		if _, err := io.ReadFull(r, led); err != nil {
+			return err
+		}
+		if calls == 1 {
+			close(begun)
+		}
+		return nil // without the rest
+	}, func(r io.Reader) (err error) {
+		followed, err = io.ReadAll(r)
+		return err
+	})
+	if err != nil || calls != 2 {
+		t.Fatalf("error %v after %d calls", err, calls)
+	}
+	same(t, led, other[:1<<15])
+	same(t, followed, other)
+}
