@@ -1,6 +1,7 @@
 package rsyncoutput
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -84,6 +85,12 @@ func (o *Output) Changes(from, dest string) []preview.Item {
 	}
 	slices.SortStableFunc(list, func(a, b preview.Item) int { return preview.ComparePaths(a.Path, b.Path) })
 	return list
+}
+
+// misleads reports whether a line says what a dry run does not do: list names, or create
+// dest.
+func misleads(line []byte) bool {
+	return listsNames(line) || bytes.HasPrefix(line, []byte("created directory "))
 }
 
 // noteStay notes the directory that a message says cannot be deleted, because names

@@ -155,7 +155,7 @@ func (o *Output) endLine(ends bool) {
 	if before == blank && o.hide && (o.part == ordinary || o.part == blank) {
 		o.show(nil, true)
 	}
-	if o.part == ordinary && !(o.keepsItems && listsNames(line)) || !o.hide {
+	if o.part == ordinary && !(o.keepsItems && misleads(line)) || !o.hide {
 		o.show(line, ends)
 	}
 }
