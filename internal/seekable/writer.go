@@ -157,6 +157,17 @@ func (w *Writer) write(frame ...[]byte) {
 
 var errTooLarge = errors.New("pack the archive: it is too large for a seek table: a part of it has more than 4 GiB")
 
+// Pieces returns the number of pieces so far. Until the contents of a file have been
+// written, it is the place in the index of the file's first piece.
+func (w *Writer) Pieces() int { return len(w.index.Pieces) }
+
+// Index returns the index of the tar, once the whole tar has been written. It has
+// the patches that have been written so far.
+func (w *Writer) Index() (*Index, error) {
+	err := w.endData()
+	return &w.index, err
+}
+
 // endData ends the data frames and the tar.
 func (w *Writer) endData() error {
 	if w.frames == nil {

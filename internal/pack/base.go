@@ -1,0 +1,171 @@
+package pack
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/seekable"
+)
+
+// Base is an older version of a tree.
+type Base struct {
+	// Name is what the base is called in errors and the log.
+	Name string
+
+	files map[string]*oldFile
+	// What files are looked for by if the base has none of the same path: the
+	// path, or else the last component, without digits. Versions stand in many
+	// names.
+	byPath, byName map[string]*oldFile
+	whole          map[seekable.Sum]bool // the digests of the files
+}
+
+// oldFile is a regular file of a base.
+type oldFile struct {
+	path string
+	size int64
+	open func() (io.ReaderAt, io.Closer, error)
+	sum  seekable.Sum
+}
+
+// ambiguous stands for several files of which none can be preferred.
+var ambiguous = &oldFile{}
+
+// DirBase returns the files below a directory as a base.
+func DirBase(ctx context.Context, dir string) (*Base, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	// The files are opened later, by their whole path.
+	defer root.Close()
+	var files []*oldFile
+	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		files = append(files, &oldFile{path: name, size: info.Size(), open: func() (io.ReaderAt, io.Closer, error) {
+			f, err := os.Open(path.Join(dir, name))
+			return f, f, err
+		}})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newBase(ctx, dir, files)
+}
+
+// ArchiveBase returns the files of an archive as a base. The archive must stay open.
+func ArchiveBase(ctx context.Context, name string, a *archive.Archive) (*Base, error) {
+	var files []*oldFile
+	var add func(dir string, e *archive.Entry)
+	add = func(dir string, e *archive.Entry) {
+		for child := range e.Children() {
+			name := path.Join(dir, child.Name)
+			add(name, child)
+			if !child.IsRegular() || child.Segments() != nil {
+				continue
+			}
+			section := io.NewSectionReader(a.Data(), child.Offset, child.Size)
+			files = append(files, &oldFile{path: name, size: child.Size, open: func() (io.ReaderAt, io.Closer, error) {
+				return section, io.NopCloser(nil), nil
+			}})
+		}
+	}
+	add("", a.Tree.Root)
+	return newBase(ctx, name, files)
+}
+
+func newBase(ctx context.Context, name string, files []*oldFile) (*Base, error) {
+	b := &Base{Name: name, files: map[string]*oldFile{}, byPath: map[string]*oldFile{}, byName: map[string]*oldFile{}, whole: map[seekable.Sum]bool{}}
+	if err := hashAll(ctx, files); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	for _, f := range files {
+		b.files[f.path] = f
+		b.whole[f.sum] = true
+		addOnce(b.byPath, withoutDigits(f.path), f)
+		addOnce(b.byName, withoutDigits(path.Base(f.path)), f)
+	}
+	return b, nil
+}
+
+func addOnce(to map[string]*oldFile, key string, f *oldFile) {
+	if to[key] != nil {
+		f = ambiguous
+	}
+	to[key] = f
+}
+
+func withoutDigits(s string) string {
+	return strings.Map(func(r rune) rune {
+		if '0' <= r && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// find returns the older version of a file, nil if there is none.
+func (b *Base) find(name string) *oldFile {
+	if f := b.files[name]; f != nil {
+		return f
+	}
+	if f := b.byPath[withoutDigits(name)]; f != nil && f != ambiguous {
+		return f
+	}
+	if f := b.byName[withoutDigits(path.Base(name))]; f != nil && f != ambiguous {
+		return f
+	}
+	return nil
+}
+
+// hashAll sets the digests of files.
+func hashAll(ctx context.Context, files []*oldFile) error {
+	var wg sync.WaitGroup
+	errs := make([]error, runtime.GOMAXPROCS(0))
+	for worker := range errs {
+		wg.Go(func() {
+			for i := worker; i < len(files) && errs[worker] == nil; i += len(errs) {
+				if errs[worker] = context.Cause(ctx); errs[worker] == nil {
+					errs[worker] = files[i].hash()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *oldFile) hash() error {
+	in, closer, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(in, 0, f.size)); err != nil {
+		return fmt.Errorf("%s: %w", f.path, err)
+	}
+	f.sum = seekable.Sum(sum.Sum(nil))
+	return nil
+}

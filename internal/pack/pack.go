@@ -1,0 +1,188 @@
+// Package pack makes an archive from a directory. The same tree always gives the
+// same bytes, so that whoever builds it again can compare the checksums.
+//
+// An archive in the format zst, which is that of package seekable, may have
+// patches against older versions of the tree, its bases:
+//
+//	list the directory, without what is excluded
+//	write the tar, of which package seekable makes data frames
+//	for each base:
+//	    hash its files
+//	    for each new file, find the pieces that no file of the base has
+//	    compress these against the old file, if there is one
+//	    keep the patch if that is much less than the data frames it saves
+//	write the index
+package pack
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"time"
+
+	"github.com/fujiwara/stretcher/internal/seekable"
+)
+
+// Options says how a directory is packed. The zero value packs all of it.
+type Options struct {
+	// Format is zst, gz (RFC 1952) or tar. "" is zst.
+	Format string
+	// Excludes are rules as of the option --exclude of rsync(1).
+	Excludes []string
+	// Latest is the latest modification time that a file in the archive gets. The
+	// zero value keeps the times, in seconds.
+	Latest time.Time
+	// Bases are the older versions that a zst archive gets patches against.
+	Bases []*Base
+}
+
+// Result describes an archive.
+type Result struct {
+	Size    int64           // of the archive, in bytes
+	Sum     [32]byte        // its SHA-256
+	Files   int             // names in the archive
+	TarSize int64           // in bytes
+	Index   *seekable.Place // nil for the other formats
+	Patches []Patches       // against each base
+}
+
+// Patches describes the patches against one base.
+type Patches struct {
+	Base  string
+	Count int
+	Size  int64 // of all of them, in bytes
+}
+
+// Dir writes an archive of the directory dir to out. It fails if a file changes
+// while it is read, and for a name that could not be extracted. Sockets are left
+// out with a warning.
+func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return Result{}, err
+	}
+	defer root.Close()
+	t, err := list(ctx, root, o)
+	if err != nil {
+		return Result{}, err
+	}
+	counted := &counter{Writer: out, sum: sha256.New()}
+	var r Result
+	switch o.Format {
+	case "", "zst":
+		r, err = t.writeSeekable(ctx, counted, o.Bases)
+	case "gz":
+		err = t.writeGzip(ctx, counted)
+	case "tar":
+		err = t.write(ctx, counted, func(*file) error { return nil })
+	default:
+		err = fmt.Errorf("unknown format %q: expected zst, gz or tar", o.Format)
+	}
+	r.Files, r.Size = len(t.files), counted.size
+	counted.sum.Sum(r.Sum[:0])
+	return r, err
+}
+
+// counter counts and hashes what is written.
+type counter struct {
+	io.Writer
+	sum  hash.Hash
+	size int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.sum.Write(p[:n])
+	c.size += int64(n)
+	return n, err
+}
+
+func (t *tree) writeGzip(ctx context.Context, out io.Writer) error {
+	z := gzip.NewWriter(out) // its header has neither a name nor a time
+	if err := t.write(ctx, z, func(*file) error { return nil }); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+func (t *tree) writeSeekable(ctx context.Context, out io.Writer, bases []*Base) (r Result, err error) {
+	w, err := seekable.NewWriter(out)
+	if err != nil {
+		return r, err
+	}
+	defer w.Close()
+	err = t.write(ctx, w, func(f *file) error {
+		f.firstPiece = w.Pieces()
+		return w.File(f.size)
+	})
+	if err != nil {
+		return r, err
+	}
+	index, err := w.Index()
+	if err != nil {
+		return r, err
+	}
+	r.TarSize = index.TarSize
+	for _, base := range bases {
+		p, err := t.writePatches(ctx, w, index, base)
+		if err != nil {
+			return r, fmt.Errorf("patches against %s: %w", base.Name, err)
+		}
+		r.Patches = append(r.Patches, p)
+	}
+	place, err := w.Finish()
+	r.Index = &place
+	return r, err
+}
+
+// write writes the tar. It calls begin for each regular file, before its contents.
+func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error) error {
+	w := tar.NewWriter(out)
+	for _, f := range t.files {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := w.WriteHeader(f.header); err != nil {
+			return fmt.Errorf("pack %s: %w", f.path, err)
+		}
+		if f.header.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := begin(f); err != nil {
+			return err
+		}
+		if err := t.copy(w, f); err != nil {
+			return err
+		}
+		if err := w.Flush(); err != nil { // the padding, which is no contents
+			return err
+		}
+	}
+	return w.Close()
+}
+
+// copy writes the contents of a file.
+func (t *tree) copy(w io.Writer, f *file) error {
+	in, err := t.open(f)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	buf := bufio.NewReaderSize(in, 256<<10)
+	if _, err := io.CopyN(w, buf, f.size); err != nil {
+		if err == io.EOF {
+			return f.changed()
+		}
+		return fmt.Errorf("pack %s: %w", f.path, err)
+	}
+	if _, err := buf.ReadByte(); err != io.EOF {
+		return f.changed()
+	}
+	return f.check(in)
+}
