@@ -1,0 +1,113 @@
+package incremental
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/seekable"
+)
+
+// readHeaders returns the archive that the index describes, whose data is to be
+// written to the file tar.
+func readHeaders(ctx context.Context, x *seekable.Index, tar *os.File, limits archive.Limits) (*archive.Archive, error) {
+	between, err := x.Between()
+	if err != nil {
+		return nil, err
+	}
+	defer between.Close()
+	a, err := archive.Index(ctx, &skeleton{between: between, pieces: x.Pieces, size: x.TarSize}, tar, limits)
+	if err != nil {
+		return nil, fmt.Errorf("index of the archive: %w", err)
+	}
+	if a.Data() != io.ReaderAt(tar) {
+		return nil, errors.Join(errors.New("index of the archive: what it describes is not a tar"), a.Close())
+	}
+	return a, nil
+}
+
+// skeleton reads a tar with zeros in the place of the pieces.
+type skeleton struct {
+	between io.Reader
+	pieces  []seekable.Piece // not read yet
+	offset  int64
+	size    int64
+}
+
+func (s *skeleton) Read(p []byte) (int, error) {
+	if s.offset == s.size {
+		return 0, io.EOF
+	}
+	next := seekable.Piece{Offset: s.size}
+	if len(s.pieces) > 0 {
+		next = s.pieces[0]
+	}
+	if s.offset < next.Offset {
+		n, err := s.between.Read(p[:min(int64(len(p)), next.Offset-s.offset)])
+		s.offset += int64(n)
+		if err == io.EOF && s.offset < s.size {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == io.EOF {
+			err = nil
+		}
+		return n, err
+	}
+	n := int(min(int64(len(p)), next.Offset+next.Size-s.offset))
+	clear(p[:n])
+	if s.offset += int64(n); s.offset == next.Offset+next.Size {
+		s.pieces = s.pieces[1:]
+	}
+	return n, nil
+}
+
+// file is a file of the tar with its pieces.
+type file struct {
+	path        string
+	first, last int // of the pieces
+}
+
+// filesOf returns the files that have pieces, in the order of the tar. It is an
+// error if a piece is anywhere but in the contents of a file: the tar could then
+// have other headers than those that were read.
+func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
+	type span struct {
+		path       string
+		start, end int64
+	}
+	var spans []span
+	var walk func(dir string, e *archive.Entry)
+	walk = func(dir string, e *archive.Entry) {
+		for child := range e.Children() {
+			name := path.Join(dir, child.Name)
+			if child.IsDir() {
+				walk(name, child)
+			}
+			if child.IsRegular() && child.Segments() == nil && child.Size > 0 {
+				spans = append(spans, span{name, child.Offset, child.Offset + child.Size})
+			}
+		}
+	}
+	walk("", tree.Root)
+	slices.SortFunc(spans, func(a, b span) int { return int(min(max(a.start-b.start, -1), 1)) })
+	var files []file
+	i := 0
+	for _, s := range spans {
+		first := i
+		for i < len(x.Pieces) && x.Pieces[i].Offset >= s.start && x.Pieces[i].Offset+x.Pieces[i].Size <= s.end {
+			i++
+		}
+		if i > first {
+			files = append(files, file{s.path, first, i - 1})
+		}
+	}
+	if i < len(x.Pieces) {
+		return nil, errors.New("index of the archive: a piece is not in the contents of a file")
+	}
+	return files, nil
+}

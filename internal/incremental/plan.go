@@ -1,0 +1,270 @@
+package incremental
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/fujiwara/stretcher/internal/seekable"
+)
+
+const (
+	// maxRanges is how many ranges are fetched at most. If there were more, it
+	// would cost less to fetch what is between them, too.
+	maxRanges = 64
+	// minGap is how many bytes between two ranges cost less than a request.
+	minGap = 64 << 10
+)
+
+// plan says what is to be fetched, and what for.
+type plan struct {
+	index  *seekable.Index
+	had    *had
+	units  []unit // in the order of the file
+	ranges []Range
+}
+
+// unit is a frame in the file, and the missing pieces that it has.
+type unit struct {
+	Range
+	tar    Range           // what it decompresses to
+	patch  *seekable.Patch // nil for a data frame
+	pieces []int
+}
+
+// newPlan returns the plan that fetches less: with patches, or without.
+func newPlan(x *seekable.Index, h *had) (*plan, error) {
+	best, err := planWith(x, h, x.Patches)
+	if err != nil || len(x.Patches) == 0 {
+		return best, err
+	}
+	plain, err := planWith(x, h, nil)
+	if err == nil && plain.cost() < best.cost() {
+		best = plain
+	}
+	return best, err
+}
+
+// cost returns how many bytes are fetched. A request counts as minGap.
+func (p *plan) cost() int64 {
+	cost := minGap * int64(len(p.ranges))
+	for _, r := range p.ranges {
+		cost += r.Size
+	}
+	return cost
+}
+
+// planWith returns the plan that uses some of the given patches, where they are of
+// use.
+func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error) {
+	p := &plan{index: x, had: h}
+	missing := map[int][]int{} // the pieces that are to be fetched, by data frame
+	for i, piece := range x.Pieces {
+		if _, ok := h.places[piece.Sum]; ok {
+			continue
+		}
+		f := sort.Search(len(x.Frames), func(f int) bool { return x.Frames[f].TarOffset > piece.Offset }) - 1
+		if piece.Offset+piece.Size > x.Frames[f].TarOffset+x.Frames[f].TarSize {
+			return nil, errors.New("index of the archive: a piece is in two data frames")
+		}
+		missing[f] = append(missing[f], i)
+	}
+	patches := h.patchesOf(x, usable, missing)
+	used := map[int]*unit{} // by patch
+	for f, pieces := range missing {
+		frame := &x.Frames[f]
+		left := &unit{Range: Range{frame.Offset, frame.Size}, tar: Range{frame.TarOffset, frame.TarSize}}
+		var plain int64 // bytes of patches without a base
+		for _, i := range pieces {
+			n, ok := patches[i]
+			switch {
+			case !ok:
+				left.pieces = append(left.pieces, i)
+				plain = frame.Size // the frame is needed in any case
+			case usable[n].Base == (seekable.Base{}) && used[n] == nil:
+				plain += usable[n].Size
+			}
+		}
+		for _, i := range pieces {
+			n, ok := patches[i]
+			if !ok {
+				continue
+			}
+			patch := &usable[n]
+			if patch.Base == (seekable.Base{}) && plain >= frame.Size {
+				left.pieces = append(left.pieces, i)
+				continue
+			}
+			if used[n] == nil {
+				used[n] = &unit{Range: Range{patch.Offset, patch.Size}, tar: Range{patch.TarOffset, patch.TarSize}, patch: patch}
+			}
+			used[n].pieces = append(used[n].pieces, i)
+		}
+		if len(left.pieces) > 0 {
+			p.units = append(p.units, *left)
+		}
+	}
+	for _, u := range used {
+		p.units = append(p.units, *u)
+	}
+	slices.SortFunc(p.units, func(a, b unit) int { return cmp.Compare(a.Offset, b.Offset) })
+	p.merge()
+	return p, nil
+}
+
+// patchesOf returns the patch for each missing piece that has a usable one: the
+// smallest of those that have a base, or else the smallest of the others.
+func (h *had) patchesOf(x *seekable.Index, usable []seekable.Patch, missing map[int][]int) map[int]int {
+	isMissing := map[int]bool{}
+	for _, pieces := range missing {
+		for _, i := range pieces {
+			isMissing[i] = true
+		}
+	}
+	better := func(a, b *seekable.Patch) bool {
+		if aPlain, bPlain := a.Base == (seekable.Base{}), b.Base == (seekable.Base{}); aPlain != bPlain {
+			return bPlain
+		}
+		return a.Size < b.Size
+	}
+	patches := map[int]int{}
+	for n := range usable {
+		patch := &usable[n]
+		if patch.Base != (seekable.Base{}) && h.whole[baseKey{patch.Base.FileSize, patch.Base.FileSum}] == "" {
+			continue
+		}
+		first := sort.Search(len(x.Pieces), func(i int) bool { return x.Pieces[i].Offset >= patch.TarOffset })
+		for i := first; i < len(x.Pieces) && x.Pieces[i].Offset+x.Pieces[i].Size <= patch.TarOffset+patch.TarSize; i++ {
+			if old, ok := patches[i]; isMissing[i] && (!ok || better(patch, &usable[old])) {
+				patches[i] = n
+			}
+		}
+	}
+	return patches
+}
+
+// merge sets the ranges.
+func (p *plan) merge() {
+	for gap := int64(minGap); ; gap *= 2 {
+		p.ranges = p.ranges[:0]
+		for _, u := range p.units {
+			if last := len(p.ranges) - 1; last >= 0 && u.Offset-p.ranges[last].end() <= gap {
+				p.ranges[last].Size = max(p.ranges[last].end(), u.end()) - p.ranges[last].Offset
+			} else {
+				p.ranges = append(p.ranges, u.Range)
+			}
+		}
+		if len(p.ranges) <= maxRanges {
+			return
+		}
+	}
+}
+
+// stats says what carrying out the plan does.
+func (p *plan) stats(files []file) Stats {
+	s := Stats{Requests: len(p.ranges)}
+	for _, r := range p.ranges {
+		s.Fetched += r.Size
+	}
+	patched := map[int]bool{} // by missing piece: whether it is made from an older file
+	for _, u := range p.units {
+		for _, i := range u.pieces {
+			patched[i] = u.patch != nil && u.patch.Base != (seekable.Base{})
+		}
+	}
+	for _, f := range files {
+		missing, fromOlder := false, false
+		for i := f.first; i <= f.last; i++ {
+			by, ok := patched[i]
+			missing, fromOlder = missing || ok, fromOlder || by || !ok
+		}
+		switch {
+		case !missing:
+			s.Kept++
+		case fromOlder:
+			s.Patched++
+		default:
+			s.New++
+		}
+	}
+	return s
+}
+
+// read returns a function that reads a range and writes the pieces in it to the tar.
+func (p *plan) read(tar io.WriterAt) func(context.Context, Range, io.Reader) error {
+	return func(ctx context.Context, r Range, in io.Reader) error {
+		first := sort.Search(len(p.units), func(i int) bool { return p.units[i].Offset >= r.Offset })
+		at := r.Offset
+		for i := first; i < len(p.units) && p.units[i].end() <= r.end(); i++ {
+			u := &p.units[i]
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			if _, err := io.CopyN(io.Discard, in, u.Offset-at); err != nil {
+				return err
+			}
+			frame := make([]byte, u.Size)
+			if _, err := io.ReadFull(in, frame); err != nil {
+				return err
+			}
+			at = u.end()
+			if err := p.write(u, frame, tar); err != nil {
+				return fmt.Errorf("the bytes from %d to %d of the archive: %w", u.Offset, u.end(), err)
+			}
+		}
+		_, err := io.CopyN(io.Discard, in, r.end()-at)
+		return err
+	}
+}
+
+// write writes the pieces of a unit to the tar.
+func (p *plan) write(u *unit, frame []byte, tar io.WriterAt) error {
+	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(seekable.MaxFrame), zstd.WithDecoderMaxWindow(2 * seekable.MaxBase)}
+	if u.patch != nil && u.patch.Base != (seekable.Base{}) {
+		dictionary, err := p.had.readBase(u.patch.Base)
+		if err != nil {
+			return err
+		}
+		options = append(options, zstd.WithDecoderDictRaw(0, dictionary))
+	}
+	z, err := zstd.NewReader(nil, options...)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	contents, err := z.DecodeAll(frame, make([]byte, 0, u.tar.Size))
+	if err != nil {
+		return err
+	}
+	if int64(len(contents)) != u.tar.Size {
+		return fmt.Errorf("they decompress to %d bytes instead of %d", len(contents), u.tar.Size)
+	}
+	for _, i := range u.pieces {
+		piece := p.index.Pieces[i]
+		if err := writePiece(tar, piece, contents[piece.Offset-u.tar.Offset:][:piece.Size]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readBase returns what a patch was made against.
+func (h *had) readBase(b seekable.Base) ([]byte, error) {
+	path := h.whole[baseKey{b.FileSize, b.FileSum}]
+	in, _, err := h.open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	contents := make([]byte, b.Size)
+	if _, err := in.ReadAt(contents, b.Offset); err != nil && err != io.EOF {
+		return nil, err
+	}
+	return contents, nil
+}
