@@ -151,7 +151,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 		if strings.HasPrefix(validator, `"`) {
 			field = "ETag"
 		}
-		if sent := resp.Header.Get(field); sent == "" || sent == validator {
+		if sent := resp.Header.Get(field); validator != "" && (sent == "" || sent == validator) {
 			o.validator = validator
 		}
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
