@@ -209,6 +209,9 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 			warn(fmt.Sprintf("checksum is %s, which does not protect from an archive made to have the same: give its sha256 or sha512", weak), "checksum")
 		}
 	}
+	if m.Index != (Index{}) && !wrong("index") {
+		add(m.Index.check(), "index")
+	}
 	if m.Dest != "" {
 		add(checkDest(m.Dest), "dest")
 	}

@@ -17,6 +17,9 @@ import (
 // as it arrives. What the index says counts only once the checksum of the whole
 // archive has been verified.
 func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *archive.Archive, err error) {
+	if a, err := d.getChanged(ctx, limits); a != nil || err != nil {
+		return a, err
+	}
 	m := d.manifest
 	digest, err := checksum.New(m.CheckSum)
 	if err != nil {

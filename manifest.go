@@ -32,6 +32,9 @@ type Manifest struct {
 	// CheckSum is the digest of the archive as it is stored, in hex: an MD5,
 	// SHA-1, SHA-256 or SHA-512, which its length tells apart.
 	CheckSum string `yaml:"checksum"`
+	// Index is where the archive's own index is. With it, only what dest does not have
+	// is fetched. The zero value is none.
+	Index Index `yaml:"index,omitempty"`
 	// Dest is the absolute path of the directory to deploy to.
 	Dest string `yaml:"dest"`
 	// DestMode is the mode of Dest, where the archive has no entry for its own root
@@ -147,6 +150,11 @@ func (m *Manifest) fields() []yamlfields.Field {
 	return []yamlfields.Field{
 		{Name: "src", To: &m.Src},
 		{Name: "checksum", To: &m.CheckSum},
+		{Name: "index", To: []yamlfields.Field{
+			{Name: "offset", To: numberTo(&m.Index.Offset)},
+			{Name: "size", To: numberTo(&m.Index.Size)},
+			{Name: "sha256", To: &m.Index.SHA256},
+		}},
 		{Name: "dest", To: &m.Dest},
 		{Name: "dest_mode", To: func(s yamlfields.Scalar) (warning string, err error) {
 			m.DestMode, warning, err = parseMode(s)

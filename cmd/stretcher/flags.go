@@ -28,6 +28,8 @@ URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
   -timeout TIME          time limit for the download of src (default no limit)
   -retry N               retries after a failed download (default 0)
   -retry-wait TIME       wait before each retry (default 3s)
+  -incremental=false     download archives whole, also those with an index of
+                         which dest has a part (default true)
   -random-delay TIME     sleep a random time of up to TIME on start (default 0)
   -command-timeout TIME  time limit for each command (default no limit)
   -header 'NAME: VALUE'  header for http and https requests; may be repeated
@@ -130,6 +132,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 	var delay time.Duration
 	var showVersion bool
 	var maxSize uint64
+	var incremental bool
 	f := flag.NewFlagSet("stretcher", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.BoolVar(&showVersion, "v", false, "")
@@ -147,6 +150,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 	f.BoolVar(&conf.Strict, "strict", false, "")
 	f.StringVar(&conf.StateDir, "state-dir", "", "")
 	f.StringVar(&conf.MetricsFile, "metrics-file", "", "")
+	f.BoolVar(&incremental, "incremental", true, "")
 	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
 	f.Func("log-level", "", func(s string) error {
 		if conf.LogLevel = strings.ToUpper(s); !slices.Contains(runlog.Levels, conf.LogLevel) {
@@ -215,7 +219,7 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		return o, invalid("allow", err)
 	}
 	conf.InitSleep = stretcher.RandomTime(delay.Seconds())
-	conf.MaxSize = int64(maxSize)
+	conf.MaxSize, conf.Whole = int64(maxSize), !incremental
 	return o, nil
 }
 

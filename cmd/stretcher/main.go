@@ -23,6 +23,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "pack" {
+		packMain(os.Args[2:])
+		return
+	}
 	format := os.Getenv(variableName("log-format")) // parseFlags takes it away
 	o, err := parseFlags(os.Args[1:], takeVariable)
 	if errors.Is(err, flag.ErrHelp) {
@@ -34,9 +38,7 @@ func main() {
 		return
 	}
 	if err != nil {
-		l := runlog.New(os.Stderr, new(bytes.Buffer), "", cmp.Or(o.conf.LogFormat, format))
-		l.Print("ERROR", fmt.Sprintf("stretcher: %v\nhint: stretcher -h lists the options\n", redact.Error(err)))
-		os.Exit(2)
+		exitUsage(err, "stretcher", cmp.Or(o.conf.LogFormat, format))
 	}
 	if os.Getenv("GOGC") == "" {
 		// With Go's default of 100, a list of a million files would take twice its
@@ -62,6 +64,13 @@ func main() {
 	if err != nil {
 		exitFailed() // the error is in the log
 	}
+}
+
+// exitUsage exits after invalid usage of a command.
+func exitUsage(err error, command, logFormat string) {
+	l := runlog.New(os.Stderr, new(bytes.Buffer), "", logFormat)
+	l.Print("ERROR", fmt.Sprintf("%s: %v\nhint: %s -h lists the options\n", command, redact.Error(err), command))
+	os.Exit(2)
 }
 
 // exitFailed exits after a failure. Under Consul the exit status is 0, because

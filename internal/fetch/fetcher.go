@@ -246,11 +246,16 @@ func (f *fetcher) restart() error {
 // them before spool.arrived.
 func (f *fetcher) store(p []byte, offset int64) error {
 	f.progress.done.Add(int64(len(p)))
-	f.progress.received.Add(int64(len(p)))
-	if f.Received != nil {
-		f.Received.Add(int64(len(p)))
-	}
+	f.receive(len(p))
 	return f.spool.writeAt(p, offset)
+}
+
+// receive counts bytes that have arrived.
+func (f *fetcher) receive(n int) {
+	f.progress.received.Add(int64(n))
+	if f.Received != nil {
+		f.Received.Add(int64(n))
+	}
 }
 
 // positionError adds to the error of a transfer how far it came. It is given

@@ -35,9 +35,9 @@ func (o *Object) Close() {
 	unixfs.Warn("close "+o.fetcher.name(), o.fetcher.source.close())
 }
 
-// Received returns how many bytes have been received, those included that had to be
-// fetched again.
-func (o *Object) Received() int64 { return o.fetcher.progress.received.Load() }
+// Size returns the size of the object in bytes, once a range has been fetched. It is
+// negative where the server does not tell.
+func (o *Object) Size() int64 { return o.fetcher.progress.size.Load() }
 
 // Fetch calls read with each range, for several at a time, in any order. A range
 // whose transfer fails is resumed where that was, as Download does; read does not
@@ -119,7 +119,7 @@ func (r *rangeReader) fill(ctx context.Context) (err error) {
 	for n == 0 && err == nil {
 		n, err = r.transfer.next(min(chunkSize, r.rest.Size))
 	}
-	r.object.fetcher.progress.received.Add(int64(n))
+	r.object.fetcher.receive(n)
 	r.unread = r.transfer.buf[:n]
 	r.rest.Offset, r.rest.Size = r.rest.Offset+int64(n), r.rest.Size-int64(n)
 	if err == nil || err == io.EOF && r.rest.Size == 0 {

@@ -25,17 +25,12 @@ import (
 	"sync"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
-// Fetch fetches ranges of the archive. It calls read with each of them, in
-// any order and from several goroutines. It returns the first error, also one of read.
-type Fetch func(ctx context.Context, ranges []Range, read func(context.Context, Range, io.Reader) error) error
-
-// Range is a range of the archive's file, in bytes.
-type Range struct{ Offset, Size int64 }
-
-func (r Range) end() int64 { return r.Offset + r.Size }
+// Fetch fetches ranges of the archive, as fetch.Object does.
+type Fetch func(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error
 
 // ErrWhole is the error of Rebuild where it would fetch most of the archive.
 var ErrWhole = errors.New("most of the archive would have to be fetched")

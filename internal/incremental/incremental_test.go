@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/pack"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
@@ -126,9 +127,9 @@ func packed(t *testing.T, dir string, bases ...string) version {
 }
 
 // fetch reads ranges from the file.
-func (v version) fetch(ctx context.Context, ranges []Range, read func(context.Context, Range, io.Reader) error) error {
+func (v version) fetch(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error {
 	for _, r := range ranges {
-		if err := read(ctx, r, bytes.NewReader(v.file[r.Offset:r.end()])); err != nil {
+		if err := read(ctx, r, bytes.NewReader(v.file[r.Offset:end(r)])); err != nil {
 			return err
 		}
 	}
@@ -204,7 +205,7 @@ func TestDamage(t *testing.T) {
 	v := packed(t, evolve(t, rng, older), older)
 	failed := 0
 	for range 200 {
-		damage := func(ctx context.Context, ranges []Range, read func(context.Context, Range, io.Reader) error) error {
+		damage := func(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error {
 			r := ranges[rng.IntN(len(ranges))]
 			broken := version{file: bytes.Clone(v.file)}
 			broken.file[r.Offset+rng.Int64N(r.Size)] ^= 1 << rng.IntN(8)
@@ -218,8 +219,8 @@ func TestDamage(t *testing.T) {
 		t.Errorf("%d of 200 damaged ranges were noticed", failed)
 	}
 
-	cut := func(ctx context.Context, ranges []Range, read func(context.Context, Range, io.Reader) error) error {
-		return read(ctx, ranges[0], bytes.NewReader(v.file[ranges[0].Offset:ranges[0].end()-1]))
+	cut := func(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error {
+		return read(ctx, ranges[0], bytes.NewReader(v.file[ranges[0].Offset:end(ranges[0])-1]))
 	}
 	if _, err := v.rebuild(t, older, cut); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		t.Errorf("a range that is cut off: %v", err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
@@ -27,16 +28,19 @@ type plan struct {
 	index  *seekable.Index
 	had    *had
 	units  []unit // in the order of the file
-	ranges []Range
+	ranges []fetch.Range
 }
 
 // unit is a frame in the file, and the missing pieces that it has.
 type unit struct {
-	Range
-	tar    Range           // what it decompresses to
+	fetch.Range
+	tar    fetch.Range     // what it decompresses to
 	patch  *seekable.Patch // nil for a data frame
 	pieces []int
 }
+
+// end returns where a range ends.
+func end(r fetch.Range) int64 { return r.Offset + r.Size }
 
 // newPlan returns the plan that fetches less: with patches, or without.
 func newPlan(x *seekable.Index, h *had) (*plan, error) {
@@ -79,7 +83,7 @@ func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error)
 	used := map[int]*unit{} // by patch
 	for f, pieces := range missing {
 		frame := &x.Frames[f]
-		left := &unit{Range: Range{frame.Offset, frame.Size}, tar: Range{frame.TarOffset, frame.TarSize}}
+		left := &unit{Range: fetch.Range{Offset: frame.Offset, Size: frame.Size}, tar: fetch.Range{Offset: frame.TarOffset, Size: frame.TarSize}}
 		var plain int64 // bytes of patches without a base
 		for _, i := range pieces {
 			n, ok := patches[i]
@@ -102,7 +106,7 @@ func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error)
 				continue
 			}
 			if used[n] == nil {
-				used[n] = &unit{Range: Range{patch.Offset, patch.Size}, tar: Range{patch.TarOffset, patch.TarSize}, patch: patch}
+				used[n] = &unit{Range: fetch.Range{Offset: patch.Offset, Size: patch.Size}, tar: fetch.Range{Offset: patch.TarOffset, Size: patch.TarSize}, patch: patch}
 			}
 			used[n].pieces = append(used[n].pieces, i)
 		}
@@ -154,8 +158,8 @@ func (p *plan) merge() {
 	for gap := int64(minGap); ; gap *= 2 {
 		p.ranges = p.ranges[:0]
 		for _, u := range p.units {
-			if last := len(p.ranges) - 1; last >= 0 && u.Offset-p.ranges[last].end() <= gap {
-				p.ranges[last].Size = max(p.ranges[last].end(), u.end()) - p.ranges[last].Offset
+			if last := len(p.ranges) - 1; last >= 0 && u.Offset-end(p.ranges[last]) <= gap {
+				p.ranges[last].Size = max(end(p.ranges[last]), end(u.Range)) - p.ranges[last].Offset
 			} else {
 				p.ranges = append(p.ranges, u.Range)
 			}
@@ -197,11 +201,11 @@ func (p *plan) stats(files []file) Stats {
 }
 
 // read returns a function that reads a range and writes the pieces in it to the tar.
-func (p *plan) read(tar io.WriterAt) func(context.Context, Range, io.Reader) error {
-	return func(ctx context.Context, r Range, in io.Reader) error {
+func (p *plan) read(tar io.WriterAt) func(context.Context, fetch.Range, io.Reader) error {
+	return func(ctx context.Context, r fetch.Range, in io.Reader) error {
 		first := sort.Search(len(p.units), func(i int) bool { return p.units[i].Offset >= r.Offset })
 		at := r.Offset
-		for i := first; i < len(p.units) && p.units[i].end() <= r.end(); i++ {
+		for i := first; i < len(p.units) && end(p.units[i].Range) <= end(r); i++ {
 			u := &p.units[i]
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -213,12 +217,12 @@ func (p *plan) read(tar io.WriterAt) func(context.Context, Range, io.Reader) err
 			if _, err := io.ReadFull(in, frame); err != nil {
 				return err
 			}
-			at = u.end()
+			at = end(u.Range)
 			if err := p.write(u, frame, tar); err != nil {
-				return fmt.Errorf("the bytes from %d to %d of the archive: %w", u.Offset, u.end(), err)
+				return fmt.Errorf("the bytes from %d to %d of the archive: %w", u.Offset, end(u.Range), err)
 			}
 		}
-		_, err := io.CopyN(io.Discard, in, r.end()-at)
+		_, err := io.CopyN(io.Discard, in, end(r)-at)
 		return err
 	}
 }

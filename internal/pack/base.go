@@ -3,6 +3,7 @@ package pack
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,7 +14,10 @@ import (
 	"sync"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // Base is an older version of a tree.
@@ -21,7 +25,8 @@ type Base struct {
 	// Name is what the base is called in errors and the log.
 	Name string
 
-	files map[string]*oldFile
+	archive *archive.Archive // nil for a directory
+	files   map[string]*oldFile
 	// What files are looked for by if the base has none of the same path: the
 	// path, or else the last component, without digits. Versions stand in many
 	// names.
@@ -39,6 +44,43 @@ type oldFile struct {
 
 // ambiguous stands for several files of which none can be preferred.
 var ambiguous = &oldFile{}
+
+// OpenBase returns the base at a path or a URL: a directory or an archive of any
+// format.
+func OpenBase(ctx context.Context, from string, o fetch.Options) (*Base, error) {
+	if info, err := os.Stat(from); err == nil && info.IsDir() {
+		return DirBase(ctx, from)
+	}
+	url, err := fetch.ArgumentURL(from)
+	if err != nil {
+		return nil, err
+	}
+	file, err := unixfs.TempFile()
+	if err != nil {
+		return nil, err
+	}
+	var a *archive.Archive
+	_, err = fetch.Download(ctx, url, file, o, func(arriving io.Reader) (err error) {
+		if a != nil { // the download was started over
+			a.Close()
+		}
+		a, err = archive.Index(ctx, arriving, file, archive.Limits{})
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	a.TakeOver(file)
+	return archiveBase(ctx, redact.URL(from), a)
+}
+
+// Close frees the archive that the base is, if it is one.
+func (b *Base) Close() error {
+	if b.archive == nil {
+		return nil
+	}
+	return b.archive.Close()
+}
 
 // DirBase returns the files below a directory as a base.
 func DirBase(ctx context.Context, dir string) (*Base, error) {
@@ -69,8 +111,8 @@ func DirBase(ctx context.Context, dir string) (*Base, error) {
 	return newBase(ctx, dir, files)
 }
 
-// ArchiveBase returns the files of an archive as a base. The archive must stay open.
-func ArchiveBase(ctx context.Context, name string, a *archive.Archive) (*Base, error) {
+// archiveBase returns the files of an archive as a base, which owns the archive.
+func archiveBase(ctx context.Context, name string, a *archive.Archive) (*Base, error) {
 	var files []*oldFile
 	var add func(dir string, e *archive.Entry)
 	add = func(dir string, e *archive.Entry) {
@@ -87,7 +129,12 @@ func ArchiveBase(ctx context.Context, name string, a *archive.Archive) (*Base, e
 		}
 	}
 	add("", a.Tree.Root)
-	return newBase(ctx, name, files)
+	b, err := newBase(ctx, name, files)
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	b.archive = a
+	return b, nil
 }
 
 func newBase(ctx context.Context, name string, files []*oldFile) (*Base, error) {
