@@ -159,7 +159,7 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "Packed %s: %d files, %s to %s in %s\n", o.dir, r.Files, humanize.IBytes(uint64(r.TarSize)), humanize.IBytes(uint64(r.Size)), time.Since(start).Round(time.Millisecond))
+	fmt.Fprintf(os.Stderr, "Packed %s: %d files and directories, %s to %s in %s\n", o.dir, r.Files, humanize.IBytes(uint64(r.TarSize)), humanize.IBytes(uint64(r.Size)), time.Since(start).Round(time.Millisecond))
 	for _, p := range r.Patches {
 		fmt.Fprintf(os.Stderr, "Patches against %s: %d, %s\n", p.Base, p.Count, humanize.IBytes(uint64(p.Size)))
 	}
