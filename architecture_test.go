@@ -131,7 +131,7 @@ func importsOf(t *testing.T, dir string) []string {
 // package of its own.
 func TestSizes(t *testing.T) {
 	t.Parallel()
-	const maxFiles, maxLines, maxFileLines = 17, 2500, 500
+	const maxFiles, maxLines, maxFileLines = 18, 2700, 500
 	for _, dir := range packageDirs(t) {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {

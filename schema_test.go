@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fujiwara/stretcher/internal/seekable"
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
@@ -58,6 +59,9 @@ func schemaRules() map[string]object {
 		"dest":          {"type": list("string", "null"), "pattern": `^$|^/+[^/\x00][^\x00]*$` + reference},
 		"dest_mode":     {"type": list("integer", "null"), "minimum": 0, "maximum": 07777},
 		"sync_strategy": {"type": nil, "anyOf": list(object{"enum": strategies()}, object{"type": "string", "pattern": reference[1:]})},
+		"index.offset":  {"type": "integer", "minimum": 0},
+		"index.size":    {"type": "integer", "minimum": 1, "maximum": seekable.MaxIndex},
+		"index.sha256":  {"type": list("string", "number"), "pattern": `^[0-9a-fA-F]{64}$` + reference},
 		"keep_releases": {"type": list("integer", "null"), "minimum": 1},
 		"expires":       {"type": "string", "pattern": `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$` + reference},
 		"shared":        {"type": list("string", "number", "boolean"), "pattern": `^[^/\x00]`, "not": object{"type": "string", "pattern": `(?:^|/)\.\.(?:/|$)`}},
