@@ -86,7 +86,9 @@ func (d *deployment) rebuild(ctx context.Context, limits archive.Limits) (_ *arc
 		defer cancel()
 	}
 	log.Println("Fetching what has changed in src:", redact.URL(m.Src))
-	src, err := fetch.OpenObject(m.Src, d.conf.fetchOptions())
+	options := d.conf.fetchOptions()
+	options.Received = &d.outcome.downloaded
+	src, err := fetch.OpenObject(m.Src, options)
 	if err != nil {
 		return nil, err
 	}
