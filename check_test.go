@@ -189,7 +189,7 @@ func TestCheckOracle(t *testing.T) {
 		{"dest", []string{"DEST", "DEST/", "'DEST'"}, []string{none, "''", "app", "/", "/etc", "/usr/../home", "~/a", "[DEST]", `"/srv/a\0"`}},
 		{"dest_mode", []string{none, none, "0755", "0o711", "~", "448"}, []string{"'0755'", "0888", "1e3", "-1", "rwx", "[7]", "070000"}},
 		{"excludes", []string{none, "[a, '+ b', '- c', '!']", "[~]", "\n- '*.pid'\n- /x/**", "[]"}, []string{"a", "['- ']", "['+ ']", `["a\0"]`, "[[a]]", "- a", "{a: b}"}},
-		{"exclude_from", []string{none, none, "list", "/list", "./list"}, []string{"../list", "x/../../list", `"a\0"`, "[list]"}},
+		{"exclude_from", []string{none, none, "list", "/list", "x/../list"}, []string{"../list", "x/../../list", `"a\0"`, "[list]"}},
 		{"sync_strategy", []string{none, "", "rsync", "builtin", "symlink", "mv"}, []string{"RSYNC", "rsnc", "[mv]"}},
 		{"keep_releases", []string{none, none, "3"}, []string{"0", "-1", "'3'", "three", "[3]", "1.5"}},
 		{"shared", []string{none, none, "[log, tmp/x]"}, []string{"log", "[/log]", "[a/../b]", "[a, a/b]", "[.]", "[[a]]"}},

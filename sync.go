@@ -37,6 +37,9 @@ type strategy interface {
 	// problem returns what keeps deploy from dest as it is now, which a pre
 	// command may change, and whether deploy will certainly fail because of it.
 	problem(dest string) (certain bool, err error)
+	// checkArchive reports, before any command is run, what in the archive would
+	// keep deploy from succeeding.
+	checkArchive(src *archive.Archive) error
 	// fillsHoles reports whether sparse files take their whole size in dest.
 	fillsHoles() bool
 	// deploy makes dest equal to the archive.
@@ -163,7 +166,20 @@ func (d *deployment) source(ctx context.Context, s strategy) (*archive.Archive, 
 			return nil, err
 		}
 	}
-	return d.getSrc(ctx, archive.Limits{Size: d.conf.MaxSize, CountHoles: s.fillsHoles()})
+	src, err := d.getSrc(ctx, archive.Limits{Size: d.conf.MaxSize, CountHoles: s.fillsHoles()})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkArchive(src); err != nil {
+		unixfs.Warn("free the archive", src.Close())
+		return nil, err
+	}
+	return src, nil
+}
+
+// checkArchive is that of the strategies with excludes.
+func (m *Manifest) checkArchive(src *archive.Archive) error {
+	return treesync.CheckExcludes(src, treesync.Options{Excludes: m.Excludes, ExcludeFrom: m.ExcludeFrom})
 }
 
 // conclude ends a deployment by a strategy, which failed if err is not nil.

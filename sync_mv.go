@@ -35,6 +35,8 @@ func (s *MvSyncStrategy) problem(dest string) (certain bool, err error) {
 	return err != nil, err
 }
 
+func (s *MvSyncStrategy) checkArchive(*archive.Archive) error { return nil }
+
 func (s *MvSyncStrategy) fillsHoles() bool { return false }
 
 // deploy extracts the archive beside dest and renames it to dest.

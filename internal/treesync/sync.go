@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -134,6 +135,13 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 	return nil
 }
 
+// CheckExcludes reports what keeps Sync from reading the rules of the options: an
+// ExcludeFrom that is not a file in the archive, for example.
+func CheckExcludes(a *archive.Archive, o Options) error {
+	_, err := excludeRules(a.Tree, archiveContents{a.Data()}, o)
+	return err
+}
+
 // excludeRules returns the rules of ExcludeFrom, followed by those of Excludes.
 func excludeRules(tree *archive.Tree, from contents, o Options) (*rsyncfilter.List, error) {
 	rules := &rsyncfilter.List{}
@@ -151,7 +159,8 @@ func excludeRules(tree *archive.Tree, from contents, o Options) (*rsyncfilter.Li
 }
 
 func addRulesFrom(rules *rsyncfilter.List, tree *archive.Tree, from contents, name string) error {
-	e, err := tree.LookUp(strings.TrimLeft(name, "/"))
+	// As for rsync(1), ".." removes the name before it, whatever that is.
+	e, err := tree.LookUp(path.Clean(strings.TrimLeft(name, "/")))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("not in the archive: %w", fs.ErrNotExist)
 	}
