@@ -574,7 +574,7 @@ func TestSyncStagingFails(t *testing.T) {
 		dest := filepath.Join(tartest.MountTmpfs(t, "size=512k"), "dest")
 		makeFiles(t, dest, old...)
 		before := tartest.Snapshot(t, dest)
-		if _, err := syncBytes(t, Options{}, tartest.Make(t, members...), dest); !errors.Is(err, unix.ENOSPC) || !regexp.MustCompile(`^sync to \S+: no space left \(needs [0-9.]+ [KM]iB more, [0-9.]+ [KM]iB free\) while writing d/[0-9]+; dest is unchanged: no space left on device$`).MatchString(err.Error()) {
+		if _, err := syncBytes(t, Options{}, tartest.Make(t, members...), dest); !errors.Is(err, unix.ENOSPC) || !regexp.MustCompile(`^sync to \S+: no space left \(needs [0-9.]+ [KM]iB more, [0-9.]+ [KM]iB free\) while writing (?:b|d/[0-9]+); dest is unchanged: no space left on device$`).MatchString(err.Error()) {
 			t.Errorf("%v", err)
 		}
 		check(t, before, dest)
@@ -583,7 +583,7 @@ func TestSyncStagingFails(t *testing.T) {
 		dest := filepath.Join(tartest.MountTmpfs(t, "size=16m,nr_inodes=50"), "dest")
 		makeFiles(t, dest, old...)
 		before := tartest.Snapshot(t, dest)
-		if _, err := syncBytes(t, Options{}, tartest.Make(t, members...), dest); !errors.Is(err, unix.ENOSPC) || !regexp.MustCompile(`^sync to \S+: no space left \(needs [0-9.]+ [KM]iB more, [0-9.]+ [KM]iB free; inodes or a quota may be used up\) while writing d/[0-9]+; dest is unchanged: no space left on device$`).MatchString(err.Error()) {
+		if _, err := syncBytes(t, Options{}, tartest.Make(t, members...), dest); !errors.Is(err, unix.ENOSPC) || !regexp.MustCompile(`^sync to \S+: no space left \(needs [0-9.]+ [KM]iB more, [0-9.]+ [KM]iB free; inodes or a quota may be used up\) while writing (?:b|d/[0-9]+); dest is unchanged: no space left on device$`).MatchString(err.Error()) {
 			t.Errorf("%v", err)
 		}
 		check(t, before, dest)
