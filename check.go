@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,14 +81,7 @@ func readManifest(ctx context.Context, manifest string, conf Config) (data []byt
 	if isURL {
 		return conf.fetchManifest(ctx, manifest, keys)
 	}
-	in := os.Stdin
-	if manifest != "-" {
-		if in, err = os.Open(manifest); err != nil {
-			return nil, err
-		}
-		defer in.Close()
-	}
-	return io.ReadAll(io.LimitReader(in, fetch.MaxManifest+1))
+	return fetch.LocalManifest(manifest)
 }
 
 // checkManifest is Check for a manifest that has been read.
@@ -102,6 +93,7 @@ func checkManifest(data []byte, conf Config) []Problem {
 	m, template := decodeManifest(data)
 	unknown := map[int]bool{} // the lines with a value that only hosts know
 	for _, r := range template.Missing {
+		list = append(list, Problem{Line: r.Line, Text: fmt.Sprintf("must_env: %s is not set here, so this line was not checked", r.Name), Warning: true})
 		unknown[r.Line] = !m.parsed.Wrong("") // a wrong syntax is hardly due to a value
 	}
 	add := func(p Problem) {
@@ -132,9 +124,6 @@ func checkManifest(data []byte, conf Config) []Problem {
 				add(Problem{Line: m.parsed.Line("commands."+kind, i), Text: err.Error()})
 			}
 		}
-	}
-	for _, r := range template.Missing {
-		list = append(list, Problem{Line: r.Line, Text: fmt.Sprintf("must_env: %s is not set here, so this line was not checked", r.Name), Warning: true})
 	}
 	slices.SortStableFunc(list, func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) })
 	return slices.Compact(list)

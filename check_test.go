@@ -16,6 +16,7 @@ import (
 
 	"aead.dev/minisign"
 
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
@@ -89,7 +90,7 @@ func TestCheckManifest(t *testing.T) {
 		"src: s3://bucket/{{ must_env `NO_SUCH` }}\nchecksum: {{ must_env `NO_SUCH_SUM` }}\ndest: '{{ must_env `NO_SUCH` }}/app'\ndest_mode: 1x\n": "" +
 			"1: warning: must_env: NO_SUCH is not set here, so this line was not checked\n2: warning: must_env: NO_SUCH_SUM is not set here, so this line was not checked\n3: warning: must_env: NO_SUCH is not set here, so this line was not checked\n" +
 			"4: dest_mode \"1x\" is not a file mode: write it in octal, as 0755\n",
-		"src: a\ndest: '{{ must_env `NO_SUCH` }}\n":                  "2: a quote that is opened is never closed\n2: warning: must_env: NO_SUCH is not set here, so this line was not checked\n",
+		"src: a\ndest: '{{ must_env `NO_SUCH` }}\n":                  "2: warning: must_env: NO_SUCH is not set here, so this line was not checked\n2: a quote that is opened is never closed\n",
 		"commands:\n  env: {{ env `TWO_LINES` }}\n  pre:\n  - [a]\n": "4: commands.pre has a list where a command should be: put a command that begins with [ in quotes\n",
 
 		// No secrets, and no control characters.
@@ -296,4 +297,34 @@ func TestCheckDocumentation(t *testing.T) {
 	if checked < 2 {
 		t.Errorf("found %d manifests", checked)
 	}
+}
+
+// Whatever a manifest is, each problem is one safe line about one of its lines, and
+// what cannot be parsed is a problem.
+func FuzzCheckManifest(f *testing.F) {
+	for _, in := range []string{
+		"src: s3://b/k\nchecksum: ab\ndest: /etc\n", "commands:\n  pre: [a, [b]]\n  env: {'=': a}\n", "a: {{ must_env `NO_SUCH` }}\n{{- env `X` `a\nb` -}}\n\nb: [",
+		"src: ftp://u:p@h/\x1b\nshared: [a, a/b]\nexcludes: ['- ']", "\xef\xbb\xbf---\n# a\n...\n--- b\n", "\xff\xfea\x00:\x00 \x00b\x00", "<<: &a {<<: *a}", "dest_mode: 9\nkeep_releases: 0\nexpires: 2020-01-01T00:00:00Z\r\nsrc: a\rdest: b",
+	} {
+		f.Add(in)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		problems := checkManifest([]byte(in), Config{})
+		last, bad := 1, false
+		for _, p := range problems {
+			// YAML ends a line also at these.
+			if lines := 1 + strings.Count(in, "\n") + strings.Count(in, "\r") + strings.Count(in, "\u0085") + strings.Count(in, "\u2028") + strings.Count(in, "\u2029") + strings.Count(in, "\n\x00") + strings.Count(in, "\x00\n"); p.Line < last || p.Line > lines {
+				t.Errorf("%q: line %d of %d, after line %d: %s", in, p.Line, lines, last, p.Text)
+			}
+			if p.Text == "" || redact.Printable(p.Text) != p.Text {
+				t.Errorf("%q: %q", in, p.Text)
+			}
+			last, bad = p.Line, bad || !p.Warning
+		}
+		var err error
+		logOf(func() { _, err = parseManifest([]byte(in), true) })
+		if err != nil && !bad && !strings.Contains(err.Error(), "must_env: ") {
+			t.Errorf("%q: no problem, but a deployment says: %v", in, err)
+		}
+	})
 }

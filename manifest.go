@@ -157,7 +157,10 @@ func (m *Manifest) fields() []yamlfields.Field {
 		}},
 		{Name: "dest", To: &m.Dest},
 		{Name: "dest_mode", To: func(s yamlfields.Scalar) (warning string, err error) {
-			m.DestMode, warning, err = parseMode(s)
+			mode, warning, err := destcheck.ParseMode(s.Text, s.Quoted)
+			if err == nil {
+				m.DestMode = &mode
+			}
 			return warning, err
 		}},
 		{Name: "commands", To: []yamlfields.Field{
@@ -193,18 +196,6 @@ func (m *Manifest) checkExpires() error {
 		return nil
 	}
 	return fmt.Errorf("expired at %s, %s by the clock of this host: publish a new one", m.Expires.Format(time.RFC3339), humanize.RelTime(m.Expires, now, "ago", ""))
-}
-
-// parseMode returns the mode that a dest_mode is.
-func parseMode(s yamlfields.Scalar) (_ *os.FileMode, warning string, err error) {
-	if s.Quoted {
-		return nil, "", fmt.Errorf("dest_mode %.20q is a text: write it without quotes", s.Text)
-	}
-	mode, warning, err := destcheck.ParseMode(s.Text)
-	if err != nil {
-		return nil, "", err
-	}
-	return &mode, warning, nil
 }
 
 // hasDestMode reports whether the manifest sets dest_mode.

@@ -8,10 +8,13 @@ import (
 )
 
 // ParseMode returns the mode that text is: an integer of YAML 1.1, in which a
-// leading 0 makes it octal (https://yaml.org/type/int.html). warning is "" unless
+// leading 0 makes it octal (https://yaml.org/type/int.html); in quotes it is none. warning is "" unless
 // the mode is most likely not the one that was meant. Both the warning and the
 // error are one line that begins with "dest_mode".
-func ParseMode(text string) (mode fs.FileMode, warning string, err error) {
+func ParseMode(text string, quoted bool) (mode fs.FileMode, warning string, err error) {
+	if quoted {
+		return 0, "", fmt.Errorf("dest_mode %.20q is a text: write it without quotes", text)
+	}
 	n, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 0, 64)
 	if err != nil || n < 0 || n > 07777 {
 		return 0, "", fmt.Errorf("dest_mode %.20q is not a file mode: write it in octal, as 0755", text)

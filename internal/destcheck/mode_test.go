@@ -32,13 +32,13 @@ func TestParseMode(t *testing.T) {
 		"700":      {0o1274, "dest_mode 700 is a decimal number and means 01274; write 0700 if that was meant"},
 		"0b111101": {0o75, ""},
 	} {
-		mode, warning, err := ParseMode(text)
+		mode, warning, err := ParseMode(text, false)
 		if mode != want.mode || warning != want.warning || err != nil {
 			t.Errorf("%s: got %#o, %q and %v, expected %#o and %q", text, uint32(mode), warning, err, uint32(want.mode), want.warning)
 		}
 	}
 	for _, text := range []string{"", "rwx", "0888", "0.5", "1e3", "-1", "010000", "9999", "99999999999999999999", "0755 ", "a\x1b\n"} {
-		if _, _, err := ParseMode(text); err == nil || !strings.HasPrefix(err.Error(), "dest_mode \"") || strings.ContainsAny(err.Error(), "\n\x1b") {
+		if _, _, err := ParseMode(text, false); err == nil || !strings.HasPrefix(err.Error(), "dest_mode \"") || strings.ContainsAny(err.Error(), "\n\x1b") {
 			t.Errorf("%q: got %v", text, err)
 		}
 	}
@@ -73,7 +73,7 @@ func FuzzParseMode(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		mode, warning, err := ParseMode(text)
+		mode, warning, err := ParseMode(text, false)
 		if mode > 0o7777 || err != nil && (mode != 0 || warning != "") || warning != "" && mode == 0 {
 			t.Errorf("%q: got %#o, %q and %v", text, uint32(mode), warning, err)
 		}

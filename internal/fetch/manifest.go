@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/redact"
@@ -101,4 +103,19 @@ func small(ctx context.Context, f *fetcher) ([]byte, error) {
 		return nil, fmt.Errorf("fetch %s: %w", f.name(), err)
 	}
 	return decoded, nil
+}
+
+// LocalManifest returns the manifest at a path, or the standard input for "-". Of one
+// that is larger than MaxManifest, it returns a byte more than that.
+func LocalManifest(path string) ([]byte, error) {
+	in := os.Stdin
+	if path != "-" {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		in = file
+	}
+	return io.ReadAll(io.LimitReader(in, MaxManifest+1))
 }
