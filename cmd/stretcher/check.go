@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/fujiwara/stretcher"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/runlog"
 )
 
 // check prints what is wrong with a manifest, in the form that editors and CI
@@ -35,7 +37,7 @@ func check(manifest string, conf stretcher.Config) (ok bool) {
 		fmt.Fprintf(&out, "%s:%d: %s%s\n", redact.Printable(name), p.Line, warning, p.Text)
 	}
 	if _, err := os.Stdout.WriteString(out.String()); err != nil {
-		fmt.Fprintf(os.Stderr, "stretcher: %v\n", err)
+		runlog.New(os.Stderr, new(bytes.Buffer), "", conf.LogFormat).Print("ERROR", "stretcher: "+err.Error()+"\n")
 		return false
 	}
 	return ok
