@@ -171,9 +171,10 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 		list = append(list, Problem{Line: m.parsed.Line(path), Text: text, Warning: true})
 	}
 
+	// What is missing comes before any value: a deployment then shows nothing of a file
+	// that may be no manifest.
 	if m.Src == "" && m.Commands.empty() && !wrong("src") && !wrong("commands") {
 		add(errors.New("neither src nor commands: nothing to deploy (is it a manifest at all?)"), "")
-		return list // since other problems have values of a file that may be no manifest
 	}
 	if m.Src != "" {
 		if m.CheckSum == "" && !wrong("checksum") {
@@ -182,10 +183,8 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 		if m.Dest == "" && !wrong("dest") {
 			add(errors.New("src without dest: name the directory to deploy to"), "")
 		}
-		if len(list) == 0 { // as above: a file that is no manifest may have a src
-			if err := fetch.CheckURL(m.Src, conf.Allow); err != nil {
-				add(fmt.Errorf("src: %w", err), "src")
-			}
+		if err := fetch.CheckURL(m.Src, conf.Allow); err != nil {
+			add(fmt.Errorf("src: %w", err), "src")
 		}
 	}
 	add(m.checkExpires(), "expires")

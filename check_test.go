@@ -48,7 +48,6 @@ func TestCheckManifest(t *testing.T) {
 		"# nothing\n---\n":           "1: neither src nor commands: nothing to deploy (is it a manifest at all?)\n",
 		"\n<h1>Not Found</h1>":       "2: a text, expected the keys of a manifest (is it a manifest at all?)\n",
 		"- a\n- b":                   "1: a list, expected the keys of a manifest (is it a manifest at all?)\n",
-		"error: x\ndest: hunter2\n":  "1: unknown key error\n1: neither src nor commands: nothing to deploy (is it a manifest at all?)\n",
 		ok + "x: [\n":                "4: a [ or { is never closed, or a text in it needs quotes\n",
 		ok + "\tx: y\n":              "4: a TAB: YAML is indented by spaces\n",
 		"a\x00b":                     "1: characters that are not text (is it a manifest at all?)\n",
@@ -63,6 +62,15 @@ func TestCheckManifest(t *testing.T) {
 			`7: invalid strategy "rsnc": expected rsync, mv, builtin or symlink` + "\n" +
 			"8: duplicate key src\n" +
 			`8: src: "/app.tar" is not a URL: did you mean "file:///app.tar"?` + "\n",
+		"scr: s3://bucket/key\ndest: srv\nchecksum: ab\n": "" +
+			"1: unknown key scr: did you mean src?\n" +
+			"1: neither src nor commands: nothing to deploy (is it a manifest at all?)\n" +
+			`2: dest "srv" is not an absolute path: it has to begin with /` + "\n" +
+			`3: checksum "ab" is not the hex of an md5, sha1, sha256 or sha512: it has 2 hex digits, and md5 has 32` + "\n",
+		"# a\nsrc: /app.tar\n": "" +
+			"2: src without checksum: give the md5, sha1, sha256 or sha512 of the archive in hex\n" +
+			"2: src without dest: name the directory to deploy to\n" +
+			`2: src: "/app.tar" is not a URL: did you mean "file:///app.tar"?` + "\n",
 		"# a\nsrc: s3://bucket/key\n":                  "2: src without checksum: give the md5, sha1, sha256 or sha512 of the archive in hex\n2: src without dest: name the directory to deploy to\n",
 		"src: [a]\nchecksum: {b: c}\ndest: /etc\n":     "1: src is a list, expected a text\n2: checksum is a map, expected a text\n3: dest /etc is a directory of the system, whose other files would be deleted: name a directory below it\n",
 		"commands:\n  pre: a\n  env: [b]\ndest: /a/..": "2: commands.pre is a text, expected a list: write \"- a\" on a line of its own\n3: commands.env is a list, expected a map: write it as \"NAME: value\" on lines of their own\n4: dest /a/.. is the root directory, whose other files would be deleted: name a directory below it\n",
