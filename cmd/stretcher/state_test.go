@@ -214,6 +214,7 @@ func TestHistory(t *testing.T) {
 	}
 	run(1, server.URL+"/missing.yml?token=S3CR3T")
 	run(1, "ftp://://")
+	run(1, "good.yml", "-allow", "https://example.com/")
 	run(1, "wrong.yml")
 	run(1, "page.yml")
 	run(1, "commands.yml")
@@ -238,6 +239,7 @@ func TestHistory(t *testing.T) {
 		{Event: map[string]string{"kind": "consul", "name": "deploy", "id": "a-1"}, Manifest: w.url("good.yml"), Checksum: sum, Dest: w.path("dest"), Strategy: "symlink", Result: "success", Bytes: size},
 		{Manifest: server.URL + "/missing.yml?token=REDACTED", Result: "failure", Error: "fetch " + server.URL + "/missing.yml?token=REDACTED: 404 Not Found"},
 		{Manifest: "ftp://://", Result: "failure", Error: "unknown scheme"},
+		{Manifest: w.url("good.yml"), Result: "failure", Error: "https://example.com/"},
 		{Manifest: w.url("wrong.yml"), Checksum: sum, Dest: w.path("dest"), Result: "failure", Error: "invalid strategy"},
 		{Manifest: w.url("page.yml"), Result: "failure", Error: "neither src nor commands"},
 		{Manifest: w.url("commands.yml"), Result: "failure", Error: "post command: failed: exit 3 exit status 3"},

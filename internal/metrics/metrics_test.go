@@ -46,8 +46,6 @@ func TestUpdate(t *testing.T) {
 		}
 	}
 	app := state.Deployment{Dest: "/srv/app", Checksum: "e084", Manifest: "https://h/a.yml?a=b", Result: state.Success, Duration: 1.5, Bytes: 42}
-	const ofApp = `last_deploy_%s{dest="/srv/app"%s} %s
-`
 	update(app, nil, `last_deploy_downloaded_bytes{dest="/srv/app"} 42
 last_deploy_duration_seconds{dest="/srv/app"} 1.5
 last_deploy_info{dest="/srv/app",checksum="e084",manifest="https://h/a.yml?a=b"} 1

@@ -63,10 +63,11 @@ func TestHistoryIsBounded(t *testing.T) {
 	t.Parallel()
 	d := newDir(t)
 	long := strings.Repeat(`"\`, maxText) // is escaped
+	const lines = 250
 	largest, shrunk := 0, 0
 	var last string
-	for i := range 600 {
-		if err := d.appendHistory(Deployment{Manifest: fmt.Sprint(i), Error: long, Checksum: "short"}.Shortened()); err != nil {
+	for i := range lines {
+		if err := d.appendHistory(Deployment{Manifest: fmt.Sprint(i), Error: long, Dest: long}.Shortened()); err != nil {
 			t.Fatal(err)
 		}
 		got := d.readAll(t, "history.jsonl")
@@ -81,13 +82,13 @@ func TestHistoryIsBounded(t *testing.T) {
 	if largest > maxHistory || shrunk < 2 {
 		t.Errorf("it had up to %d bytes, and shrank %d times", largest, shrunk)
 	}
-	lines := strings.Split(strings.TrimSuffix(last, "\n"), "\n")
-	for i, line := range lines {
+	left := strings.Split(strings.TrimSuffix(last, "\n"), "\n")
+	for i, line := range left {
 		var deployment Deployment
 		if err := json.Unmarshal([]byte(line), &deployment); err != nil {
 			t.Fatalf("%v: %.100s", err, line)
 		}
-		if want := fmt.Sprint(600 - len(lines) + i); deployment.Manifest != want {
+		if want := fmt.Sprint(lines - len(left) + i); deployment.Manifest != want {
 			t.Fatalf("line %d is %s, want %s", i, deployment.Manifest, want)
 		}
 		if want := long[:maxText] + "..."; deployment.Error != want {

@@ -335,7 +335,7 @@ func TestFullDisk(t *testing.T) {
 func TestConcurrently(t *testing.T) {
 	t.Parallel()
 	d := newDir(t)
-	const agents, each = 8, 10
+	const agents, each = 6, 5
 	var wg sync.WaitGroup
 	for agent := range agents {
 		wg.Go(func() {
