@@ -17,6 +17,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/preview"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -203,7 +204,12 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 			return err
 		}
 	}
-	return s.deploy(ctx, d, src)
+	if err := s.deploy(ctx, d, src); err != nil || d.conf.StateDir == "" {
+		return err
+	}
+	// What the state directory says to be deployed has to survive a power cut. The
+	// strategy may not have flushed at all, or not what a killed run before it wrote.
+	return progress.Flush(ctx, d.manifest.Dest)
 }
 
 // warnRootMode warns of a dest_mode that is not applied. src is nil if the strategy

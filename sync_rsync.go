@@ -16,7 +16,6 @@ import (
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/proc"
-	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/rsync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -95,12 +94,7 @@ func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.
 	}
 	unixfs.SweepTempDirs(d.manifest.Dest, unixfs.TempPrefix) // excludes may protect them from rsync
 	return d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
-		if err := s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest); err != nil || d.conf.StateDir == "" {
-			return err
-		}
-		// What the state directory says to be deployed has to survive a power cut, as
-		// that does itself.
-		return progress.Flush(ctx, d.manifest.Dest)
+		return s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest)
 	})
 }
 

@@ -260,6 +260,47 @@ func TestStateSerfReplay(t *testing.T) {
 	}
 }
 
+// What was deployed is on disk before post runs; the state is, after post and before
+// anybody is told of a success.
+func TestStateOrder(t *testing.T) {
+	t.Parallel()
+	archive := tortured(30, false)[0].pack(t)
+	for _, strategy := range []string{"rsync", "builtin", "mv", "symlink"} {
+		t.Run(strategy, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			s.env = append(s.env, "STRETCHER_STATE_DIR="+s.path("state"))
+			url := s.publish("app", archive, "sync_strategy: "+strategy, "commands: {post: [true  post], success: [true  success]}")
+			for run := range 2 {
+				if run == 1 && strategy == "mv" {
+					break // it needs a dest that does not exist
+				}
+				s.strace(url, "-s", "200", "-e", "trace=syncfs,fsync,?rename,?renameat,renameat2,write,execve").wait().wantSuccess()
+				data, err := os.ReadFile(s.path("trace"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				trace := string(data)
+				sync := strings.LastIndex(trace, "syncfs(")
+				post := strings.Index(trace, `"true  post"]`)
+				state := strings.LastIndex(trace, `state.json.tmp"`)
+				told := strings.Index(trace, "Deploy manifest succeeded.")
+				success := strings.Index(trace, `"true  success"]`)
+				if sync < 0 || sync > post || post > state || state > told || told > success {
+					t.Fatalf("run %d: syncfs at %d, post at %d, state at %d, told at %d, success at %d:\n%s", run, sync, post, state, told, success, trace)
+				}
+				// The state itself before its rename, and the directory after it.
+				if n := strings.Count(trace[post:state], "fsync("); n != 1 {
+					t.Errorf("run %d: %d flushes before the state is in place, want 1", run, n)
+				}
+				if strings.Count(trace[state:told], "fsync(") < 1 {
+					t.Errorf("run %d: the directory of the state is not flushed", run)
+				}
+			}
+		})
+	}
+}
+
 // All that may be in a metrics file passes the checks of Prometheus.
 func TestMetricsLint(t *testing.T) {
 	t.Parallel()
