@@ -1,7 +1,9 @@
 package stretcher
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log"
@@ -110,12 +112,29 @@ func (s *RsyncStrategy) preview(ctx context.Context, d *deployment, src *archive
 			to = filepath.Join(filepath.Dir(from), "missing")
 		}
 		output, err := s.run(ctx, d.commands.unlimited(), from, to, rsync.DryRun...)
-		if output != nil {
-			items = slices.Values(output.Changes(from, to))
+		if output == nil {
+			return err
 		}
-		return err
+		changes := output.Changes(from, to)
+		items = slices.Values(changes)
+		return cmp.Or(err, s.forbidden(d.presentDest(), changes))
 	})
 	return items, err
+}
+
+// forbidden returns why rsync, which tries nothing in a dry run, could not make the
+// changes in dest, "" for none. A dest that this user may not write to matters only for
+// what is directly in it, since the directories below may be the user's own.
+func (s *RsyncStrategy) forbidden(dest string, changes []preview.Item) error {
+	if dest == "" {
+		return nil
+	}
+	_, err := s.problem(dest)
+	readOnly := errors.Is(unix.Access(dest, unix.W_OK), unix.EROFS)
+	if !slices.ContainsFunc(changes, func(i preview.Item) bool { return readOnly || !strings.Contains(i.Path, "/") }) {
+		return nil
+	}
+	return err
 }
 
 func (s *RsyncStrategy) sync(ctx context.Context, r *runner, from, to string) error {

@@ -332,6 +332,14 @@ func TestDryRunUser(t *testing.T) {
 		a.logged(" " + line + "$")
 	}
 	compare(t, w.exact("dest"), was)
+
+	// rsync itself succeeds in a dry run.
+	w.run("rm", "-r", "dest/closed")
+	w.write("manifest.yml", manifest+"sync_strategy: rsync\n")
+	a = start("manifest.yml", "-dry-run")
+	a.exits(1)
+	a.logged(` would delete stale$`)
+	a.logged(`\[ERROR\] Dry run failed: dest \S+/dest is not writable by uid \d+$`)
 	for _, parent := range []string{"/dev/shm", "/tmp"} {
 		if _, err := os.Lstat(fmt.Sprintf("%s/stretcher-%d", parent, uid)); err == nil {
 			t.Errorf("a directory for locks was made in %s", parent)
