@@ -56,9 +56,9 @@ var buildPlain = sync.OnceValues(func() (string, error) {
 // tests see anything that is left next to it.
 type site struct {
 	*host
-	dest string
-	mark string // environment variable of all processes of this site
-	pids []int  // pids of the agents that were run here
+	dest    string
+	mark    string            // environment variable of all processes of this site
+	started map[int]time.Time // when the agents were started that were run here, by pid
 }
 
 func newSite(t *testing.T) *site {
@@ -246,13 +246,21 @@ func (s *site) lockFiles() []string {
 			if err != nil {
 				continue // it belongs to another user, or is gone
 			}
-			pid, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
-			if n, err := strconv.Atoi(pid); err == nil && slices.Contains(s.pids, n) && !locked(name) {
+			pid, since, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
+			n, err := strconv.Atoi(pid)
+			if started, ours := s.started[n]; err == nil && ours && !locked(name) && wasSoonAfter(since, started) {
 				left = append(left, name)
 			}
 		}
 	}
 	return left
+}
+
+// wasSoonAfter reports whether a time in a lock file is one at which an agent that was
+// started then ran. A later agent of another test may have had the same pid.
+func wasSoonAfter(since string, started time.Time) bool {
+	t, err := time.Parse(time.RFC3339, since)
+	return err != nil || !t.Before(started.Truncate(time.Second)) && t.Before(started.Add(patience))
 }
 
 // locked reports whether a process holds the lock on a file. Then the pid in it is
@@ -336,7 +344,10 @@ func (s *site) startCommand(cmd *exec.Cmd, url string) *running {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.pids = append(s.pids, cmd.Process.Pid)
+	if s.started == nil {
+		s.started = map[int]time.Time{}
+	}
+	s.started[cmd.Process.Pid] = r.start
 	go func() {
 		r.err = cmd.Wait()
 		close(r.done)

@@ -286,7 +286,8 @@ func dryRunAtRandom(t *testing.T, strategy string, r *rand.Rand) {
 		return
 	}
 	after := w.described("parent/dest")
-	archived := w.described("new")
+	w.run("sh", "-c", "mkdir archived && tar -xpf new.tar -C archived") // not all of new is in the archive
+	archived := w.described("archived")
 	for name, line := range after { // times that the archive does not set
 		set := archived[name] != "" && (strategy == "rsync" || strings.Contains(line, "mtime {10000000"))
 		if strings.HasSuffix(name, "/") && !set {
