@@ -20,6 +20,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/pack"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/signature"
 )
 
 const packUsage = `Usage: stretcher pack [options] DIR
@@ -37,6 +38,10 @@ fetches only what has changed, if the manifest names the archive's index.
                          number of seconds since 1970 (default SOURCE_DATE_EPOCH)
   -manifest FILE         write a manifest
   -manifest-from FILE    the manifest without src, checksum and index
+  -sign KEY              sign the manifest by the secret key of minisign in this
+                         file, and write the signature to MANIFEST.minisig
+  -password-file FILE    the password of the key is the first line of this file
+                         (default: it is asked for on the terminal)
   -h, -help              show this help
 
 The last line on stdout is the URL of the manifest, or else the archive.
@@ -50,6 +55,7 @@ Example:
 type packOptions struct {
 	dir, output            string
 	manifest, manifestFrom string
+	sign, passwordFile     string
 	bases                  []string
 	pack.Options
 }
@@ -69,6 +75,8 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.manifest, "manifest", "", "")
 	f.StringVar(&o.manifestFrom, "manifest-from", "", "")
+	f.StringVar(&o.sign, "sign", "", "")
+	f.StringVar(&o.passwordFile, "password-file", "", "")
 	f.Func("base", "", appendTo(&o.bases))
 	f.Func("exclude", "", appendTo(&o.Excludes))
 	f.Func("format", "", func(s string) error {
@@ -97,6 +105,12 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	}
 	if o.manifestFrom != "" && o.manifest == "" {
 		return nil, errors.New("-manifest-from without -manifest: name the manifest to write")
+	}
+	if o.sign != "" && o.manifest == "" {
+		return nil, errors.New("-sign without -manifest: name the manifest to write and to sign")
+	}
+	if o.passwordFile != "" && o.sign == "" {
+		return nil, errors.New("-password-file without -sign: name the secret key that has this password")
 	}
 	if len(o.bases) > 0 && o.Format != "" && o.Format != "zst" {
 		return nil, fmt.Errorf("-base with -format %s: only zst has patches", o.Format)
@@ -140,6 +154,13 @@ func packMain(args []string) {
 
 // runPack packs a directory and writes the manifest.
 func runPack(ctx context.Context, o *packOptions) (err error) {
+	var key signature.SecretKey
+	if o.sign != "" {
+		key, err = signature.ReadSecretKey(o.sign, func() (string, error) { return readPassword(ctx, o.passwordFile, o.sign) })
+		if err != nil {
+			return err
+		}
+	}
 	start := time.Now()
 	for _, from := range o.bases {
 		base, err := pack.OpenBase(ctx, from, fetch.Options{Version: stretcher.Version})
@@ -187,6 +208,15 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 		}
 		if err != nil {
 			return err
+		}
+		if o.sign != "" {
+			text, err := key.Sign(filepath.Base(o.manifest), text, time.Now())
+			if err != nil {
+				return err
+			}
+			if err := writeFile(o.manifest+".minisig", func(f *os.File) error { _, err := f.Write(text); return err }); err != nil {
+				return err
+			}
 		}
 	}
 	fmt.Println(result)

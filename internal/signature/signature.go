@@ -1,5 +1,6 @@
 // Package signature verifies minisign signatures (https://jedisct1.github.io/minisign/)
-// by any of several public keys, and says which key it was, or why none was.
+// by any of several public keys, and says which key it was, or why none was. It makes
+// them, too.
 package signature
 
 import (
@@ -19,8 +20,8 @@ import (
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
-// maxKeySize is how large the file of a public key may be, in bytes. With the
-// longest comment, that of minisign(1) has less than 2 KiB.
+// maxKeySize is how large the file of a key may be, in bytes. With the longest
+// comment, that of minisign(1) has less than 2 KiB.
 const maxKeySize = 4 << 10
 
 // secretKeySize is how many bytes the base64 of a secret key stands for.
@@ -52,23 +53,32 @@ func ReadKeys(paths []string) (Keys, error) {
 }
 
 func readKey(path string) (key minisign.PublicKey, err error) {
+	text, err := readKeyFile(path)
+	if err != nil {
+		return key, err
+	}
+	return parseKey(text)
+}
+
+// readKeyFile returns the contents of the file of a key, public or secret.
+func readKeyFile(path string) ([]byte, error) {
 	// Without O_NONBLOCK, opening a FIFO would block until it has a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return key, err
+		return nil, err
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
-		return key, errors.New("not a regular file")
+		return nil, errors.New("not a regular file")
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeySize+1))
 	if err != nil {
-		return key, err
+		return nil, err
 	}
 	if len(text) > maxKeySize {
-		return key, fmt.Errorf("larger than %d bytes: not a public key of minisign", maxKeySize)
+		return nil, fmt.Errorf("larger than %d bytes: not a key of minisign", maxKeySize)
 	}
-	return parseKey(text)
+	return text, nil
 }
 
 // parseKey parses the text of a public key.

@@ -159,7 +159,7 @@ func TestReadKeys(t *testing.T) {
 		{"empty", "", wrong},
 		{"text", "s3cret", wrong},
 		{"algorithm", "untrusted comment: \nRUQ" + line[3:], wrong},
-		{"large", strings.Repeat("s3cret\n", 1000), "larger than 4096 bytes: not a public key of minisign"},
+		{"large", strings.Repeat("s3cret\n", 1000), "larger than 4096 bytes: not a key of minisign"},
 	} {
 		path := filepath.Join(dir, test.name)
 		if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
