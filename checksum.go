@@ -17,6 +17,11 @@ import (
 // as it arrives. What the index says counts only once the checksum of the whole
 // archive has been verified.
 func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *archive.Archive, err error) {
+	if t := d.conf.Timeout; t > 0 { // for both kinds of download together
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, t, fmt.Errorf("timeout: the download took longer than %s", t))
+		defer cancel()
+	}
 	if a, err := d.getChanged(ctx, limits); a != nil || err != nil {
 		return a, err
 	}

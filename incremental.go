@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/fujiwara/stretcher/internal/allowlist"
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/incremental"
@@ -40,8 +43,8 @@ func (x Index) check() error {
 	switch {
 	case err != nil || len(sum) != sha256.Size:
 		return fmt.Errorf("index: sha256 %.70q is not the hex of a sha256", x.SHA256)
-	case x.Offset < 0:
-		return fmt.Errorf("index: offset %d is negative", x.Offset)
+	case x.Offset < 0, x.Offset > math.MaxInt64-seekable.MaxIndex:
+		return fmt.Errorf("index: offset %d is impossible", x.Offset)
 	case x.Size < 1 || x.Size > seekable.MaxIndex:
 		return fmt.Errorf("index: size %d is not from 1 to %d", x.Size, seekable.MaxIndex)
 	}
@@ -60,7 +63,7 @@ func numberTo(to *int64) func(yamlfields.Scalar) (warning string, err error) {
 
 // getChanged fetches what dest does not have of the archive, by the archive's index,
 // and verifies all of it. It returns nil where the whole archive should be downloaded
-// instead. dest may change while this runs and afterwards: what it returns has been
+// instead, that is, unless this would fail for the same reason. dest may change while this runs and afterwards: what it returns has been
 // copied from there.
 func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*archive.Archive, error) {
 	if d.manifest.Index == (Index{}) || d.conf.Whole {
@@ -68,23 +71,22 @@ func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*ar
 	}
 	a, err := d.rebuild(ctx, limits)
 	switch {
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+	case err != nil && ctx.Err() != nil:
+		//lint:ignore ST1005 operators match on these words
+		return nil, fmt.Errorf("Get src failed: fetch %s: %w", redact.URL(d.manifest.Src), context.Cause(ctx))
+	case errors.Is(err, allowlist.ErrRefused), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		//lint:ignore ST1005 operators match on these words
+		return nil, fmt.Errorf("Get src failed: %w", err)
 	case errors.Is(err, incremental.ErrWhole):
 		log.Printf("Not incrementally: %v", err)
 	case err != nil:
-		log.Printf("[WARN] Incremental download: %v: downloading the whole archive", redact.Error(err))
+		log.Printf("[WARN] Incremental download: %v: downloading the whole archive", redact.Printable(redact.Error(err).Error()))
 	}
 	return a, nil
 }
 
 func (d *deployment) rebuild(ctx context.Context, limits archive.Limits) (_ *archive.Archive, err error) {
 	m, start := d.manifest, time.Now()
-	if d.conf.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, d.conf.Timeout, fmt.Errorf("timeout: it took longer than %s", d.conf.Timeout))
-		defer cancel()
-	}
 	log.Println("Fetching what has changed in src:", redact.URL(m.Src))
 	options := d.conf.fetchOptions()
 	options.Received = &d.outcome.downloaded
@@ -101,12 +103,13 @@ func (d *deployment) rebuild(ctx context.Context, limits archive.Limits) (_ *arc
 	if err != nil {
 		return nil, err
 	}
-	a, stats, err := incremental.Rebuild(ctx, index, src.Size(), m.Dest, tar, limits, src.Fetch)
+	size := max(src.Size(), m.Index.Offset+m.Index.Size) // not every server tells the size
+	a, stats, err := incremental.Rebuild(ctx, index, size, m.Dest, tar, limits, src.Fetch)
 	if err != nil {
 		return nil, errors.Join(err, tar.Close())
 	}
 	a.TakeOver(tar)
-	log.Printf("Fetched %s of %s in %s: %s, %s as they were, %d patched, %d new", humanize.IBytes(uint64(stats.Fetched+m.Index.Size)), humanize.IBytes(uint64(src.Size())),
+	log.Printf("Fetched %s of %s in %s: %s, %s as they were, %d patched, %d new", humanize.IBytes(uint64(stats.Fetched+m.Index.Size)), humanize.IBytes(uint64(size)),
 		time.Since(start).Round(time.Millisecond), runlog.Count(stats.Requests+1, "request"), runlog.Count(stats.Kept, "file"), stats.Patched, stats.New)
 	return a, nil
 }
@@ -114,6 +117,7 @@ func (d *deployment) rebuild(ctx context.Context, limits archive.Limits) (_ *arc
 // fetch fetches and verifies the index.
 func (x Index) fetch(ctx context.Context, src *fetch.Object) (*seekable.Index, error) {
 	var encoded bytes.Buffer
+	encoded.Grow(int(x.Size) + bytes.MinRead) // so that it is not copied
 	place := fetch.Range{Offset: x.Offset, Size: x.Size}
 	err := src.Fetch(ctx, []fetch.Range{place}, func(_ context.Context, _ fetch.Range, body io.Reader) error {
 		_, err := encoded.ReadFrom(body)

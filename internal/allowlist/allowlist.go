@@ -138,13 +138,16 @@ func (l List) File(path string) error {
 	return l.check(func() (location, error) { return fileLocation(path) })
 }
 
+// ErrRefused is the error for a URL that is under none of the prefixes.
+var ErrRefused = errors.New("refused by -allow")
+
 func (l List) check(locate func() (location, error)) error {
 	if len(l.prefixes) == 0 {
 		return nil
 	}
 	at, err := locate()
 	if err != nil {
-		return fmt.Errorf("refused by -allow %s: %w", l.shown, err)
+		return fmt.Errorf("%w %s: %w", ErrRefused, l.shown, err)
 	}
 	for _, p := range l.prefixes {
 		n := len(p.segments)
@@ -157,9 +160,9 @@ func (l List) check(locate func() (location, error)) error {
 		err = errors.New("some servers would read its path as one that leads out of there")
 	}
 	if err != nil {
-		return fmt.Errorf("refused by -allow %s: %w", l.shown, err)
+		return fmt.Errorf("%w %s: %w", ErrRefused, l.shown, err)
 	}
-	return fmt.Errorf("refused by -allow: it is not under %s", l.shown)
+	return fmt.Errorf("%w: it is not under %s", ErrRefused, l.shown)
 }
 
 func webLocation(u *url.URL) (location, error) {

@@ -61,8 +61,23 @@ type Archive struct {
 // Index fails for an archive that has no entries, as it would if a web server
 // answered with an empty body.
 func Index(ctx context.Context, arriving io.Reader, spool *os.File, limits Limits) (*Archive, error) {
+	return indexAs(ctx, decompress, arriving, spool, limits)
+}
+
+// IndexTar is Index for a tar that is not compressed, whatever it begins with.
+func IndexTar(ctx context.Context, arriving io.Reader, spool *os.File, limits Limits) (*Archive, error) {
+	plain := func(_ context.Context, r io.Reader) (*decompressor, error) {
+		return &decompressor{Reader: r, close: func() {}}, nil
+	}
+	return indexAs(ctx, plain, arriving, spool, limits)
+}
+
+// opener opens the decompressor of an archive.
+type opener func(context.Context, io.Reader) (*decompressor, error)
+
+func indexAs(ctx context.Context, open opener, arriving io.Reader, spool *os.File, limits Limits) (*Archive, error) {
 	source := &sourceReader{r: arriving}
-	a, err := readArchive(ctx, source, spool, limits)
+	a, err := readArchive(ctx, open, source, spool, limits)
 	switch {
 	case err == nil:
 		return a, nil
@@ -93,8 +108,8 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func readArchive(ctx context.Context, source io.Reader, spool *os.File, limits Limits) (*Archive, error) {
-	d, err := decompress(ctx, source)
+func readArchive(ctx context.Context, open opener, source io.Reader, spool *os.File, limits Limits) (*Archive, error) {
+	d, err := open(ctx, source)
 	if err != nil {
 		return nil, err
 	}

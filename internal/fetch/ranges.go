@@ -142,7 +142,10 @@ func (o *Object) open(ctx context.Context, r Range) (*transfer, error) {
 	t := newTransfer(ctx, o.fetcher.limiter, o.fetcher.stallTimeout)
 	if err := t.open(o.fetcher.source, r.Offset, r.Size, validator); err != nil {
 		t.close()
-		if errors.Is(err, errChanged) {
+		switch {
+		case errors.Is(err, errChanged) && validator == "": // there is nothing that it could differ from
+			err = permanent(fmt.Errorf("the object has no bytes %d to %d", r.Offset, r.Offset+r.Size-1))
+		case errors.Is(err, errChanged):
 			err = permanent(err)
 		}
 		return nil, err

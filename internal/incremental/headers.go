@@ -21,12 +21,9 @@ func readHeaders(ctx context.Context, x *seekable.Index, tar *os.File, limits ar
 		return nil, err
 	}
 	defer between.Close()
-	a, err := archive.Index(ctx, &skeleton{between: between, pieces: x.Pieces, size: x.TarSize}, tar, limits)
+	a, err := archive.IndexTar(ctx, &skeleton{between: between, pieces: x.Pieces, size: x.TarSize}, tar, limits)
 	if err != nil {
 		return nil, fmt.Errorf("index of the archive: %w", err)
-	}
-	if a.Data() != io.ReaderAt(tar) {
-		return nil, errors.Join(errors.New("index of the archive: what it describes is not a tar"), a.Close())
 	}
 	return a, nil
 }
@@ -72,6 +69,10 @@ type file struct {
 	first, last int // of the pieces
 }
 
+// maxPaths limits the bytes of all paths together, for the sake of memory: a small
+// index can have long ones.
+const maxPaths = 32 << 20
+
 // filesOf returns the files that have pieces, in the order of the tar. It is an
 // error if a piece is anywhere but in the contents of a file: the tar could then
 // have other headers than those that were read.
@@ -81,10 +82,15 @@ func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
 		start, end int64
 	}
 	var spans []span
+	length := 0 // of all paths
 	var walk func(dir string, e *archive.Entry)
 	walk = func(dir string, e *archive.Entry) {
 		for child := range e.Children() {
+			if length > maxPaths {
+				return
+			}
 			name := path.Join(dir, child.Name)
+			length += len(name)
 			if child.IsDir() {
 				walk(name, child)
 			}
@@ -94,6 +100,9 @@ func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
 		}
 	}
 	walk("", tree.Root)
+	if length > maxPaths {
+		return nil, fmt.Errorf("index of the archive: the paths of its files have more than %d bytes together", maxPaths)
+	}
 	slices.SortFunc(spans, func(a, b span) int { return int(min(max(a.start-b.start, -1), 1)) })
 	var files []file
 	i := 0

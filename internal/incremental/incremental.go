@@ -99,7 +99,7 @@ func rebuild(ctx context.Context, x *seekable.Index, size int64, a *archive.Arch
 	if err := context.Cause(ctx); err != nil {
 		return stats, err
 	}
-	return stats, verify(x, tar)
+	return stats, verify(ctx, x, tar)
 }
 
 // writeBetween writes what is between the pieces.
@@ -134,10 +134,18 @@ func writeBetween(ctx context.Context, x *seekable.Index, tar io.WriterAt) error
 }
 
 // verify compares the tar with its digest.
-func verify(x *seekable.Index, tar io.ReaderAt) error {
+func verify(ctx context.Context, x *seekable.Index, tar io.ReaderAt) error {
 	sum := sha256.New()
-	if _, err := io.CopyBuffer(sum, io.NewSectionReader(tar, 0, x.TarSize), make([]byte, 256<<10)); err != nil {
-		return err
+	buf := make([]byte, 256<<10)
+	for offset := int64(0); offset < x.TarSize; offset += int64(len(buf)) {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		buf = buf[:min(int64(len(buf)), x.TarSize-offset)]
+		if _, err := tar.ReadAt(buf, offset); err != nil && err != io.EOF {
+			return err
+		}
+		sum.Write(buf)
 	}
 	if [32]byte(sum.Sum(nil)) != x.TarSum {
 		return errors.New("the tar made from the archive's index has another SHA-256 than the index says")

@@ -26,7 +26,7 @@ func contents(rng *rand.Rand, size int) []byte {
 	return b[:size]
 }
 
-func write(t *testing.T, dir, name string, contents []byte) {
+func write(t testing.TB, dir, name string, contents []byte) {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -38,7 +38,7 @@ func write(t *testing.T, dir, name string, contents []byte) {
 }
 
 // grow makes a random tree.
-func grow(t *testing.T, rng *rand.Rand) string {
+func grow(t testing.TB, rng *rand.Rand) string {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range 5 + rng.IntN(30) {
@@ -52,7 +52,7 @@ func grow(t *testing.T, rng *rand.Rand) string {
 }
 
 // evolve copies a tree with random changes.
-func evolve(t *testing.T, rng *rand.Rand, from string) string {
+func evolve(t testing.TB, rng *rand.Rand, from string) string {
 	t.Helper()
 	dir := t.TempDir()
 	err := filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {
@@ -101,7 +101,7 @@ type version struct {
 	index     *seekable.Index
 }
 
-func packed(t *testing.T, dir string, bases ...string) version {
+func packed(t testing.TB, dir string, bases ...string) version {
 	t.Helper()
 	var o pack.Options
 	for _, dir := range bases {

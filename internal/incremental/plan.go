@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"sort"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -29,6 +30,7 @@ type plan struct {
 	had    *had
 	units  []unit // in the order of the file
 	ranges []fetch.Range
+	large  sync.Mutex // held while a unit that takes much memory is decompressed
 }
 
 // unit is a frame in the file, and the missing pieces that it has.
@@ -79,7 +81,10 @@ func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error)
 		}
 		missing[f] = append(missing[f], i)
 	}
-	patches := h.patchesOf(x, usable, missing)
+	patches, err := h.patchesOf(x, usable, missing)
+	if err != nil {
+		return nil, err
+	}
 	used := map[int]*unit{} // by patch
 	for f, pieces := range missing {
 		frame := &x.Frames[f]
@@ -124,7 +129,7 @@ func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error)
 
 // patchesOf returns the patch for each missing piece that has a usable one: the
 // smallest of those that have a base, or else the smallest of the others.
-func (h *had) patchesOf(x *seekable.Index, usable []seekable.Patch, missing map[int][]int) map[int]int {
+func (h *had) patchesOf(x *seekable.Index, usable []seekable.Patch, missing map[int][]int) (map[int]int, error) {
 	isMissing := map[int]bool{}
 	for _, pieces := range missing {
 		for _, i := range pieces {
@@ -138,6 +143,9 @@ func (h *had) patchesOf(x *seekable.Index, usable []seekable.Patch, missing map[
 		return a.Size < b.Size
 	}
 	patches := map[int]int{}
+	// Each version has one patch at most for a piece, so that only an index that is
+	// wrong takes more steps.
+	steps := 64 * (len(x.Pieces) + len(x.Patches))
 	for n := range usable {
 		patch := &usable[n]
 		if patch.Base != (seekable.Base{}) && h.whole[baseKey{patch.Base.FileSize, patch.Base.FileSum}] == "" {
@@ -145,12 +153,15 @@ func (h *had) patchesOf(x *seekable.Index, usable []seekable.Patch, missing map[
 		}
 		first := sort.Search(len(x.Pieces), func(i int) bool { return x.Pieces[i].Offset >= patch.TarOffset })
 		for i := first; i < len(x.Pieces) && x.Pieces[i].Offset+x.Pieces[i].Size <= patch.TarOffset+patch.TarSize; i++ {
+			if steps--; steps < 0 {
+				return nil, errors.New("index of the archive: its patches overlap too often")
+			}
 			if old, ok := patches[i]; isMissing[i] && (!ok || better(patch, &usable[old])) {
 				patches[i] = n
 			}
 		}
 	}
-	return patches
+	return patches, nil
 }
 
 // merge sets the ranges.
@@ -227,8 +238,20 @@ func (p *plan) read(tar io.WriterAt) func(context.Context, fetch.Range, io.Reade
 	}
 }
 
+// largeUnit is how many bytes a unit and its base have if only one at a time is to
+// be decompressed.
+const largeUnit = 1 << 20
+
 // write writes the pieces of a unit to the tar.
 func (p *plan) write(u *unit, frame []byte, tar io.WriterAt) error {
+	size := u.tar.Size
+	if u.patch != nil {
+		size += u.patch.Base.Size
+	}
+	if size > largeUnit {
+		p.large.Lock()
+		defer p.large.Unlock()
+	}
 	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(seekable.MaxFrame), zstd.WithDecoderMaxWindow(2 * seekable.MaxBase)}
 	if u.patch != nil && u.patch.Base != (seekable.Base{}) {
 		dictionary, err := p.had.readBase(u.patch.Base)

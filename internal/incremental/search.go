@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/fujiwara/stretcher/internal/seekable"
@@ -18,7 +19,8 @@ import (
 
 // had is what an older tree has of what is wanted.
 type had struct {
-	root   *os.Root // nil if there is no older tree
+	root   *os.Root     // nil if there is no older tree
+	budget atomic.Int64 // bytes that may still be hashed
 	wanted map[seekable.Sum]bool
 	bases  map[baseKey]bool // the older files that patches were made against
 
@@ -40,7 +42,10 @@ type place struct {
 
 // search looks for contents in an older tree.
 func search(ctx context.Context, x *seekable.Index, files []file, older string) (*had, error) {
+	// dest may have far more than what is deployed there: logs, uploads, databases.
+	// To read all of it would take longer than any download.
 	h := &had{wanted: map[seekable.Sum]bool{}, bases: map[baseKey]bool{}, places: map[seekable.Sum]place{}, whole: map[baseKey]string{}}
+	h.budget.Store(2*x.TarSize + 16<<20)
 	sizes := map[int64]bool{} // of files that are worth reading; larger ones than a chunk all are
 	for _, p := range x.Pieces {
 		h.wanted[p.Sum] = true
@@ -86,19 +91,63 @@ func search(ctx context.Context, x *seekable.Index, files []file, older string) 
 	err = h.hashAll(ctx, todo, sizes)
 	if err == nil && len(h.places) < len(h.wanted) {
 		todo = todo[:0]
-		walkErr := fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				add(path)
-			}
-			return context.Cause(ctx) // what cannot be read is not there
-		})
-		err = errors.Join(walkErr, h.hashAll(ctx, todo, sizes))
+		if err = h.walk(ctx, sizes, add); err == nil {
+			err = h.hashAll(ctx, todo, sizes)
+		}
 	}
 	if err != nil {
 		h.close()
 		return nil, err
 	}
 	return h, nil
+}
+
+// walk calls add with the paths of all files that are worth reading, until there are
+// more of them than may be read. It does not enter other file systems. What cannot be
+// read is not there.
+func (h *had) walk(ctx context.Context, sizes map[int64]bool, add func(path string)) error {
+	top, err := h.root.Stat(".")
+	if err != nil {
+		return err
+	}
+	left, visits := h.budget.Load(), maxVisits
+	return fs.WalkDir(h.root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if visits--; visits < 0 || left <= 0 {
+			return fs.SkipAll
+		}
+		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
+			return nil
+		}
+		info, err := d.Info()
+		switch {
+		case err != nil:
+		case d.IsDir() && deviceOf(info) != deviceOf(top):
+			return fs.SkipDir
+		case !d.IsDir() && worthReading(info.Size(), sizes):
+			left -= info.Size()
+			add(path)
+		}
+		return nil
+	})
+}
+
+// maxVisits is how many files of the older tree are looked at, beyond those of the
+// paths that the archive names.
+const maxVisits = 1 << 20
+
+func deviceOf(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Dev)
+	}
+	return 0
+}
+
+// worthReading reports whether a file of a size may have wanted contents.
+func worthReading(size int64, sizes map[int64]bool) bool {
+	return size > seekable.MaxChunk || size > 0 && sizes[size]
 }
 
 func (h *had) close() {
@@ -116,7 +165,7 @@ func (h *had) hashAll(ctx context.Context, paths []string, sizes map[int64]bool)
 		wg.Go(func() {
 			buf := make([]byte, seekable.MaxChunk)
 			for i := worker; i < len(paths) && ctx.Err() == nil; i += workers {
-				h.hashFile(paths[i], sizes, buf)
+				h.hashFile(ctx, paths[i], sizes, buf)
 			}
 		})
 	}
@@ -126,13 +175,17 @@ func (h *had) hashAll(ctx context.Context, paths []string, sizes map[int64]bool)
 
 // hashFile hashes a file. One that cannot be read is of no use; another error will
 // say so if it matters.
-func (h *had) hashFile(path string, sizes map[int64]bool, buf []byte) {
+func (h *had) hashFile(ctx context.Context, path string, sizes map[int64]bool, buf []byte) {
 	in, size, err := h.open(path)
 	if err != nil {
 		return
 	}
 	defer in.Close()
-	if size == 0 || size <= seekable.MaxChunk && !sizes[size] {
+	if !worthReading(size, sizes) {
+		return
+	}
+	if h.budget.Add(-size) < 0 {
+		h.budget.Add(size) // a smaller one may still fit
 		return
 	}
 	var whole hash.Hash
@@ -140,7 +193,7 @@ func (h *had) hashFile(path string, sizes map[int64]bool, buf []byte) {
 		whole = sha256.New()
 	}
 	n := 0 // bytes in buf
-	for offset := int64(0); offset < size; {
+	for offset := int64(0); offset < size && ctx.Err() == nil; {
 		want := int(min(int64(len(buf)), size-offset))
 		if _, err := io.ReadFull(in, buf[n:want]); err != nil {
 			return // it has become shorter
@@ -160,7 +213,7 @@ func (h *had) hashFile(path string, sizes map[int64]bool, buf []byte) {
 		offset += int64(len(chunk))
 		n = copy(buf, buf[len(chunk):want])
 	}
-	if whole != nil {
+	if whole != nil && ctx.Err() == nil {
 		h.addBase(baseKey{size, seekable.Sum(whole.Sum(nil))}, path)
 	}
 }

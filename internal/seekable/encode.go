@@ -29,8 +29,8 @@ import (
 
 const version = 1
 
-// encode returns the encoded index.
-func (x *Index) encode() ([]byte, error) {
+// Encode returns the encoded index. It fails for an archive that is too large for one.
+func (x *Index) Encode() ([]byte, error) {
 	if len(x.Pieces) > maxPieces || len(x.Frames) > maxFrames || len(x.Patches) > maxPatches {
 		return nil, fmt.Errorf("the archive is too large for an index: %d pieces, %d frames and %d patches, of %d, %d and %d", len(x.Pieces), len(x.Frames), len(x.Patches), maxPieces, maxFrames, maxPatches)
 	}
@@ -191,11 +191,14 @@ func (x *Index) decodeFrames(d *decoder) error {
 	var end, tarEnd int64
 	for i := range x.Frames {
 		f := Frame{Offset: end, TarOffset: tarEnd}
-		if f.Size, err = d.size(2 * MaxFrame); err != nil {
+		if f.Size, err = d.size(maxPacked(MaxFrame)); err != nil {
 			return err
 		}
 		if f.TarSize, err = d.size(min(MaxFrame, x.TarSize-tarEnd)); err != nil {
 			return err
+		}
+		if f.Size > maxPacked(f.TarSize) {
+			return errImpossible
 		}
 		x.Frames[i] = f
 		end, tarEnd = end+f.Size, tarEnd+f.TarSize
@@ -215,7 +218,7 @@ func (x *Index) decodePatches(d *decoder) error {
 	end, tarEnd := x.DataSize(), int64(0)
 	for i := range x.Patches {
 		p := &x.Patches[i]
-		if p.Offset, p.Size, err = d.span(end, 2*MaxFrame, math.MaxInt64/2); err != nil {
+		if p.Offset, p.Size, err = d.span(end, maxPacked(MaxFrame), math.MaxInt64/2); err != nil {
 			return err
 		}
 		distance, err := d.signed()
@@ -229,6 +232,9 @@ func (x *Index) decodePatches(d *decoder) error {
 		if p.TarSize, err = d.size(min(MaxFrame, x.TarSize-p.TarOffset)); err != nil {
 			return err
 		}
+		if p.Size > maxPacked(p.TarSize) {
+			return errImpossible
+		}
 		if err := d.base(&p.Base); err != nil {
 			return fmt.Errorf("base: %w", err)
 		}
@@ -236,6 +242,10 @@ func (x *Index) decodePatches(d *decoder) error {
 	}
 	return nil
 }
+
+// maxPacked returns how large the frame of size bytes can be. An encoder stores what
+// it cannot compress.
+func maxPacked(size int64) int64 { return size + size/256 + 64 }
 
 var errImpossible = errors.New("a number is impossible")
 

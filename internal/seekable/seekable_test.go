@@ -281,7 +281,7 @@ func TestIndex(t *testing.T) {
 			{40, 1, 30, 5, Base{}},
 			{41, 1, 10, 25, Base{FileSize: 1, FileSum: Sum{4}, Size: 1}},
 		}}
-	encoded, err := x.encode()
+	encoded, err := x.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestIndex(t *testing.T) {
 // Whatever the tables say, what comes out is within the limits.
 func FuzzIndex(f *testing.F) {
 	x := &Index{TarSize: 1000, Pieces: []Piece{{10, 20, Sum{1}}}, Frames: []Frame{{0, 7, 0, 1000}}, Patches: []Patch{{30, 4, 10, 20, Base{"old", 100, Sum{3}, 50, 50}}}}
-	encoded, err := x.encode()
+	encoded, err := x.Encode()
 	if err != nil {
 		f.Fatal(err)
 	}

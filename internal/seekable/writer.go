@@ -236,7 +236,7 @@ func (w *Writer) Finish() (Place, error) {
 	if err := w.endData(); err != nil {
 		return Place{}, err
 	}
-	encoded, err := w.index.encode()
+	encoded, err := w.index.Encode()
 	if err != nil {
 		w.err = err
 		return Place{}, err

@@ -1,0 +1,293 @@
+package incremental
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/seekable"
+)
+
+// indexOf returns the index of an archive of the files that write writes.
+func indexOf(t testing.TB, write func(w *seekable.Writer)) *seekable.Index {
+	t.Helper()
+	w, err := seekable.NewWriter(new(bytes.Buffer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	write(w)
+	x, err := w.Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// What dest has besides, such as logs and databases, is not read beyond a limit, and
+// reading ends with the context.
+func TestSearchIsBounded(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, dir, "small", []byte("contents"))
+	for i := range 3 {
+		name := filepath.Join(dir, fmt.Sprint("huge", i))
+		write(t, dir, filepath.Base(name), nil)
+		if err := os.Truncate(name, 1<<50); err != nil {
+			t.Skipf("the file system has no files of a petabyte: %v", err)
+		}
+	}
+	sum := seekable.SumOf([]byte("contents"))
+	x := &seekable.Index{TarSize: 10 << 10, Pieces: []seekable.Piece{
+		{Offset: 512, Size: 8, Sum: sum}, {Offset: 1536, Size: 8, Sum: seekable.Sum{1}}, {Offset: 2560, Size: 8, Sum: seekable.Sum{2}}}}
+	files := []file{{"moved", 0, 0}, {"huge0", 1, 2}}
+	start := time.Now()
+	h, err := search(t.Context(), x, files, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+
+	h.budget.Store(math.MaxInt64)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := h.hashAll(ctx, []string{"huge0"}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Files of other kinds in the place of files neither hang nor are read.
+func TestOddFiles(t *testing.T) {
+	t.Parallel()
+	outside, dir := t.TempDir(), t.TempDir()
+	write(t, outside, "secret", []byte("contents"))
+	for name, target := range map[string]string{"link": filepath.Join(outside, "secret"), "dir": outside, "up": "../..", "loop": "loop", "null": "/dev/zero"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "unreadable", []byte("contents"))
+	if err := os.Chmod(filepath.Join(dir, "unreadable"), 0); err != nil {
+		t.Fatal(err)
+	}
+	var files []file
+	for _, name := range []string{"link", "dir/secret", "up/x", "loop", "null", "fifo", "fifo/x"} {
+		files = append(files, file{name, 0, 0})
+	}
+	x := &seekable.Index{TarSize: 1024, Pieces: []seekable.Piece{{Offset: 512, Size: 8, Sum: seekable.SumOf([]byte("contents"))}}}
+	h, err := search(t.Context(), x, files, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	for _, at := range h.places {
+		if at.path != "unreadable" || os.Geteuid() != 0 {
+			t.Errorf("%s was read", at.path)
+		}
+	}
+}
+
+// No headers that an index may have are taken for the beginning of a compressed file,
+// whose decompressor would take memory for its window.
+func TestCompressedHeaders(t *testing.T) {
+	t.Parallel()
+	for _, magic := range []string{"\x1f\x8b\x08", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd", "BZh9\x31\x41\x59\x26\x53\x59"} {
+		x := indexOf(t, func(w *seekable.Writer) { fmt.Fprintf(w, "%-1024s", magic) })
+		_, err := readHeaders(t.Context(), x, nil, archive.Limits{})
+		if err == nil || !strings.Contains(err.Error(), "not a tar archive") {
+			t.Errorf("%q: %v", magic, err)
+		}
+	}
+}
+
+// A piece anywhere but in the contents of a regular file is an error.
+func TestPiecesOverHeaders(t *testing.T) {
+	t.Parallel()
+	v := packed(t, grow(t, rand.New(rand.NewPCG(3, 3))))
+	a, err := readHeaders(t.Context(), v.index, nil, archive.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for i := range v.index.Pieces {
+		x := *v.index
+		x.Pieces = append([]seekable.Piece(nil), x.Pieces...)
+		p := &x.Pieces[i]
+		for _, change := range []func(){func() { p.Offset-- }, func() { p.Offset++ }, func() { p.Offset -= 512 }, func() { p.Size += 512 }} {
+			*p = v.index.Pieces[i]
+			change()
+			if _, err := filesOf(&x, a.Tree); err == nil && p.Size <= seekable.MaxChunk && !within(*p, v.index.Pieces) {
+				t.Errorf("piece %d: %+v is no error", i, *p)
+			}
+		}
+	}
+}
+
+// within reports whether a piece is within the place of consecutive ones.
+func within(p seekable.Piece, pieces []seekable.Piece) bool {
+	var start, end int64
+	for _, q := range pieces {
+		if q.Offset != end {
+			start = q.Offset
+		}
+		end = q.Offset + q.Size
+		if p.Offset >= start && p.Offset+p.Size <= end {
+			return true
+		}
+	}
+	return false
+}
+
+// Patches that all make the same pieces would take hours to compare.
+func TestOverlappingPatches(t *testing.T) {
+	t.Parallel()
+	x := &seekable.Index{TarSize: 1 << 20, Frames: []seekable.Frame{{Size: 1000, TarSize: 1 << 20}}}
+	for i := range int64(1 << 18) {
+		x.Pieces = append(x.Pieces, seekable.Piece{Offset: i, Size: 1, Sum: seekable.Sum{byte(i), byte(i >> 8), byte(i >> 16)}})
+	}
+	for i := range int64(1 << 16) {
+		x.Patches = append(x.Patches, seekable.Patch{Offset: 2000 + i, Size: 1, TarSize: 1 << 18})
+	}
+	if _, err := newPlan(x, &had{}); err == nil {
+		t.Error("no error")
+	}
+}
+
+// A small index can have long paths, which would take gigabytes.
+func TestLongPaths(t *testing.T) {
+	t.Parallel()
+	dir := archive.NewTree()
+	root := dir.Root
+	for range 16 {
+		next := &archive.Entry{Name: strings.Repeat("d", 255), Mode: syscall.S_IFDIR}
+		root.Put(next)
+		root = next
+	}
+	for i := range 1 << 15 {
+		root.Put(&archive.Entry{Name: fmt.Sprint(i), Mode: syscall.S_IFREG, Size: 1, Offset: int64(i)})
+	}
+	if _, err := filesOf(&seekable.Index{}, dir); err == nil {
+		t.Error("no error")
+	}
+}
+
+// FuzzRebuild changes an index and the file at random. What comes out is an error, or
+// the right tar.
+func FuzzRebuild(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(seed, uint8(seed))
+	}
+	rng := rand.New(rand.NewPCG(4, 4))
+	older := f.TempDir()
+	for i := range 10 {
+		write(f, older, fmt.Sprint("file", i), contents(rng, 3000))
+	}
+	write(f, older, "large", contents(rng, 600_000))
+	v := packed(f, evolve(f, rng, older), older)
+	f.Fuzz(func(t *testing.T, seed uint64, changes uint8) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		encoded, err := v.index.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := seekable.Decode(encoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range changes % 4 {
+			mutate(rng, x)
+		}
+		damaged := v
+		damaged.file = bytes.Clone(v.file)
+		for range changes / 64 {
+			damaged.file[rng.IntN(len(damaged.file))] ^= 1 << rng.IntN(8)
+		}
+		if encoded, err = x.Encode(); err != nil {
+			return
+		}
+		if damaged.index, err = seekable.Decode(encoded); err != nil {
+			return
+		}
+		for _, r := range damaged.index.Frames {
+			if r.Offset+r.Size > int64(len(v.file)) {
+				return // the server would answer 416
+			}
+		}
+		for _, p := range damaged.index.Patches {
+			if p.Offset+p.Size > int64(len(v.file)) {
+				return
+			}
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err = damaged.rebuild(t, older, damaged.fetch) // compares the tar
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<30 {
+			t.Errorf("%d bytes were allocated: %v", n, err)
+		}
+	})
+}
+
+// mutate changes a field of an index.
+func mutate(rng *rand.Rand, x *seekable.Index) {
+	number := func(n *int64) {
+		switch rng.IntN(5) {
+		case 0:
+			*n += rng.Int64N(3) - 1
+		case 1:
+			*n = rng.Int64N(1 << 20)
+		case 2:
+			*n = rng.Int64()
+		case 3:
+			*n += 512 * (rng.Int64N(5) - 2)
+		case 4:
+			*n = 0
+		}
+	}
+	p, f := &x.Pieces[rng.IntN(len(x.Pieces))], &x.Frames[rng.IntN(len(x.Frames))]
+	fields := []*int64{&p.Offset, &p.Size, &f.Size, &f.TarSize}
+	if len(x.Patches) > 0 {
+		q := &x.Patches[rng.IntN(len(x.Patches))]
+		fields = append(fields, &q.Offset, &q.Size, &q.TarOffset, &q.TarSize, &q.Base.FileSize, &q.Base.Offset, &q.Base.Size)
+		switch rng.IntN(8) {
+		case 0:
+			q.Base.FileSum = x.Pieces[rng.IntN(len(x.Pieces))].Sum
+		case 1:
+			q.Base = seekable.Base{}
+		case 2:
+			q.Base.Path = "../../etc/passwd"
+		}
+	}
+	switch rng.IntN(8) {
+	case 0:
+		p.Sum = x.Pieces[rng.IntN(len(x.Pieces))].Sum
+	case 1: // two pieces in the place of another
+		q := x.Pieces[rng.IntN(len(x.Pieces))]
+		p.Size, p.Sum = q.Size, q.Sum
+	case 2:
+		i := rng.IntN(len(x.Pieces))
+		x.Pieces = append(x.Pieces[:i], x.Pieces[i+1:]...)
+	case 3:
+		x.TarSum = sha256.Sum256(nil)
+	default:
+		number(fields[rng.IntN(len(fields))])
+	}
+}
