@@ -103,9 +103,16 @@ func reason(contentType string, body []byte) string {
 	return textReason(text)
 }
 
-// textReason returns a text from elsewhere as one short line without secrets.
+// textReason returns a text from elsewhere as one short line without secrets. Servers
+// repeat the path and the query of a request, which redact.Text does not find.
 func textReason(text string) string {
-	return shorten(redact.Printable(redact.Text(strings.Join(strings.Fields(text), " "))))
+	words := strings.Fields(text)
+	for i, word := range words {
+		if path, _, ok := strings.Cut(word, "?"); ok && !strings.Contains(path, "://") {
+			words[i] = redact.URL(word)
+		}
+	}
+	return shorten(redact.Printable(redact.Text(strings.Join(words, " "))))
 }
 
 // markupReason returns the code and message of the XML of S3, GCS and Azure, or
