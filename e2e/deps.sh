@@ -35,6 +35,7 @@ missing_packages() {
 		setpriv util-linux
 		strace strace
 		minisign minisign
+		bsdtar libarchive-tools
 		mkfs.ext4 e2fsprogs
 		mkfs.xfs xfsprogs
 		mkfs.btrfs btrfs-progs

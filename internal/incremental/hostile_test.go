@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -289,5 +290,33 @@ func mutate(rng *rand.Rand, x *seekable.Index) {
 		x.TarSum = sha256.Sum256(nil)
 	default:
 		number(fields[rng.IntN(len(fields))])
+	}
+}
+
+// zstd(1) decompresses a patch with --patch-from, the base being the old file.
+func TestPatchFrom(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("zstd"); err != nil {
+		t.Skip("there is no zstd(1)")
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	older, newer := t.TempDir(), t.TempDir()
+	old := contents(rng, 900_000)
+	write(t, older, "file", old)
+	write(t, newer, "file", append(append(bytes.Clone(old[:400_000]), "inserted"...), old[400_000:]...))
+	v := packed(t, newer, older)
+	if len(v.index.Patches) == 0 {
+		t.Fatal("there is no patch")
+	}
+	for _, p := range v.index.Patches {
+		dir := t.TempDir()
+		write(t, dir, "base", old[p.Base.Offset:][:p.Base.Size])
+		write(t, dir, "patch.zst", v.file[p.Offset:][:p.Size])
+		c := exec.CommandContext(t.Context(), "zstd", "-dcq", "--patch-from=base", "patch.zst")
+		c.Dir = dir
+		got, err := c.Output()
+		if err != nil || !bytes.Equal(got, v.tar[p.TarOffset:][:p.TarSize]) {
+			t.Errorf("zstd: %v, %d bytes of %d", err, len(got), p.TarSize)
+		}
 	}
 }
