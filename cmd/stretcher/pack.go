@@ -21,6 +21,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/pack"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/signature"
+	"github.com/fujiwara/stretcher/internal/upload"
 )
 
 const packUsage = `Usage: stretcher pack [options] DIR
@@ -42,13 +43,15 @@ fetches only what has changed, if the manifest names the archive's index.
                          file, and write the signature to MANIFEST.minisig
   -password-file FILE    the password of the key is the first line of this file
                          (default: it is asked for on the terminal)
+  -upload URL            store archive, signature and manifest under this URL of a
+                         bucket or directory (s3, gs, file); nothing is replaced
   -h, -help              show this help
 
 The last line on stdout is the URL of the manifest, or else the archive.
 
 Example:
   stretcher pack -base app-1.tar.zst -o app-2.tar.zst -manifest app-2.yml \
-      -manifest-from app.yml build/
+      -manifest-from app.yml -sign release.key -upload s3://releases/app build/
 `
 
 // packOptions are what the command line of stretcher pack requests.
@@ -56,6 +59,7 @@ type packOptions struct {
 	dir, output            string
 	manifest, manifestFrom string
 	sign, passwordFile     string
+	upload                 upload.Prefix
 	bases                  []string
 	pack.Options
 }
@@ -79,6 +83,10 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	f.StringVar(&o.passwordFile, "password-file", "", "")
 	f.Func("base", "", appendTo(&o.bases))
 	f.Func("exclude", "", appendTo(&o.Excludes))
+	f.Func("upload", "", func(s string) (err error) {
+		o.upload, err = upload.NewPrefix(s)
+		return err
+	})
 	f.Func("format", "", func(s string) error {
 		if o.Format = s; s != "zst" && s != "gz" && s != "tar" {
 			return errors.New("expected zst, gz or tar")
@@ -111,6 +119,9 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	}
 	if o.passwordFile != "" && o.sign == "" {
 		return nil, errors.New("-password-file without -sign: name the secret key that has this password")
+	}
+	if filepath.Base(o.output) == filepath.Base(o.manifest) {
+		return nil, fmt.Errorf("archive and manifest have the same name, %s: give the manifest another one", filepath.Base(o.output))
 	}
 	if len(o.bases) > 0 && o.Format != "" && o.Format != "zst" {
 		return nil, fmt.Errorf("-base with -format %s: only zst has patches", o.Format)
@@ -184,43 +195,74 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 	for _, p := range r.Patches {
 		fmt.Fprintf(os.Stderr, "Patches against %s: %d, %s\n", p.Base, p.Count, humanize.IBytes(uint64(p.Size)))
 	}
-	result, err := fileURL(o.output)
+	result, err := o.url(o.output)
 	if err != nil {
 		return err
 	}
+	files := []upload.File{{Path: o.output}}
 	if o.manifest != "" {
 		text := pack.Manifest(template, result, hex.EncodeToString(r.Sum[:]), r.Index)
-		if err := writeFile(o.manifest, func(f *os.File) error { _, err := f.Write(text); return err }); err != nil {
+		if err := writeManifest(ctx, o.manifest, text); err != nil {
 			return err
 		}
-		if result, err = fileURL(o.manifest); err != nil {
-			return err
-		}
-		problems, err := stretcher.Check(ctx, o.manifest, stretcher.Config{})
-		if err != nil {
-			return err
-		}
-		for _, p := range problems {
-			fmt.Fprintf(os.Stderr, "%s:%d: %s\n", o.manifest, p.Line, p.Text)
-			if !p.Warning {
-				err = fmt.Errorf("the manifest %s would be refused", o.manifest)
-			}
-		}
-		if err != nil {
+		if result, err = o.url(o.manifest); err != nil {
 			return err
 		}
 		if o.sign != "" {
-			text, err := key.Sign(filepath.Base(o.manifest), text, time.Now())
+			signed, err := writeSignature(o.manifest, text, key)
 			if err != nil {
 				return err
 			}
-			if err := writeFile(o.manifest+".minisig", func(f *os.File) error { _, err := f.Write(text); return err }); err != nil {
-				return err
-			}
+			files = append(files, signed)
+		}
+		// The last one, so that no host gets it before what it names.
+		files = append(files, upload.File{Path: o.manifest})
+	}
+	if o.upload != "" {
+		options := fetch.Options{Version: stretcher.Version, Retries: 3, RetryWait: time.Second}
+		err := upload.Files(ctx, o.upload, files, options, func(line string) { fmt.Fprintln(os.Stderr, redact.Printable(line)) })
+		if err != nil {
+			return err
 		}
 	}
 	fmt.Println(result)
 	return nil
+}
+
+// url returns the URL of a file that is made: where it is uploaded to, or else here.
+func (o *packOptions) url(name string) (string, error) {
+	if o.upload != "" {
+		return o.upload.URL(filepath.Base(name)), nil
+	}
+	abs, err := filepath.Abs(name)
+	return (&url.URL{Scheme: "file", Path: abs}).String(), err
+}
+
+// writeManifest writes a manifest. It is an error if agents would refuse it.
+func writeManifest(ctx context.Context, name string, text []byte) error {
+	if err := writeFile(name, func(f *os.File) error { _, err := f.Write(text); return err }); err != nil {
+		return err
+	}
+	problems, err := stretcher.Check(ctx, name, stretcher.Config{})
+	for _, p := range problems {
+		fmt.Fprintf(os.Stderr, "%s:%d: %s\n", name, p.Line, p.Text)
+		if !p.Warning {
+			err = fmt.Errorf("the manifest %s would be refused", name)
+		}
+	}
+	return err
+}
+
+// writeSignature signs a manifest, and returns the file of the signature. A stored
+// signature of the same manifest by the same key is as good, if made at another time.
+func writeSignature(manifest string, text []byte, key signature.SecretKey) (upload.File, error) {
+	signed, err := key.Sign(filepath.Base(manifest), text, time.Now())
+	if err != nil {
+		return upload.File{}, err
+	}
+	name := manifest + ".minisig"
+	err = writeFile(name, func(f *os.File) error { _, err := f.Write(signed); return err })
+	return upload.File{Path: name, Same: func(stored []byte) bool { return key.Signed(text, stored) }}, err
 }
 
 // packTo writes the archive.
@@ -249,10 +291,4 @@ func writeFile(name string, write func(*os.File) error) error {
 		err = errors.Join(err, os.Remove(f.Name()))
 	}
 	return err
-}
-
-// fileURL returns the URL of a file.
-func fileURL(name string) (string, error) {
-	abs, err := filepath.Abs(name)
-	return (&url.URL{Scheme: "file", Path: abs}).String(), err
 }

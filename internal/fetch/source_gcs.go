@@ -27,6 +27,7 @@ import (
 type gcsSource struct {
 	bucket, key string
 	userAgent   string
+	scope       string     // of the credentials; "" is to read only
 	mu          sync.Mutex // of the fields below, which connect sets
 	client      *storage.Client
 	transport   *http.Transport
@@ -48,7 +49,7 @@ func (s *gcsSource) connect() (*storage.Client, error) {
 	options := []option.ClientOption{option.WithHTTPClient(hc)}
 	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		creds, err := credentials.DetectDefault(&credentials.DetectOptions{
-			Scopes: []string{storage.ScopeReadOnly},
+			Scopes: []string{cmp.Or(s.scope, storage.ScopeReadOnly)},
 			Client: &http.Client{Transport: boundedErrors{s.transport}}, // of the server of tokens
 		})
 		if err == nil {

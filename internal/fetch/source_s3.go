@@ -71,15 +71,23 @@ func (s *s3Source) connect(ctx context.Context) (*s3.Client, error) {
 	return s.client, nil
 }
 
+// checkCredentials returns an error if there are no credentials. A request would do
+// this too, but its error would not show whether S3 or the provider of the credentials
+// has failed.
+func checkCredentials(ctx context.Context, client *s3.Client) error {
+	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
+		return fmt.Errorf("AWS credentials: %w (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role)", err)
+	}
+	return nil
+}
+
 func (s *s3Source) open(ctx context.Context, offset, length int64, validator string) (*object, error) {
 	client, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	// GetObject would do this too, but its error would not show whether S3 or
-	// the provider of the credentials has failed.
-	if _, err := client.Options().Credentials.Retrieve(ctx); err != nil {
-		return nil, fmt.Errorf("AWS credentials: %w (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the instance a role)", err)
+	if err := checkCredentials(ctx, client); err != nil {
+		return nil, err
 	}
 	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: &s.key}
 	ranged := offset > 0 || length >= 0

@@ -1,0 +1,77 @@
+package fetch
+
+import (
+	"context"
+	"fmt"
+
+	"cloud.google.com/go/storage"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/fujiwara/stretcher/internal/redact"
+)
+
+// Place is where an object of the schemes s3, gs or file is stored. It says to a
+// program that writes objects what a URL means to those that fetch them, and gives it
+// a client with the same credentials. One of its three fields is not nil or "".
+type Place struct {
+	S3   *S3Place
+	GCS  *GCSPlace
+	Path string // of a file
+}
+
+// NewPlace returns the place that a URL names, without asking its server for anything.
+// A URL that is fetched, but never written to, is an error.
+func NewPlace(url string, o Options) (Place, error) {
+	s, err := newSource(url, o.withDefaults())
+	if err != nil {
+		return Place{}, err
+	}
+	switch s := s.(type) {
+	case *s3Source:
+		return Place{S3: &S3Place{s}}, nil
+	case *gcsSource:
+		s.scope = storage.ScopeReadWrite
+		return Place{GCS: &GCSPlace{s}}, nil
+	case fileSource:
+		return Place{Path: s.path}, nil
+	}
+	return Place{}, fmt.Errorf("%s: objects of this scheme can only be fetched, not written", redact.Printable(redact.URL(url)))
+}
+
+// S3Place is an object of Amazon S3, or of another server with its protocol.
+type S3Place struct{ source *s3Source }
+
+// Bucket returns the name of the bucket.
+func (p *S3Place) Bucket() *string { return &p.source.bucket }
+
+// Key returns the key of the object.
+func (p *S3Place) Key() *string { return &p.source.key }
+
+// Client returns a client, which does not retry. It fails without credentials.
+func (p *S3Place) Client(ctx context.Context) (*s3.Client, error) {
+	client, err := p.source.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return client, checkCredentials(ctx, client)
+}
+
+// Error returns a short form of an error of the client.
+func (p *S3Place) Error(err error) error { return s3Error(err, false) }
+
+// GCSPlace is an object of Google Cloud Storage.
+type GCSPlace struct{ source *gcsSource }
+
+// Object returns the object of a client that may write, and does not retry.
+func (p *GCSPlace) Object() (*storage.ObjectHandle, error) {
+	client, err := p.source.connect()
+	if err != nil {
+		return nil, err
+	}
+	return client.Bucket(p.source.bucket).Object(p.source.key), nil
+}
+
+// Error returns a short form of an error of the client.
+func (p *GCSPlace) Error(ctx context.Context, err error) error {
+	return p.source.error(ctx, err, "", false)
+}
