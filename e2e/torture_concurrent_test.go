@@ -62,7 +62,7 @@ func (s *site) order() []int {
 	return pids
 }
 
-var waitingLine = regexp.MustCompile(`Waiting for another deployment to \S+: pid (\S*), since (\S*)\n`)
+var waitingLine = regexp.MustCompile(`waiting for another deployment to \S+: pid (\S*), since (\S*)\n`)
 
 // waitedFor returns the pids for which a run logged that it was waiting, without
 // duplicates.
@@ -192,7 +192,7 @@ func TestTortureLockOfKilledHolder(t *testing.T) {
 	holder := s.start(url)
 	holder.waitForLog("invoking command: echo begin")
 	waiter := s.start(url)
-	waiter.waitForLog("Waiting for another deployment")
+	waiter.waitForLog("waiting for another deployment")
 	if err := holder.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

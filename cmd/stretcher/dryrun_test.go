@@ -357,7 +357,7 @@ func TestDryRunWaits(t *testing.T) {
 	deployment := w.start("manifest.yml", nil)
 	deployment.until("pre runs", func() bool { _, err := os.Stat(w.path("began")); return err == nil })
 	dry := w.start("manifest.yml", nil, "-dry-run")
-	dry.logged(fmt.Sprintf("Waiting for another deployment to %s: pid %d, since 20", w.path("dest"), deployment.pid()))
+	dry.logged(fmt.Sprintf("waiting for another deployment to %s: pid %d, since 20", w.path("dest"), deployment.pid()))
 	w.write("go", "")
 	deployment.exits(0)
 	dry.exits(0)

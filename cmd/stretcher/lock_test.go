@@ -40,7 +40,7 @@ func TestLockSerialises(t *testing.T) {
 			first := hold(w, w.path(dests[0]))
 			w.write("second.yml", w.archive(w.dir+"/"+dests[1])+"commands: {pre: [echo second >> order]}\n")
 			second := w.start("second.yml", nil)
-			second.logged(fmt.Sprintf(`Waiting for another deployment to .*: pid %d, since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d`, first.pid()))
+			second.logged(fmt.Sprintf(`waiting for another deployment to .*: pid %d, since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d`, first.pid()))
 			w.write("go", "")
 			first.exits(0)
 			second.exits(0)
@@ -80,7 +80,7 @@ func TestLockOfKilledHolder(t *testing.T) {
 		var second *agent
 		if waits {
 			second = w.start("next.yml", nil)
-			second.logged("Waiting for another deployment")
+			second.logged("waiting for another deployment")
 		}
 		first.signal(syscall.SIGKILL)
 		first.exits(-1)
@@ -107,7 +107,7 @@ func TestLockOfSymlink(t *testing.T) {
 		return err == nil && target == "r2"
 	})
 	second := w.start("second.yml", nil)
-	second.logged("Waiting for another deployment")
+	second.logged("waiting for another deployment")
 	w.write("go", "")
 	first.exits(0)
 	second.exits(0)
@@ -129,7 +129,7 @@ func TestLockOfMany(t *testing.T) {
 	var others []*agent
 	for range 4 {
 		a := w.start("next.yml", nil)
-		a.logged("Waiting for another deployment")
+		a.logged("waiting for another deployment")
 		others = append(others, a)
 	}
 	w.write("go", "")

@@ -90,7 +90,7 @@ var waits = map[string]struct {
 		w.write("manifest.yml", m+"commands:\n"+failed)
 		w.start("first.yml", nil).logged("invoking command: exec sleep")
 		a := w.start("manifest.yml", variables)
-		a.logged("Waiting for another deployment")
+		a.logged("waiting for another deployment")
 		return a
 	}},
 	"pre": {hooks: true, runs: true, start: func(w *world, variables ...string) *agent {

@@ -65,7 +65,7 @@ func TestSameEventAtOnce(t *testing.T) {
 			first := start(test.first)
 			w.until("the first is at its post command", func() bool { return w.count("post") == 1 })
 			second := start(test.second)
-			second.logged(fmt.Sprintf(`Waiting for another deployment to .*: pid %d, since`, first.pid()))
+			second.logged(fmt.Sprintf(`waiting for another deployment to .*: pid %d, since`, first.pid()))
 			w.write("go", "")
 			first.exits(0)
 			second.exits(0)

@@ -196,7 +196,7 @@ func flock(ctx context.Context, f *os.File, dest string) error {
 	if isAncestor(by.pid) {
 		return fmt.Errorf("pid %d is deploying there and waits for a command that runs this deployment: neither could go on", by.pid)
 	}
-	log.Printf("Waiting for another deployment to %s: pid %s, since %s", dest, by.name(), by.since)
+	log.Printf("waiting for another deployment to %s: pid %s, since %s", dest, by.name(), by.since)
 	if err := waitLock(ctx, f); err != nil {
 		return fmt.Errorf("waiting for pid %s: %w", by.name(), err)
 	}

@@ -125,7 +125,7 @@ func TestAcquireCancelled(t *testing.T) {
 	if want := fmt.Sprintf("lock %s: waiting for pid %d: stopped", dest, os.Getpid()); !errors.Is(waited, stopped) || waited.Error() != want {
 		t.Errorf("got error %v, expected %s", waited, want)
 	}
-	if want := regexp.MustCompile(`^Waiting for another deployment to ` + regexp.QuoteMeta(dest) + `: pid \d+, since 20\d\d-[^\n]*\n$`); !want.MatchString(logged) {
+	if want := regexp.MustCompile(`^waiting for another deployment to ` + regexp.QuoteMeta(dest) + `: pid \d+, since 20\d\d-[^\n]*\n$`); !want.MatchString(logged) {
 		t.Errorf("logged %q", logged)
 	}
 	// A waiter that gave up does not keep the lock.
@@ -302,7 +302,7 @@ func TestAcquireOnFullDisk(t *testing.T) {
 		held.Release() // does nothing after the first line
 	})
 	// The kernel knows the pid, unless a sandbox hides it.
-	if want := regexp.MustCompile(fmt.Sprintf("^Waiting for another deployment to %s: pid (%d|unknown), since unknown\n", regexp.QuoteMeta(dest), os.Getpid())); !want.MatchString(logged) {
+	if want := regexp.MustCompile(fmt.Sprintf("^waiting for another deployment to %s: pid (%d|unknown), since unknown\n", regexp.QuoteMeta(dest), os.Getpid())); !want.MatchString(logged) {
 		t.Errorf("logged %q, expected %q", logged, want)
 	}
 	next.Release()

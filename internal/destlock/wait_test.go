@@ -55,7 +55,7 @@ func TestWait(t *testing.T) {
 			t.Errorf("got error %v", err)
 		}
 	}, func(string) { cancel(stop) })
-	if !strings.HasPrefix(logged, "Waiting for another deployment to "+dest+": pid ") {
+	if !strings.HasPrefix(logged, "waiting for another deployment to "+dest+": pid ") {
 		t.Errorf("logged %q", logged)
 	}
 	if after := traces(t, directories[0]); after != before {

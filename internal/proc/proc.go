@@ -123,7 +123,7 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 		}
 	}
 	if took := time.Since(begin); took > notable {
-		log.Printf("Command ended after %s: %s", took.Round(100*time.Millisecond), name)
+		log.Printf("command ended after %s: %s", took.Round(100*time.Millisecond), name)
 	}
 	return err
 }
@@ -174,7 +174,7 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 
 		case <-report.C:
 			if now == running && !hasEnded(p) && !o.Quiet {
-				log.Printf("Still running after %s: %s", time.Since(begin).Round(time.Second), name)
+				log.Printf("still running after %s: %s", time.Since(begin).Round(time.Second), name)
 			}
 
 		case <-look:

@@ -350,7 +350,7 @@ func TestRunLeavesProcess(t *testing.T) {
 		}
 		wg.Wait()
 	})
-	logged = regexp.MustCompile(`(?m)^Command ended after [3-9].*\n`).ReplaceAllString(logged, "")
+	logged = regexp.MustCompile(`(?m)^command ended after [3-9].*\n`).ReplaceAllString(logged, "")
 	const warning = " left a process behind that holds its output: no longer reading it (redirect the output of daemons)\n"
 	for _, name := range []string{"success", "success cancelled"} {
 		line := "[WARN] " + name + warning
@@ -462,7 +462,7 @@ func TestRunReports(t *testing.T) {
 		}
 	})
 	name := "NAME sleep 1.2; printf last; exit 3\n"
-	if want := regexp.MustCompile(`^(Still running after [01]s: ` + name + `){5,}last\nCommand ended after [1-9][0-9.]*s: ` + name + `$`); !want.MatchString(logged) {
+	if want := regexp.MustCompile(`^(still running after [01]s: ` + name + `){5,}last\ncommand ended after [1-9][0-9.]*s: ` + name + `$`); !want.MatchString(logged) {
 		t.Errorf("logged %q", logged)
 	}
 }
