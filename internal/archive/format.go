@@ -11,7 +11,6 @@ import (
 	"log"
 
 	"github.com/dustin/go-humanize"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/fujiwara/stretcher/internal/gzip"
 )
@@ -50,7 +49,10 @@ func decompress(ctx context.Context, source io.Reader) (*decompressor, error) {
 	case bytes.HasPrefix(magic, []byte(xzMagic)):
 		d.Reader, err = newXZReader(br)
 	case isZstd(magic):
-		d.Reader, d.close, err = newZstdReader(ctx, br)
+		var z *zstdReader
+		if z, err = newZstdReader(ctx, br); err == nil {
+			d.Reader, d.close = z, z.close
+		}
 	default:
 		d.Reader, d.compressed = br, false
 	}
@@ -85,61 +87,6 @@ func (z bzip2Reader) Read(p []byte) (int, error) {
 func isZstd(magic []byte) bool {
 	return bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
 		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && string(magic[1:4]) == "\x2a\x4d\x18"
-}
-
-// newZstdReader also returns the function that frees the reader.
-func newZstdReader(ctx context.Context, br *bufio.Reader) (io.Reader, func(), error) {
-	// The decoder is faster if it has memory for twice the window, because it
-	// then does not move the window for every block. Small windows can have
-	// that.
-	const small = 16 << 20
-	window, known := zstdWindow(br)
-	if window > maxWindow {
-		return nil, nil, windowError("a zstd window", window, "zstd --long=27 or less")
-	}
-	lowMemory := !known || window > small
-
-	packed := readAhead(ctx, br, func() {})
-	z, err := zstd.NewReader(packed, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(lowMemory), zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		packed.stop()
-		return nil, nil, err
-	}
-	return zstdReader{z}, func() {
-		z.Close()
-		packed.stop()
-	}, nil
-}
-
-// zstdWindow returns how large a window the first frame needs, in bytes.
-func zstdWindow(br *bufio.Reader) (size uint64, known bool) {
-	var first zstd.Header
-	head, _ := br.Peek(4 << 10) // a short file has less, which Decode reports
-	for first.Decode(head) == nil {
-		switch {
-		case first.SingleSegment:
-			return first.FrameContentSize, true
-		case !first.Skippable:
-			return first.WindowSize, true
-		}
-		skip := uint64(first.HeaderSize) + uint64(first.SkippableSize)
-		if skip > uint64(len(head)) {
-			break
-		}
-		head = head[skip:]
-	}
-	return 0, false
-}
-
-// zstdReader mentions the limit when a frame after the first one exceeds it.
-type zstdReader struct{ z *zstd.Decoder }
-
-func (r zstdReader) Read(p []byte) (int, error) {
-	n, err := r.z.Read(p)
-	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = fmt.Errorf("decompress the archive: %w: the limit of a zstd window is %s: compress with zstd --long=27 or less", err, humanize.IBytes(maxWindow))
-	}
-	return n, err
 }
 
 // windowError is the error for data that would take too much memory to
