@@ -63,8 +63,8 @@ func numberTo(to *int64) func(yamlfields.Scalar) (warning string, err error) {
 
 // getChanged fetches what dest does not have of the archive, by the archive's index,
 // and verifies all of it. It returns nil where the whole archive should be downloaded
-// instead, that is, unless this would fail for the same reason. dest may change while this runs and afterwards: what it returns has been
-// copied from there.
+// instead, that is, unless this would fail for the same reason. dest may change while
+// this runs and afterwards: what it returns has been copied from there.
 func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*archive.Archive, error) {
 	if d.manifest.Index == (Index{}) || d.conf.Whole {
 		return nil, nil

@@ -73,23 +73,26 @@ func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, err
 		return Result{}, err
 	}
 	counted := &counter{Writer: out, sum: sha256.New()}
-	var r Result
+	r := Result{Files: len(t.files)}
 	switch o.Format {
 	case "", "zst":
-		r, err = t.writeSeekable(ctx, counted, o.Bases)
+		err = t.writeSeekable(ctx, counted, o.Bases, &r)
 	case "gz":
-		err = t.writeGzip(ctx, counted)
+		z := gzip.NewWriter(counted) // its header has neither a name nor a time
+		if r.TarSize, err = t.write(ctx, z, noMark); err == nil {
+			err = z.Close()
+		}
 	case "tar":
-		err = t.write(ctx, counted, func(*file) error { return nil })
+		r.TarSize, err = t.write(ctx, counted, noMark)
 	default:
 		err = fmt.Errorf("unknown format %q: expected zst, gz or tar", o.Format)
 	}
-	r.Files, r.Size = len(t.files), counted.size
+	r.Size = counted.size
 	counted.sum.Sum(r.Sum[:0])
 	return r, err
 }
 
-// counter counts and hashes what is written.
+// counter counts what is written, and hashes it unless sum is nil.
 type counter struct {
 	io.Writer
 	sum  hash.Hash
@@ -98,83 +101,82 @@ type counter struct {
 
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.Writer.Write(p)
-	c.sum.Write(p[:n])
+	if c.sum != nil {
+		c.sum.Write(p[:n])
+	}
 	c.size += int64(n)
 	return n, err
 }
 
-func (t *tree) writeGzip(ctx context.Context, out io.Writer) error {
-	z := gzip.NewWriter(out) // its header has neither a name nor a time
-	if err := t.write(ctx, z, func(*file) error { return nil }); err != nil {
-		return err
-	}
-	return z.Close()
-}
+// noMark is for formats that do not have to know where contents begin.
+func noMark(*file) error { return nil }
 
-func (t *tree) writeSeekable(ctx context.Context, out io.Writer, bases []*Base) (r Result, err error) {
+func (t *tree) writeSeekable(ctx context.Context, out io.Writer, bases []*Base, r *Result) error {
 	w, err := seekable.NewWriter(out)
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer w.Close()
-	err = t.write(ctx, w, func(f *file) error {
+	r.TarSize, err = t.write(ctx, w, func(f *file) error {
 		f.firstPiece = w.Pieces()
 		return w.File(f.size)
 	})
 	if err != nil {
-		return r, err
+		return err
 	}
 	index, err := w.Index()
 	if err != nil {
-		return r, err
+		return err
 	}
-	r.TarSize = index.TarSize
 	for _, base := range bases {
 		p, err := t.writePatches(ctx, w, index, base)
 		if err != nil {
-			return r, fmt.Errorf("patches against %s: %w", base.Name, err)
+			return fmt.Errorf("patches against %s: %w", base.Name, err)
 		}
 		r.Patches = append(r.Patches, p)
 	}
 	place, err := w.Finish()
 	r.Index = &place
-	return r, err
+	return err
 }
 
-// write writes the tar. It calls begin for each regular file, before its contents.
-func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error) error {
-	w := tar.NewWriter(out)
+// write writes the tar, and returns its size. It calls begin for each regular file,
+// before its contents.
+func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error) (size int64, err error) {
+	counted := &counter{Writer: out}
+	w, buf := tar.NewWriter(counted), bufio.NewReaderSize(nil, 256<<10)
 	for _, f := range t.files {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
 		}
 		if err := w.WriteHeader(f.header); err != nil {
-			return fmt.Errorf("pack %s: %w", f.path, err)
+			return 0, fmt.Errorf("pack %s: %w", f.path, err)
 		}
 		if f.header.Typeflag != tar.TypeReg {
 			continue
 		}
 		if err := begin(f); err != nil {
-			return err
+			return 0, err
 		}
-		if err := t.copy(w, f); err != nil {
-			return err
+		if err := t.copy(w, f, buf); err != nil {
+			return 0, err
 		}
 		if err := w.Flush(); err != nil { // the padding, which is no contents
-			return err
+			return 0, err
 		}
 	}
-	return w.Close()
+	err = w.Close()
+	return counted.size, err
 }
 
-// copy writes the contents of a file.
-func (t *tree) copy(w io.Writer, f *file) error {
+// copy writes the contents of a file, which it reads by buf.
+func (t *tree) copy(w io.Writer, f *file, buf *bufio.Reader) error {
 	in, err := t.open(f)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	buf := bufio.NewReaderSize(in, 256<<10)
+	buf.Reset(in)
 	if _, err := io.CopyN(w, buf, f.size); err != nil {
 		if err == io.EOF {
 			return f.changed()

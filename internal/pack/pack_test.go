@@ -122,6 +122,9 @@ func TestFormats(t *testing.T) {
 	}
 	for _, format := range []string{"zst", "gz", "tar"} {
 		archive, r := packDir(t, dir, Options{Format: format})
+		if plain, _ := packDir(t, dir, Options{Format: "tar"}); r.TarSize != int64(len(plain)) {
+			t.Errorf("%s: a tar of %d bytes, expected %d", format, r.TarSize, len(plain))
+		}
 		if (r.Index != nil) != (format == "zst") {
 			t.Errorf("%s: index %v", format, r.Index)
 		}
