@@ -24,7 +24,7 @@ import (
 // specifies one.
 var DefaultDestMode = os.FileMode(0755)
 
-// Manifest describes one deployment. See the README for its keys.
+// Manifest describes one deployment. See docs/manifest.md for its keys.
 type Manifest struct {
 	// Src is the URL of the archive: s3://, gs://, http://, https:// or file://.
 	// Where it is "", only the commands are run.

@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write docs/manifest.schema.json")
 const schemaFile = "docs/manifest.schema.json"
 
 // The JSON Schema of the manifest is made of the fields of Manifest and of the table of
-// keys in the README. TestManifestSchema in e2e holds it against -check.
+// keys in docs/manifest.md. TestManifestSchema in e2e holds it against -check.
 func TestSchema(t *testing.T) {
 	var got bytes.Buffer
 	encoder := json.NewEncoder(&got)
@@ -38,7 +38,7 @@ func TestSchema(t *testing.T) {
 		}
 	}
 	if want, err := os.ReadFile(schemaFile); err != nil || !bytes.Equal(got.Bytes(), want) {
-		t.Errorf("%s is not that of the fields and of the README (%v): run go generate", schemaFile, err)
+		t.Errorf("%s is not that of the fields and of docs/manifest.md (%v): run go generate", schemaFile, err)
 	}
 }
 
@@ -110,7 +110,7 @@ func mappingSchema(path string, fields []yamlfields.Field, documented map[string
 				s["description"] = fmt.Sprintf("%s. Default: %#o", key.meaning, uint32(mode))
 			}
 		} else if _, nested := f.To.([]yamlfields.Field); !nested {
-			panic("the README does not document the key " + name)
+			panic("docs/manifest.md does not document the key " + name)
 		}
 		properties[f.Name] = s
 	}
@@ -151,7 +151,7 @@ func strategies() (names []any) {
 
 func list(items ...any) []any { return items }
 
-// documentedKey is a line of the table of keys in the README.
+// documentedKey is a line of the table of keys in docs/manifest.md.
 type documentedKey struct {
 	meaning  string
 	fallback any // its default, nil if it has none
@@ -159,11 +159,11 @@ type documentedKey struct {
 
 func documentedKeys(t *testing.T) map[string]documentedKey {
 	t.Helper()
-	readme, err := os.ReadFile("README.md")
+	page, err := os.ReadFile("docs/manifest.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, _ := strings.Cut(string(readme), "| key | default | meaning |\n")
+	_, table, _ := strings.Cut(string(page), "| key | default | meaning |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	link := regexp.MustCompile(` \(\[[^\]]*\]\([^)]*\)\)|\[([^\]]*)\]\([^)]*\)`)
 	plain := strings.NewReplacer("`", "", "*", "")
@@ -189,7 +189,7 @@ func documentedKeys(t *testing.T) map[string]documentedKey {
 		keys[strings.Trim(cells[0], "| `")] = key
 	}
 	if len(keys) == 0 {
-		t.Fatal("README.md has no table of keys")
+		t.Fatal("docs/manifest.md has no table of keys")
 	}
 	return keys
 }

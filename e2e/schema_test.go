@@ -160,12 +160,18 @@ func TestManifestSchemaAcceptsAll(t *testing.T) {
 	t.Parallel()
 	s := schema(t)
 	manifests := map[string]string{}
-	readme, err := os.ReadFile("../README.md")
+	pages, err := filepath.Glob("../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, block := range regexp.MustCompile("(?ms)^```yaml\n((?:#.*?\n)?src:.*?)^```$").FindAllSubmatch(readme, -1) {
-		manifests[fmt.Sprint("README.md ", i)] = string(block[1])
+	for _, path := range append(pages, "../README.md") {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, block := range regexp.MustCompile("(?ms)^```yaml\n((?:#.*?\n)?src:.*?)^```$").FindAllSubmatch(page, -1) {
+			manifests[fmt.Sprint(path, " ", i)] = string(block[1])
+		}
 	}
 	scripts, err := filepath.Glob("../cmd/stretcher/testdata/*.txt")
 	if err != nil {

@@ -10,22 +10,22 @@ import (
 	"testing"
 )
 
-// securityBlock returns the first block of code in SECURITY.md that begins so.
+// securityBlock returns the first block of code in docs/security.md that begins so.
 func securityBlock(t *testing.T, begin string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "SECURITY.md"))
+	text, err := os.ReadFile(filepath.Join("..", "docs", "security.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, block, found := strings.Cut(string(text), "```"+begin)
 	block, _, closed := strings.Cut(block, "```")
 	if !found || !closed {
-		t.Fatalf("SECURITY.md has no block %s", begin)
+		t.Fatalf("docs/security.md has no block %s", begin)
 	}
 	return block
 }
 
-// secureConsul is a Consul server with the configuration of SECURITY.md, and the
+// secureConsul is a Consul server with the configuration of docs/security.md, and the
 // operator's host, which has the management token and all files.
 type secureConsul struct {
 	*consul
@@ -49,7 +49,7 @@ func startSecureConsul(t *testing.T) *secureConsul {
 		"/etc/consul.d/agent-key.pem", operator.path("work", "dc1-server-consul-0-key.pem"),
 	).Replace(securityBlock(t, "hcl\n# consul.hcl\n"))
 	if strings.Contains(config, "/etc/") || strings.Count(config, operator.dir) != 3 {
-		t.Fatalf("the configuration in SECURITY.md is\n%s", config)
+		t.Fatalf("the configuration in docs/security.md is\n%s", config)
 	}
 	write(t, operator.path("consul.hcl"), []byte(config))
 	c := &secureConsul{startConsul(t, nil, "-config-file", operator.path("consul.hcl"),
@@ -106,7 +106,7 @@ func (c *secureConsul) fireByAPI(token, payload string) int {
 	return resp.StatusCode
 }
 
-// With the configuration and the policies of SECURITY.md, only the deployer's token
+// With the configuration and the policies of docs/security.md, only the deployer's token
 // can fire the event, and the hosts deploy it if its manifest is allowed and signed.
 func TestSecurityConsul(t *testing.T) {
 	t.Parallel()
@@ -145,7 +145,7 @@ func TestSecurityConsul(t *testing.T) {
 		"/etc/stretcher/release.pub", keys.public, "/var/lib/stretcher", h.path("state")).Replace(options)
 	for _, option := range []string{"-allow " + n.url, "-public-key " + keys.public, "-strict", "-state-dir " + h.path("state")} {
 		if !strings.Contains(options, option) {
-			t.Fatalf("the options in SECURITY.md are %s", options)
+			t.Fatalf("the options in docs/security.md are %s", options)
 		}
 	}
 	watch := c.watchWith(h, read, strings.Fields(options)...)
@@ -196,7 +196,7 @@ func TestSecurityConsul(t *testing.T) {
 	wantWatching(t, watch)
 }
 
-// Whoever has the gossip key can send an event past Consul's ACLs, as SECURITY.md
+// Whoever has the gossip key can send an event past Consul's ACLs, as docs/security.md
 // says: here, by a Serf agent that joins the agents of Consul. It is refused because
 // of -allow and -public-key.
 func TestSecurityGossip(t *testing.T) {
