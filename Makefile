@@ -22,9 +22,13 @@ help:
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync;'
 	@echo '              with SUDO=sudo, it may install missing Debian packages'
 	@echo 'make sweep    inject a fault into each file system call of a deployment (amd64; an hour)'
-	@echo 'make lint     gofmt, go vet, staticcheck'
-	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
+	@echo 'make lint     gofmt, go vet, go mod tidy, staticcheck, errcheck, ineffassign, shellcheck'
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
+	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
+	@echo 'make deps     make what the tests need available: servers and system packages'
+	@echo 'make clean    remove bin'
+	@echo
+	@echo 'make check, test and lint are what a change must pass: see CONTRIBUTING.md.'
 
 build:
 	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
@@ -70,6 +74,9 @@ lint: bin/tools/lint.built
 	go mod tidy -diff
 	bin/tools/staticcheck ./...
 	cd e2e && ../bin/tools/staticcheck ./...
+	bin/tools/errcheck -ignoretests -exclude e2e/lint/errcheck.txt ./...
+	bin/tools/ineffassign ./...
+	cd e2e && ../bin/tools/ineffassign ./...
 	@if command -v shellcheck >/dev/null; then shellcheck e2e/deps.sh examples/*.sh examples/fleet/*.sh; \
 	else echo 'shellcheck is not installed: the shell scripts are not checked'; fi
 

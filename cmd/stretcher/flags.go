@@ -308,6 +308,6 @@ func setFromVariable(to flag.Value, value string) error {
 // so that no command gets it.
 func takeVariable(name string) string {
 	value := os.Getenv(name)
-	os.Unsetenv(name) // cannot fail on Unix
+	_ = os.Unsetenv(name) // cannot fail on Unix
 	return value
 }

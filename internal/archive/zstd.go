@@ -48,8 +48,9 @@ type zstdReader struct {
 // zstdFrame is a frame that is decompressed in a goroutine of its own.
 type zstdFrame struct {
 	packed   []byte
-	contents []byte     // valid once done has been received from
-	done     chan error // has the result
+	done     chan struct{} // has a value once contents and err are valid
+	contents []byte
+	err      error
 }
 
 func newZstdReader(ctx context.Context, br *bufio.Reader) (*zstdReader, error) {
@@ -98,7 +99,8 @@ func (z *zstdReader) Read(p []byte) (int, error) {
 		switch {
 		case len(z.started) > 0:
 			z.current = <-z.started
-			if err := <-z.current.done; err != nil {
+			<-z.current.done
+			if err := z.current.err; err != nil {
 				z.wait()
 				z.err = zstdError(err)
 				return 0, z.err
@@ -132,7 +134,7 @@ func (z *zstdReader) startFrame() error {
 		}
 		return err
 	}
-	f := &zstdFrame{done: make(chan error, 1)}
+	f := &zstdFrame{done: make(chan struct{}, 1)}
 	if n := len(z.unused); n > 0 {
 		f, z.unused = z.unused[n-1], z.unused[:n-1]
 	}
@@ -142,9 +144,8 @@ func (z *zstdReader) startFrame() error {
 	}
 	z.started <- f
 	go func() {
-		var err error
-		f.contents, err = z.frames.DecodeAll(f.packed, f.contents[:0])
-		f.done <- err
+		f.contents, f.err = z.frames.DecodeAll(f.packed, f.contents[:0])
+		f.done <- struct{}{}
 	}()
 	return nil
 }

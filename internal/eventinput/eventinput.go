@@ -78,7 +78,7 @@ func scan(in io.Reader) (text string, followed bool, err error) {
 	}
 	if string(b) == byteOrderMark[:1] {
 		if b, _ := r.Peek(len(byteOrderMark)); string(b) == byteOrderMark {
-			r.Discard(len(byteOrderMark)) // cannot fail: these bytes are buffered
+			_, _ = r.Discard(len(byteOrderMark)) // cannot fail: these bytes are buffered
 		}
 	}
 	var event []byte

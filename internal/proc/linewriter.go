@@ -49,9 +49,8 @@ func (w *LineWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close logs a last line that has no newline. A second Close does nothing. The
-// error is always nil.
-func (w *LineWriter) Close() error {
+// Close logs a last line that has no newline. A second Close does nothing.
+func (w *LineWriter) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.pending) > 0 {
@@ -59,7 +58,6 @@ func (w *LineWriter) Close() error {
 		w.flush()
 	}
 	w.closed = true
-	return nil
 }
 
 func (w *LineWriter) print() {

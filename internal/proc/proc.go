@@ -119,7 +119,7 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	err := supervise(ctx, name, cmd.Process, waited, o)
 	for _, out := range []io.Writer{cmd.Stdout, cmd.Stderr} {
 		if w, ok := out.(*LineWriter); ok {
-			w.Close() // always nil
+			w.Close()
 		}
 	}
 	if took := time.Since(begin); took > notable {

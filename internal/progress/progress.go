@@ -68,13 +68,13 @@ func (r Reporter) Show(name string, status func() string) (stop func()) {
 			shown = true
 			// The cursor returns to the first column, so that the next line
 			// overwrites this one.
-			fmt.Fprintf(stderr, "%s%s\r", line, clearLine)
+			_, _ = fmt.Fprintf(stderr, "%s%s\r", line, clearLine)
 		}
 		end = func() {
 			if !shown {
 				return
 			}
-			fmt.Fprint(stderr, clearLine)
+			_, _ = fmt.Fprint(stderr, clearLine)
 			if stderr == os.Stderr {
 				onTerminal.Add(-1)
 			}

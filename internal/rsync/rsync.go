@@ -46,8 +46,8 @@ func Run(ctx context.Context, name string, args []string, showStats bool, o proc
 	})
 	err := proc.Run(ctx, name, cmd, o)
 	stop()
-	output.Close()
-	messages.Close()
+	_ = output.Close() // a LineWriter has no errors
+	_ = messages.Close()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() && output.Cause() != "" {
 		err = fmt.Errorf("%w: %s", err, output.Cause())
 	}

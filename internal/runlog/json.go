@@ -57,6 +57,6 @@ func newHandler(out *bytes.Buffer) slog.Handler {
 // level is one of Levels, and a bytes.Buffer takes everything.
 func add(handler slog.Handler, level string, text []byte) {
 	record := slog.Record{Time: time.Now(), Message: string(bytes.TrimSuffix(text, []byte("\n")))}
-	record.Level.UnmarshalText([]byte(level))
+	_ = record.Level.UnmarshalText([]byte(level))
 	handler.Handle(context.Background(), record)
 }

@@ -218,7 +218,7 @@ func cutDigits(line []byte, layout string) []byte {
 func (l *Log) Output(of Stream) (lines *log.Logger, flush func()) {
 	var buf bytes.Buffer
 	return log.New(&buf, log.Prefix(), log.Flags()), func() {
-		l.write("INFO", buf.Bytes(), &of) // as with log.Print, there is nobody to tell of an error
+		_ = l.write("INFO", buf.Bytes(), &of) // as with log.Print, there is nobody to tell of an error
 		buf.Reset()
 	}
 }

@@ -265,4 +265,4 @@ func (w *Writer) seekTable() []byte {
 }
 
 // Close frees what the Writer uses. It does not finish the archive.
-func (w *Writer) Close() { w.endData() }
+func (w *Writer) Close() { _ = w.endData() }

@@ -62,7 +62,9 @@ func Make(t testing.TB, members ...Member) []byte {
 			t.Fatalf("%+v: %v", m, err)
 		}
 		if hdr.Size > 0 {
-			io.WriteString(w, m.Body)
+			if _, err := io.WriteString(w, m.Body); err != nil {
+				t.Fatalf("%+v: %v", m, err)
+			}
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -81,7 +83,7 @@ func MakeHeaders(t testing.TB, headers ...*tar.Header) []byte {
 			t.Fatal(err)
 		}
 	}
-	w.Close()
+	_ = w.Close() // an error: the data is missing
 	return b.Bytes()
 }
 

@@ -147,7 +147,7 @@ func (c *committer) placeStaged(fd int, p *dirPlan) error {
 	work.wait()
 	// This fails if it holds what was swapped, which is deleted with the staging
 	// directory. If it is empty, there is one directory less to delete later.
-	unix.Unlinkat(stagingFD, p.stagedIn, unix.AT_REMOVEDIR)
+	_ = unix.Unlinkat(stagingFD, p.stagedIn, unix.AT_REMOVEDIR)
 	return nil
 }
 

@@ -96,7 +96,7 @@ func (c *committer) openToChange(dest int, p *dirPlan) (int, error) {
 	fd, err := unixfs.OpenBelow(dest, path.Join(".", p.path))
 	if err == nil && !c.attrs.root {
 		// If this fails where it is needed, so does what follows.
-		unix.Fchmod(fd, p.mode&0o7777|unix.S_IRWXU)
+		_ = unix.Fchmod(fd, p.mode&0o7777|unix.S_IRWXU)
 	}
 	return fd, err
 }

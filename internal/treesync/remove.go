@@ -44,7 +44,7 @@ func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IRWXU != unix.S_IRWXU {
 			// If this fails where it is needed, so does what follows.
-			unix.Fchmod(fd, st.Mode&0o7777|unix.S_IRWXU)
+			_ = unix.Fchmod(fd, st.Mode&0o7777|unix.S_IRWXU)
 		}
 	}
 	list, err := unixfs.ReadDir(fd, 0)

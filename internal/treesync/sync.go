@@ -124,7 +124,7 @@ func syncTree(ctx context.Context, tree *archive.Tree, from contents, attrs *att
 	took, err := c.run(destFD)
 	if err != nil {
 		if created {
-			os.Remove(dest) // fails if something was put there
+			_ = os.Remove(dest) // fails if something was put there
 		}
 		return fmt.Errorf("sync to %s: %w", dest, err)
 	}

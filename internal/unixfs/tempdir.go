@@ -66,7 +66,7 @@ func OnlyTempDir(parent, prefix string) (*TempDir, error) {
 			return &TempDir{Path: path, lock: lock}, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK) {
-			os.Remove(path)
+			_ = os.Remove(path) // err says more
 			return nil, fmt.Errorf("create a temporary directory: %w", err)
 		}
 		// Between its creation and the lock, another run's sweep took the
