@@ -17,7 +17,7 @@ LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERS
 help:
 	@echo 'make build    build bin/stretcher ($(or $(VERSION),version unknown))'
 	@echo 'make install  install to $$DESTDIR$$PREFIX/bin (PREFIX is $(PREFIX))'
-	@echo 'make demo     deploy a sample application on this machine, in a temporary directory'
+	@echo 'make demo     deploy, upgrade and roll back a sample application, in a temporary directory'
 	@echo 'make check    go vet and unit tests, no servers'
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync;'
 	@echo '              with SUDO=sudo, it may install missing Debian packages'

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Deploys two versions of a small application, and then shows that a damaged
-# archive is refused. Everything happens in a temporary directory.
+# Deploys an application, upgrades it by the difference only, shows that broken
+# releases do not stay, and rolls back. Everything happens in a temporary directory:
+# it needs neither root nor the network, and no program but stretcher and those of
+# every Linux.
 #
 #	examples/demo.sh [STRETCHER]
 set -eu
@@ -9,74 +11,80 @@ stretcher=$(realpath "${1:-bin/stretcher}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
+export WORK="$work"
 
 say() { printf '\n== %s\n' "$*"; }
 
-# package VERSION does what a build machine does: it packs the application into
-# an archive and writes a manifest with the archive's URL, its checksum and the
-# directory to deploy to.
-package() {
-	tar -C app -czf "app-$1.tar.gz" .
-	checksum=$(sha256sum "app-$1.tar.gz" | cut -d' ' -f1)
-	cat >"app-$1.yml" <<-MANIFEST
-		src: file://$work/app-$1.tar.gz
-		checksum: $checksum
-		dest: $work/live
-		commands:
-		  pre:
-		    - echo "about to deploy version $1"
-		  post:
-		    - sh $work/live/hello.sh
-		  success:
-		    - echo "the success command received a log of \$(wc -l) lines"
-		  failure:
-		    - echo "the failure command received the error \$STRETCHER_ERROR"
-		excludes:
-		  - '*.pid'
-	MANIFEST
+# stretcher shows a command line, and runs it.
+stretcher() {
+	printf '\n$ stretcher %s\n' "$*"
+	"$stretcher" "$@"
 }
 
-# show prints every file that is live, with its content.
-show() {
-	find live -type f | sort | while read -r file; do
-		printf '%-16s %s\n' "$file" "$(cat "$file")"
-	done
+# refused shows that a release is refused.
+refused() {
+	if stretcher "$1"; then
+		echo "$1 was deployed" >&2
+		exit 1
+	fi
 }
 
-command -v rsync >/dev/null || say "rsync is not installed: stretcher syncs in-process, and logs a warning"
+# live shows what is live: where dest leads to, and what the application says.
+live() {
+	printf '\n$ readlink live; sh live/hello.sh\n%s\n' "$(readlink live)"
+	sh live/hello.sh
+}
 
-say "Version 1 is packed, and deployed with: echo file://.../app-1.yml | stretcher"
 mkdir app
 echo 'echo "hello from version 1"' >app/hello.sh
-echo 'only in version 1' >app/old.txt
-echo 'in every version' >app/data.txt
-package 1
-cat app-1.yml
-echo
-echo "file://$work/app-1.yml" | "$stretcher"
-say "The live files"
-show
+echo 'test -s data.csv' >app/check.sh
+seq -f 'item-%06.0f;in stock' 1 100000 >app/data.csv
+head -c 3000000 /dev/urandom >app/photo.jpg # does not compress, like a real one
 
-say "The running application writes its pid file. Version 2 changes one file, adds one and removes one"
-echo 4711 >live/app.pid
-rm app/old.txt
-# The new size differs, because rsync considers a file unchanged if its size and
-# its time in seconds are the same.
-echo 'echo "hello from version 2, the next one"' >app/hello.sh
-echo 'new in version 2' >app/new.txt
-package 2
-echo "file://$work/app-2.yml" | "$stretcher"
-say "The live files: old.txt is gone, app.pid is excluded and was kept"
-show
+cat >app.yml <<'EOM'
+dest: '{{ must_env "WORK" }}/live'
+sync_strategy: symlink
+commands:
+  post:
+    - cd "$STRETCHER_DEST" && sh check.sh
+  failure:
+    - echo "The failure command runs after $STRETCHER_ERROR"
+EOM
 
-say "Version 3 is damaged in transit: its checksum does not match the manifest"
+say "This manifest says where to deploy to, and how to check the result"
+cat app.yml
+
+say "1. A deployment. pack makes an archive of the directory app, and completes the manifest"
+stretcher pack -o app-1.tar.zst -manifest app-1.yml -manifest-from app.yml app
+stretcher app-1.yml
+say "Version 1 is live: dest is a symlink to a complete release"
+live
+
+say "2. An upgrade. A script and a line of the data change, and -base adds the difference to version 1"
+echo 'echo "hello from version 2"' >app/hello.sh
+sed -i 's/^item-050000;in stock$/item-050000;sold out/' app/data.csv
+stretcher pack -base app-1.tar.zst -o app-2.tar.zst -manifest app-2.yml -manifest-from app.yml app
+stretcher app-2.yml
+say "Version 2 is live. Of its archive, only what line 'Fetched ... of ...' says was downloaded"
+live
+
+say "3. A damaged release. The upload of version 3 is cut off: its checksum is not that of the manifest"
 echo 'echo "hello from version 3"' >app/hello.sh
-package 3
-printf 'damage' | dd of=app-3.tar.gz bs=1 seek=20 conv=notrunc status=none
-if echo "file://$work/app-3.yml" | "$stretcher"; then
-	echo 'a damaged archive was deployed' >&2
-	exit 1
-fi
-say "It was refused with exit status 1, and version 2 is still live"
-show
-sh live/hello.sh
+stretcher pack -o app-3.tar.zst -manifest app-3.yml -manifest-from app.yml app
+head -c 1000000 app-3.tar.zst >cut && mv cut app-3.tar.zst
+refused app-3.yml
+say "It was refused before anything changed: version 2 is still live"
+live
+
+say "4. A release that does not work. Version 4 is deployed, but its post command finds it broken"
+echo 'echo "hello from version 4"' >app/hello.sh
+: >app/data.csv
+stretcher pack -base app-2.tar.zst -o app-4.tar.zst -manifest app-4.yml -manifest-from app.yml app
+refused app-4.yml
+say "The link was put back: version 2 is live again"
+live
+
+say "5. A rollback. The release before is still on the host, so that nothing is downloaded"
+stretcher -rollback "$work/live"
+say "Version 1 is live again"
+live
