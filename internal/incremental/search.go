@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // had is what an older tree has of what is wanted.
@@ -111,7 +112,7 @@ func (h *had) walk(ctx context.Context, sizes map[int64]bool, add func(path stri
 		return err
 	}
 	left, visits := h.budget.Load(), maxVisits
-	return fs.WalkDir(h.root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+	return unixfs.WalkDir(h.root, func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

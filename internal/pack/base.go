@@ -91,7 +91,7 @@ func DirBase(ctx context.Context, dir string) (*Base, error) {
 	// The files are opened later, by their whole path.
 	defer root.Close()
 	var files []*oldFile
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err = unixfs.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // tree is what is packed.
@@ -44,7 +45,7 @@ func list(ctx context.Context, root *os.Root, o Options) (*tree, error) {
 	}
 	t := &tree{root: root}
 	first := map[inode]string{} // the first names of files that have several
-	err := fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+	err := unixfs.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -60,7 +60,7 @@ type Patches struct {
 }
 
 // Dir writes an archive of the directory dir to out. It fails if a file changes
-// while it is read, and for a name that could not be extracted. Sockets are left
+// while it is read, for a name that could not be extracted, and if there is nothing to pack. Sockets are left
 // out with a warning.
 func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, error) {
 	root, err := os.OpenRoot(dir)
@@ -71,6 +71,9 @@ func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, err
 	t, err := list(ctx, root, o)
 	if err != nil {
 		return Result{}, err
+	}
+	if len(t.files) == 0 { // the agent takes an empty archive for a mistake of whoever made it
+		return Result{}, fmt.Errorf("pack %s: there is nothing in it, or all of it is excluded: agents refuse an empty archive", dir)
 	}
 	counted := &counter{Writer: out, sum: sha256.New()}
 	r := Result{Files: len(t.files)}

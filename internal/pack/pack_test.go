@@ -110,6 +110,7 @@ func TestFormats(t *testing.T) {
 	dir, _ := versions(t, rand.New(rand.NewPCG(1, 0)))
 	write(t, dir, strings.Repeat("n", 200)+"/"+strings.Repeat("m", 200), []byte("long"))
 	write(t, dir, "\xff\nname", nil)
+	write(t, dir, "\xfe\ndir/\xff", []byte("in a directory whose name is not UTF-8"))
 	for _, step := range []error{
 		os.Symlink("../outside", filepath.Join(dir, "link")),
 		os.Link(filepath.Join(dir, "dir0/file0"), filepath.Join(dir, "zlink")),
@@ -259,7 +260,7 @@ func TestErrors(t *testing.T) {
 	if _, err := Dir(ctx, dir, &bytes.Buffer{}, Options{}); err == nil {
 		t.Error("a cancelled context is no error")
 	}
-	for _, o := range []Options{{Format: "zip"}} {
+	for _, o := range []Options{{Format: "zip"}, {Excludes: []string{"*"}}} {
 		if _, err := Dir(t.Context(), dir, &bytes.Buffer{}, o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
