@@ -12,7 +12,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 TAGS    := disable_grpc_modules
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
-.PHONY: help build install demo check test sweep deps lint fuzz bench clean
+.PHONY: help build install demo docs check test sweep deps lint fuzz bench clean
 
 help:
 	@echo 'make build    build bin/stretcher ($(or $(VERSION),version unknown))'
@@ -23,6 +23,7 @@ help:
 	@echo '              with SUDO=sudo, it may install missing Debian packages'
 	@echo 'make sweep    inject a fault into each file system call of a deployment (amd64; an hour)'
 	@echo 'make lint     gofmt, go vet, go mod tidy, staticcheck, errcheck, ineffassign, shellcheck'
+	@echo 'make docs     make the pictures and the JSON Schema of docs/ again'
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
 	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
 	@echo 'make deps     make what the tests need available: servers and system packages'
@@ -38,6 +39,12 @@ install: build
 
 demo: build
 	examples/demo.sh bin/stretcher
+
+# The pictures and the JSON Schema of the documentation. The recording is that of a
+# deployment of this moment, so it always differs a little.
+docs: build
+	go generate
+	cd e2e && go run ./record -o ../docs/images/deployment.svg ../bin/stretcher
 
 check:
 	go vet ./...

@@ -130,7 +130,7 @@ func headings(page string) map[string]bool {
 	return anchors
 }
 
-// Each page is listed in docs/README.md, and begins with an example.
+// Each page is listed in docs/README.md, and begins with an example or a picture.
 func TestDocsPages(t *testing.T) {
 	t.Parallel()
 	pages := docs(t)
@@ -143,8 +143,8 @@ func TestDocsPages(t *testing.T) {
 			t.Errorf("docs/README.md does not list %s", name)
 		}
 		intro, _, _ := strings.Cut(page, "\n## ")
-		if !strings.Contains(intro, "\n```") {
-			t.Errorf("%s does not begin with an example", path)
+		if !strings.Contains(intro, "\n```") && !strings.Contains(intro, "\n![") {
+			t.Errorf("%s begins with neither an example nor a picture", path)
 		}
 	}
 	if lines := bytes.Count([]byte(pages["README.md"]), []byte("\n")); lines > 120 {

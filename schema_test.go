@@ -16,9 +16,9 @@ import (
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
-//go:generate go test -run ^TestSchema$ . -update
+//go:generate go test -run ^(TestSchema|TestDiagram)$ . -update
 
-var update = flag.Bool("update", false, "write docs/manifest.schema.json")
+var update = flag.Bool("update", false, "write the generated files of docs/")
 
 const schemaFile = "docs/manifest.schema.json"
 
