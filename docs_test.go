@@ -2,10 +2,12 @@ package stretcher_test
 
 import (
 	"bytes"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -73,6 +75,45 @@ func TestDocsManifests(t *testing.T) {
 	}
 	if checked < 5 {
 		t.Errorf("the documentation has %d manifests, want at least 5", checked)
+	}
+}
+
+// The table of errors in docs/manifest.md has the words of -check.
+func TestDocsManifestErrors(t *testing.T) {
+	t.Parallel()
+	good := map[string]string{"src": "src: s3://releases/app.tar.gz", "checksum": "checksum: 0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501", "dest": "dest: /srv/app"}
+	_, table, _ := strings.Cut(docs(t)["docs/manifest.md"], "| line of the manifest | error |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := regexp.MustCompile("(?m)^\\| `(([a-z_]+):.*?)`.*? \\| `(.*)` \\|$").FindAllStringSubmatch(table, -1)
+	if len(rows) != strings.Count(table, "\n") {
+		t.Fatalf("%d of the lines were understood:\n%s", len(rows), table)
+	}
+	manifest := filepath.Join(t.TempDir(), "manifest.yml")
+	for _, row := range rows {
+		line, key, want := row[1], row[2], row[3]
+		lines := maps.Clone(good)
+		lines[key] = line
+		if key == "shared" {
+			lines["sync_strategy"] = "sync_strategy: symlink"
+		}
+		text := strings.Join(slices.Collect(maps.Values(lines)), "\n")
+		if err := os.WriteFile(manifest, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		problems, err := stretcher.Check(t.Context(), manifest, stretcher.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range problems {
+			if p.Warning {
+				p.Text = "warning: " + p.Text
+			}
+			got = append(got, p.Text)
+		}
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("%s: -check says %q, docs/manifest.md %q", line, got, want)
+		}
 	}
 }
 

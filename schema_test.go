@@ -163,18 +163,18 @@ func documentedKeys(t *testing.T) map[string]documentedKey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, _ := strings.Cut(string(page), "| key | default | meaning |\n")
+	_, table, _ := strings.Cut(string(page), "| key | type | default | since | meaning |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	link := regexp.MustCompile(` \(\[[^\]]*\]\([^)]*\)\)|\[([^\]]*)\]\([^)]*\)`)
 	plain := strings.NewReplacer("`", "", "*", "")
 	keys := map[string]documentedKey{}
 	for line := range strings.Lines(table) {
 		cells := strings.Split(strings.TrimSpace(line), " | ")
-		if len(cells) != 3 || !strings.HasPrefix(cells[0], "| `") {
+		if len(cells) != 5 || !strings.HasPrefix(cells[0], "| `") {
 			continue
 		}
-		key := documentedKey{meaning: plain.Replace(link.ReplaceAllString(strings.TrimSuffix(cells[2], " |"), "$1"))}
-		if fallback, ok := strings.CutPrefix(cells[1], "`"); ok {
+		key := documentedKey{meaning: plain.Replace(link.ReplaceAllString(strings.TrimSuffix(cells[4], " |"), "$1"))}
+		if fallback, ok := strings.CutPrefix(cells[2], "`"); ok {
 			fallback, _, _ = strings.Cut(fallback, "`")
 			n, err := strconv.ParseUint(fallback, 0, 32)
 			switch {
