@@ -33,6 +33,8 @@ missing_packages() {
 		getfacl acl
 		chattr e2fsprogs
 		setpriv util-linux
+		systemd-analyze systemd
+		systemd-nspawn systemd-container
 		strace strace
 		minisign minisign
 		bsdtar libarchive-tools

@@ -11,10 +11,10 @@ import (
 
 // A watch is stopped while its handler is deploying.
 //
-// systemd signals all processes of a unit. If only the watch is signalled, it may
-// or may not forward the signal to its child before it exits, and the child is the
-// agent only if there is no shell in between. If the signal does not reach the
-// agent, the deployment continues without the watch.
+// If only the watch is signalled, it may or may not forward SIGTERM and SIGINT to its
+// child before it exits, and the child is the agent only if there is no shell in
+// between. If the signal does not reach the agent, the deployment continues without
+// the watch. The example unit uses SIGHUP, which the watch does not forward.
 func TestTortureConsulWatchStopped(t *testing.T) {
 	t.Parallel()
 	for _, stop := range []struct {
@@ -28,6 +28,7 @@ func TestTortureConsulWatchStopped(t *testing.T) {
 		{"SIGINT to all without a shell", false, syscall.SIGINT, true},
 		{"SIGTERM to the watch", true, syscall.SIGTERM, false},
 		{"SIGTERM to the watch without a shell", false, syscall.SIGTERM, false},
+		{"SIGHUP to the watch without a shell", false, syscall.SIGHUP, false},
 		{"SIGKILL to the watch", true, syscall.SIGKILL, false},
 	} {
 		t.Run(stop.name, func(t *testing.T) {
@@ -76,7 +77,11 @@ func stopWatch(t *testing.T, shell bool, signal syscall.Signal, all bool) bool {
 	log := watch.output()
 	wantNoRace(t, log)
 	s.wantClean()
-	if !all && !strings.Contains(log, "interrupted by") {
+	interrupted := strings.Contains(log, "interrupted by")
+	if signal == syscall.SIGHUP && interrupted {
+		t.Errorf("the watch has forwarded SIGHUP:\n%s", log)
+	}
+	if !all && !interrupted {
 		s.wantFailureCommands(0)
 		s.wantDeployed(tr)
 		return true
