@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
+	"github.com/fujiwara/stretcher/internal/seekable"
 	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
@@ -83,6 +85,8 @@ func readManifest(ctx context.Context, manifest string, conf Config) (data []byt
 	}
 	return fetch.LocalManifest(manifest)
 }
+
+func fileURL(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
 
 // checkManifest is Check for a manifest that has been read.
 func checkManifest(data []byte, conf Config) []Problem {
@@ -198,7 +202,7 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 		}
 	}
 	if m.Index != (Index{}) && !wrong("index") {
-		add(m.Index.check(), "index")
+		add(seekable.CheckPlace(m.Index.Offset, m.Index.Size, m.Index.SHA256), "index")
 	}
 	if m.Dest != "" {
 		add(checkDest(m.Dest), "dest")
@@ -229,3 +233,30 @@ func (m *Manifest) problems(conf Config, checkDest func(dest string) error) []Pr
 }
 
 var errExcludeNUL = errors.New("excludes or exclude_from has a NUL byte")
+
+// checkStrategy reports a name that newStrategy does not know.
+func checkStrategy(name string) error {
+	switch name {
+	case "", "rsync", "mv", "builtin", "symlink":
+		return nil
+	}
+	return fmt.Errorf("invalid strategy %q: expected rsync, mv, builtin or symlink", name)
+}
+
+// checkReleases checks the keys that only the strategy symlink uses.
+func (m *Manifest) checkReleases(add func(err error, path string, item ...int), warn func(text, path string)) {
+	if m.KeepReleases < 0 {
+		add(fmt.Errorf("keep_releases %d is not a number of at least 1", m.KeepReleases), "keep_releases")
+	}
+	if m.SyncStrategy != "symlink" && m.KeepReleases != 0 {
+		warn("keep_releases does nothing without sync_strategy: symlink", "keep_releases")
+	}
+	if m.SyncStrategy != "symlink" && len(m.Shared) > 0 {
+		warn("shared does nothing without sync_strategy: symlink", "shared")
+	}
+	for i, err := range destcheck.CheckSharedPaths(m.Shared) {
+		if err != nil {
+			add(fmt.Errorf("shared: %w", err), "shared", i)
+		}
+	}
+}

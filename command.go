@@ -8,7 +8,6 @@ import (
 	"iter"
 	"log"
 	"maps"
-	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -206,27 +205,6 @@ func (r *runner) log(ctx context.Context, name string, cmd *exec.Cmd) error {
 	return proc.Run(ctx, name, cmd, r.Options)
 }
 
-// runSuccess runs the success commands. Their failure is logged only: the
-// deployment has succeeded.
-func (d *deployment) runSuccess(ctx context.Context) {
-	d.runHooks(ctx, "success", d.manifest.Commands.Success, "")
-}
-
-// runFailure runs the failure commands after the deployment failed with err.
-func (d *deployment) runFailure(ctx context.Context, err error) {
-	ctx, cancel := d.commands.Afterwards(ctx)
-	defer cancel()
-	d.runHooks(ctx, "failure", d.manifest.Commands.Failure, err.Error())
-}
-
-// runHooks runs the commands of a result, success or failure.
-func (d *deployment) runHooks(ctx context.Context, result string, commands CommandLines, text string) {
-	d.commands.Env = append(d.commands.Env, resultVariables(result, text, time.Since(d.outcome.start))...)
-	if err := d.commands.pipedAll(ctx, commands, capture.Copy()); err != nil {
-		log.Printf("[ERROR] %s command: %v", result, err)
-	}
-}
-
 // resultVariables are what success and failure commands have in their environment
 // besides that of the others.
 func resultVariables(result, text string, took time.Duration) []string {
@@ -240,23 +218,10 @@ func resultVariables(result, text string, took time.Duration) []string {
 // environment returns the environment of the commands: that of the agent,
 // commands.env of the manifest, and what deployment they are part of.
 func (m *Manifest) environment(ev *event) []string {
-	var env []string
-	for _, variable := range os.Environ() {
-		switch name, _, _ := strings.Cut(variable, "="); name {
-		case "STRETCHER_RESULT", "STRETCHER_ERROR", "STRETCHER_DURATION":
-			// These are of a deployment whose command started this one.
-		case "CONSUL_INDEX":
-			// With it, a deployment started by a command would exit with 0 also
-			// after a failure.
-		default:
-			env = append(env, variable)
-		}
-	}
-	for name, value := range m.Commands.Env {
-		if proc.CheckVariable(name, value) == nil { // the failure commands of a wrong manifest are run too
-			env = append(env, name+"="+value)
-		}
-	}
+	env := proc.Environment(m.Commands.Env,
+		"STRETCHER_RESULT", "STRETCHER_ERROR", "STRETCHER_DURATION", // of a deployment whose command started this one
+		"CONSUL_INDEX", // with it, a deployment that a command starts would exit with 0 also after a failure
+	)
 	return append(env,
 		"STRETCHER_MANIFEST_URL="+forEnvironment(redact.URL(ev.manifestURL)),
 		"STRETCHER_SRC="+forEnvironment(redact.URL(m.Src)),

@@ -6,6 +6,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,20 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/runlog"
 )
+
+// Version is the version of the agent. Linker flags set it; otherwise it comes
+// from the build information, and is "devel" where that has none.
+var Version string
+
+func init() {
+	if Version != "" {
+		return
+	}
+	Version = "devel"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		Version = info.Main.Version
+	}
+}
 
 // Config says how a deployment is run. The zero value deploys at once, with
 // one attempt at each download and no limits.
@@ -158,4 +173,23 @@ func RandomTime(delay float64) time.Duration {
 		return 0
 	}
 	return time.Duration(rand.Float64() * delay * Nanoseconds)
+}
+
+var (
+	// RsyncDefaultOpts are the first arguments of rsync(1).
+	RsyncDefaultOpts = []string{"-a", "--delete"}
+	// RsyncVerboseOpt is the argument after RsyncDefaultOpts; "" is left out.
+	// See SetRsyncVerboseOpt.
+	RsyncVerboseOpt = "-v"
+)
+
+// SetRsyncVerboseOpt sets RsyncVerboseOpt to "", -v, -vv or -vvv. Anything else
+// is an error, and changes nothing.
+func SetRsyncVerboseOpt(opt string) error {
+	switch opt {
+	case "", "-v", "-vv", "-vvv":
+		RsyncVerboseOpt = opt
+		return nil
+	}
+	return fmt.Errorf("invalid rsync verbose option %q: expected -v, -vv, -vvv or nothing", opt)
 }

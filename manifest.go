@@ -232,3 +232,23 @@ func (m *Manifest) summary() string {
 	}
 	return fmt.Sprintf("src: %s, checksum: %s, dest: %s, sync_strategy: %s, %s", redact.URL(m.Src), m.CheckSum, m.Dest, cmp.Or(m.SyncStrategy, "(default)"), s)
 }
+
+// Index says where the index of an archive is in it, as stretcher pack writes it
+// to a manifest. The zero value stands for an archive without an index.
+type Index struct {
+	// Offset and Size are those of the index in the archive, in bytes.
+	Offset int64 `yaml:"offset"`
+	Size   int64 `yaml:"size"`
+	// SHA256 is the digest of the index, in hex.
+	SHA256 string `yaml:"sha256"`
+}
+
+// numberTo returns a parser of a number of bytes, which is stored in *to.
+func numberTo(to *int64) func(yamlfields.Scalar) (warning string, err error) {
+	return func(s yamlfields.Scalar) (warning string, err error) {
+		if *to, err = strconv.ParseInt(s.Text, 10, 64); err != nil {
+			err = fmt.Errorf("index: %.20q is not a number", s.Text)
+		}
+		return "", err
+	}
+}

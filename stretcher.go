@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package stretcher deploys an archive to a directory of this machine: an event
 // names a manifest, the manifest names an archive, and the archive's files are
 // put in place with commands run before and after.
@@ -18,7 +20,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/archive"
@@ -30,20 +31,6 @@ import (
 	"github.com/fujiwara/stretcher/internal/state"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
-
-// Version is the version of the agent. Linker flags set it; otherwise it comes
-// from the build information, and is "devel" where that has none.
-var Version string
-
-func init() {
-	if Version != "" {
-		return
-	}
-	Version = "devel"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		Version = info.Main.Version
-	}
-}
 
 // Run is RunContext with a context that is never cancelled.
 func Run(conf Config) error {
@@ -293,4 +280,25 @@ func (d *deployment) lock(ctx context.Context) (*destlock.Lock, error) {
 		return nil, destlock.Wait(ctx, dest)
 	}
 	return destlock.Acquire(ctx, dest)
+}
+
+// runSuccess runs the success commands. Their failure is logged only: the
+// deployment has succeeded.
+func (d *deployment) runSuccess(ctx context.Context) {
+	d.runHooks(ctx, "success", d.manifest.Commands.Success, "")
+}
+
+// runFailure runs the failure commands after the deployment failed with err.
+func (d *deployment) runFailure(ctx context.Context, err error) {
+	ctx, cancel := d.commands.Afterwards(ctx)
+	defer cancel()
+	d.runHooks(ctx, "failure", d.manifest.Commands.Failure, err.Error())
+}
+
+// runHooks runs the commands of a result, success or failure.
+func (d *deployment) runHooks(ctx context.Context, result string, commands CommandLines, text string) {
+	d.commands.Env = append(d.commands.Env, resultVariables(result, text, time.Since(d.outcome.start))...)
+	if err := d.commands.pipedAll(ctx, commands, capture.Copy()); err != nil {
+		log.Printf("[ERROR] %s command: %v", result, err)
+	}
 }

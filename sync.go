@@ -1,3 +1,5 @@
+//go:build linux
+
 package stretcher
 
 import (
@@ -99,15 +101,6 @@ func nameOf(s strategy) string {
 		return "symlink"
 	}
 	return "builtin"
-}
-
-// checkStrategy reports a name that newStrategy does not know.
-func checkStrategy(name string) error {
-	switch name {
-	case "", "rsync", "mv", "builtin", "symlink":
-		return nil
-	}
-	return fmt.Errorf("invalid strategy %q: expected rsync, mv, builtin or symlink", name)
 }
 
 // prepare checks what the strategy needs, and removes what killed runs left in

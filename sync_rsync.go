@@ -1,3 +1,5 @@
+//go:build linux
+
 package stretcher
 
 import (
@@ -21,25 +23,6 @@ import (
 	"github.com/fujiwara/stretcher/internal/rsync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
-
-var (
-	// RsyncDefaultOpts are the first arguments of rsync(1).
-	RsyncDefaultOpts = []string{"-a", "--delete"}
-	// RsyncVerboseOpt is the argument after RsyncDefaultOpts; "" is left out.
-	// See SetRsyncVerboseOpt.
-	RsyncVerboseOpt = "-v"
-)
-
-// SetRsyncVerboseOpt sets RsyncVerboseOpt to "", -v, -vv or -vvv. Anything else
-// is an error, and changes nothing.
-func SetRsyncVerboseOpt(opt string) error {
-	switch opt {
-	case "", "-v", "-vv", "-vvv":
-		RsyncVerboseOpt = opt
-		return nil
-	}
-	return fmt.Errorf("invalid rsync verbose option %q: expected -v, -vv, -vvv or nothing", opt)
-}
 
 // RsyncStrategy syncs by rsync(1), with the excludes of the manifest.
 type RsyncStrategy struct {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package stretcher
 
 import (
@@ -7,7 +9,6 @@ import (
 	"fmt"
 	"iter"
 	"log"
-	"net/url"
 	"os"
 	"time"
 
@@ -245,30 +246,10 @@ func earlier(dest string, strict bool) (m *Manifest, name, source string, err er
 	return m, name, fileURL(path), nil
 }
 
-func fileURL(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
-
 // source returns the manifest in YAML: as it was fetched, if it was.
 func (m *Manifest) source() ([]byte, error) {
 	if m.parsed.data != nil {
 		return m.parsed.data, nil
 	}
 	return yaml.Marshal(m)
-}
-
-// checkReleases checks the keys that only the strategy symlink uses.
-func (m *Manifest) checkReleases(add func(err error, path string, item ...int), warn func(text, path string)) {
-	if m.KeepReleases < 0 {
-		add(fmt.Errorf("keep_releases %d is not a number of at least 1", m.KeepReleases), "keep_releases")
-	}
-	if m.SyncStrategy != "symlink" && m.KeepReleases != 0 {
-		warn("keep_releases does nothing without sync_strategy: symlink", "keep_releases")
-	}
-	if m.SyncStrategy != "symlink" && len(m.Shared) > 0 {
-		warn("shared does nothing without sync_strategy: symlink", "shared")
-	}
-	for i, err := range releases.CheckShared(m.Shared) {
-		if err != nil {
-			add(fmt.Errorf("shared: %w", err), "shared", i)
-		}
-	}
 }

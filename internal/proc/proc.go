@@ -103,12 +103,8 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	}
 	cmd.Env = o.Env
 	cmd.WaitDelay = outputWait
-	// If this process is killed, the kernel kills the command too, so that it
-	// does not interfere with the deployment that repairs this one. That signal
-	// is sent when the thread that started the command ends (prctl(2),
-	// PR_SET_PDEATHSIG), so the thread has to last as long as the command.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread()
+	cmd.SysProcAttr = attributes()
+	runtime.LockOSThread() // because of attributes
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		return failed(name, err)

@@ -11,39 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
-
-// CheckShared returns what is wrong with each of the shared paths, nil for one that is
-// fine: they have to be relative paths inside of a release, of which none is inside
-// of another.
-func CheckShared(paths []string) []error {
-	problems := make([]error, len(paths))
-	var checked []string
-	for i, p := range paths {
-		clean := path.Clean(p)
-		switch {
-		case clean == ".":
-			problems[i] = fmt.Errorf("%q is the release itself: name a path inside of it", p)
-		case strings.HasPrefix(p, "/"):
-			problems[i] = fmt.Errorf("%q is absolute: name a path inside of the release, relative to it", p)
-		case strings.ContainsRune(p, 0):
-			problems[i] = fmt.Errorf("%q has a NUL byte", p)
-		case strings.Contains("/"+p+"/", "/../"):
-			problems[i] = fmt.Errorf(`%q has ".." in it: name a path inside of the release`, p)
-		}
-		for j, other := range checked {
-			if clean == other || strings.HasPrefix(clean, other+"/") || strings.HasPrefix(other, clean+"/") {
-				problems[i] = cmp.Or(problems[i], fmt.Errorf("%q and %q are the same, or one is inside of the other: name each path once", paths[j], p))
-				break
-			}
-		}
-		checked = append(checked, clean)
-	}
-	return problems
-}
 
 // sharedPath is a path that a tree has a link for.
 type sharedPath struct {
@@ -53,7 +25,7 @@ type sharedPath struct {
 
 // linkShared replaces shared paths in the tree by links to the shared directory.
 func (s *Store) linkShared(tree *treesync.Fresh, paths []string) ([]sharedPath, error) {
-	if err := cmp.Or(CheckShared(paths)...); err != nil {
+	if err := cmp.Or(destcheck.CheckSharedPaths(paths)...); err != nil {
 		return nil, fmt.Errorf("shared: %w", err)
 	}
 	var list []sharedPath

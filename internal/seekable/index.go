@@ -2,7 +2,11 @@ package seekable
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -62,6 +66,21 @@ const (
 	maxPatches = 64 << 10
 	maxPath    = 4096 // as PATH_MAX
 )
+
+// CheckPlace returns what is wrong with the place of an index in an archive, in bytes,
+// and with the SHA-256 of the index in hex.
+func CheckPlace(offset, size int64, sum string) error {
+	digest, err := hex.DecodeString(sum)
+	switch {
+	case err != nil || len(digest) != sha256.Size:
+		return fmt.Errorf("index: sha256 %.70q is not the hex of a sha256", sum)
+	case offset < 0, offset > math.MaxInt64-MaxIndex:
+		return fmt.Errorf("index: offset %d is impossible", offset)
+	case size < 1 || size > MaxIndex:
+		return fmt.Errorf("index: size %d is not from 1 to %d", size, MaxIndex)
+	}
+	return nil
+}
 
 // DataSize returns the size of all data frames together.
 func (x *Index) DataSize() int64 {

@@ -25,7 +25,7 @@ func FreeSpace(dir string) (int64, error) {
 	if os.Geteuid() == 0 {
 		blocks = st.Bfree // includes the blocks that are reserved for root
 	}
-	return int64(blocks) * st.Frsize, nil
+	return int64(blocks) * fragmentSize(&st), nil
 }
 
 // IsFull reports whether an error is that of a full disk or quota.

@@ -4,27 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
-// TempFile creates a file without a name in the directory for temporary files
-// (open(2), O_TMPFILE). The kernel frees it with its last descriptor, however
-// the process ends.
-func TempFile() (*os.File, error) {
-	dir := os.TempDir()
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err == nil {
-		return os.NewFile(uintptr(fd), filepath.Join(dir, "(unnamed)")), nil
-	}
-	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
-		return nil, fmt.Errorf("create a temporary file in %s: %w", dir, err)
-	}
-	// The file system or the kernel does not support O_TMPFILE, so the file has
-	// a name until it is removed here.
-	f, err := os.CreateTemp(dir, TempPrefix+"*")
+// TempPrefix begins the names of all temporary files and directories.
+const TempPrefix = ".stretcher-"
+
+// removedFile creates a file in the directory for temporary files and removes its
+// name, so that the system frees it with its last descriptor.
+func removedFile() (*os.File, error) {
+	f, err := os.CreateTemp("", TempPrefix+"*")
 	if err != nil {
 		return nil, fmt.Errorf("create a temporary file: %w", err)
 	}

@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TempPrefix begins the names of all temporary files and directories.
-const TempPrefix = ".stretcher-"
-
 // TempBeside returns where a temporary directory that is to be renamed to path has to
 // be made, and the prefix of its name: beside it, because a directory can only be
 // renamed within its file system. Of a long name of path it has the first bytes only,
