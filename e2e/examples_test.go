@@ -190,7 +190,7 @@ func TestExamplesSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.stretcher(string(url), "-public-key", s.public("it's a")).wantSuccess().wantLog("Signature ok: by key " + s.id("it's a") + ", trusted comment: hello-")
+	p.stretcher(string(url), "-public-key", s.public("it's a")).wantSuccess().wantLog("Signature ok: by key " + s.id("it's a") + "")
 	p.app["log/hello.log"] = "hello release\n"
 	p.wantDeployed()
 

@@ -37,6 +37,8 @@ fetches only what has changed, if the manifest names the archive's index.
   -exclude PATTERN       leave out what matches, as rsync does; may be repeated
   -mtime TIME            give no file a later modification time: RFC 3339, or a
                          number of seconds since 1970 (default SOURCE_DATE_EPOCH)
+  -owner USER:GROUP      give everything this owner and group, names or numbers,
+                         such as root:root (default: the numbers they have here)
   -manifest FILE         write a manifest
   -manifest-from FILE    the manifest without src, checksum and index
   -sign KEY              sign the manifest by the secret key of minisign in this
@@ -44,7 +46,9 @@ fetches only what has changed, if the manifest names the archive's index.
   -password-file FILE    the password of the key is the first line of this file
                          (default: it is asked for on the terminal)
   -upload URL            store archive, signature and manifest under this URL of a
-                         bucket or directory (s3, gs, file); nothing is replaced
+                         bucket or directory (s3, gs, file), or in the directory at
+                         this absolute path; nothing is replaced
+  -url URL               hosts find them under this URL (default: that of -upload)
   -h, -help              show this help
 
 The last line on stdout is the URL of the manifest, or else the archive.
@@ -59,7 +63,7 @@ type packOptions struct {
 	dir, output            string
 	manifest, manifestFrom string
 	sign, passwordFile     string
-	upload                 upload.Prefix
+	upload, url            upload.Prefix
 	bases                  []string
 	pack.Options
 }
@@ -85,6 +89,14 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	f.Func("exclude", "", appendTo(&o.Excludes))
 	f.Func("upload", "", func(s string) (err error) {
 		o.upload, err = upload.NewPrefix(s)
+		return err
+	})
+	f.Func("url", "", func(s string) (err error) {
+		o.url, err = upload.NewPublicPrefix(s)
+		return err
+	})
+	f.Func("owner", "", func(s string) (err error) {
+		o.Owner, err = pack.ParseOwner(s)
 		return err
 	})
 	f.Func("format", "", func(s string) error {
@@ -119,6 +131,9 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	}
 	if o.passwordFile != "" && o.sign == "" {
 		return nil, errors.New("-password-file without -sign: name the secret key that has this password")
+	}
+	if o.url == "" {
+		o.url = o.upload
 	}
 	if filepath.Base(o.output) == filepath.Base(o.manifest) {
 		return nil, fmt.Errorf("archive and manifest have the same name, %s: give the manifest another one", filepath.Base(o.output))
@@ -195,7 +210,7 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 	for _, p := range r.Patches {
 		fmt.Fprintf(os.Stderr, "Patches against %s: %d, %s\n", p.Base, p.Count, humanize.IBytes(uint64(p.Size)))
 	}
-	result, err := o.url(o.output)
+	result, err := o.urlOf(o.output)
 	if err != nil {
 		return err
 	}
@@ -205,7 +220,7 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 		if err := writeManifest(ctx, o.manifest, text); err != nil {
 			return err
 		}
-		if result, err = o.url(o.manifest); err != nil {
+		if result, err = o.urlOf(o.manifest); err != nil {
 			return err
 		}
 		if o.sign != "" {
@@ -229,10 +244,10 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 	return nil
 }
 
-// url returns the URL of a file that is made: where it is uploaded to, or else here.
-func (o *packOptions) url(name string) (string, error) {
-	if o.upload != "" {
-		return o.upload.URL(filepath.Base(name)), nil
+// urlOf returns the URL of a file that is made: where hosts find it, or else here.
+func (o *packOptions) urlOf(name string) (string, error) {
+	if o.url != "" {
+		return o.url.URL(filepath.Base(name)), nil
 	}
 	abs, err := filepath.Abs(name)
 	return (&url.URL{Scheme: "file", Path: abs}).String(), err

@@ -71,7 +71,7 @@ func list(ctx context.Context, root *os.Root, o Options) (*tree, error) {
 			log.Printf("[WARN] %s is a socket: left out", path)
 			return nil
 		}
-		f, err := t.newFile(path, info, o.Latest, first)
+		f, err := t.newFile(path, info, o, first)
 		if err != nil {
 			return fmt.Errorf("pack %s: %w", path, err)
 		}
@@ -84,7 +84,7 @@ func list(ctx context.Context, root *os.Root, o Options) (*tree, error) {
 // inode identifies a file that has several names.
 type inode struct{ device, number uint64 }
 
-func (t *tree) newFile(path string, info fs.FileInfo, latest time.Time, first map[inode]string) (*file, error) {
+func (t *tree) newFile(path string, info fs.FileInfo, o Options, first map[inode]string) (*file, error) {
 	if len(path) > maxPath {
 		return nil, errors.New("the name is too long to be extracted")
 	}
@@ -108,10 +108,13 @@ func (t *tree) newFile(path string, info fs.FileInfo, latest time.Time, first ma
 	}
 	// Names of users may stand for other numbers where the archive is extracted.
 	h.Uname, h.Gname = "", ""
+	if o.Owner != nil {
+		h.Uname, h.Gname, h.Uid, h.Gid = o.Owner.user, o.Owner.group, o.Owner.uid, o.Owner.gid
+	}
 	h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
 	h.ModTime = info.ModTime().Truncate(time.Second)
-	if !latest.IsZero() && h.ModTime.After(latest) {
-		h.ModTime = latest.Truncate(time.Second)
+	if !o.Latest.IsZero() && h.ModTime.After(o.Latest) {
+		h.ModTime = o.Latest.Truncate(time.Second)
 	}
 	f := &file{path: path, header: h, info: info}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 && !info.IsDir() {

@@ -38,6 +38,9 @@ type Options struct {
 	// Latest is the latest modification time that a file in the archive gets. The
 	// zero value keeps the times, in seconds.
 	Latest time.Time
+	// Owner is the owner of everything in the archive. nil is that of each file, by
+	// its numbers.
+	Owner *Owner
 	// Bases are the older versions that a zst archive gets patches against.
 	Bases []*Base
 }

@@ -40,14 +40,32 @@ type object interface {
 // Prefix is a URL under which files are stored.
 type Prefix string
 
-// NewPrefix returns the prefix at a URL of the scheme s3, gs or file, with or without
-// a slash at its end.
+// NewPrefix returns the prefix at a URL that files can be stored under, which has the
+// scheme s3, gs or file, with or without a slash at its end. It may be the absolute
+// path of a directory instead.
 func NewPrefix(raw string) (Prefix, error) {
 	shown := redact.Printable(redact.URL(raw))
 	scheme, _, _ := strings.Cut(strings.ToLower(raw), ":")
 	if scheme == "http" || scheme == "https" {
-		return "", fmt.Errorf("%s: cannot upload by %s: give the URL of a bucket (s3://, gs://), or of the directory that the web server serves (file://)", shown, scheme)
+		return "", fmt.Errorf("%s: cannot upload by %s: give the URL of a bucket (s3://, gs://), or the directory that the web server serves, and this URL by -url", shown, scheme)
 	}
+	if filepath.IsAbs(raw) {
+		raw = (&url.URL{Scheme: "file", Path: filepath.Clean(raw)}).String()
+	}
+	p, err := NewPublicPrefix(raw)
+	if err != nil {
+		return "", err
+	}
+	if _, err = fetch.NewPlace(p.URL("x"), fetch.Options{}); err != nil {
+		return "", fmt.Errorf("%s: expected a prefix, as in s3://bucket/releases, gs://bucket/releases or file:///srv/releases: %w", shown, err)
+	}
+	return p, nil
+}
+
+// NewPublicPrefix returns the prefix at a URL of any scheme that hosts can fetch
+// files from.
+func NewPublicPrefix(raw string) (Prefix, error) {
+	shown := redact.Printable(redact.URL(raw))
 	if strings.ContainsAny(raw, "?#") {
 		return "", fmt.Errorf("%s: expected a prefix without ? and #: write %%3F and %%23 for these characters", shown)
 	}
@@ -56,9 +74,8 @@ func NewPrefix(raw string) (Prefix, error) {
 		return "", fmt.Errorf("%s: malformed escape: write %%25 for a percent sign", shown)
 	}
 	p := Prefix(strings.TrimRight(raw, "/"))
-	_, err := fetch.NewPlace(p.URL("x"), fetch.Options{})
-	if err != nil {
-		return "", fmt.Errorf("%s: expected a prefix, as in s3://bucket/releases, gs://bucket/releases or file:///srv/releases: %w", shown, err)
+	if err := fetch.CheckURL(p.URL("x"), nil); err != nil {
+		return "", fmt.Errorf("%s: expected a prefix, as in s3://bucket/releases or https://example.com/releases: %w", shown, err)
 	}
 	return p, nil
 }
