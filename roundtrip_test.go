@@ -61,7 +61,8 @@ type trip struct {
 	dir, strategy string
 	older, newer  string // trees
 	before        string // a host before the deployment
-	disturbed     bool   // its dest is not what was deployed there
+	deployed      bool   // its dest has the older tree
+	disturbed     bool   // its dest has something else
 }
 
 func newTrip(t *testing.T, strategy string, seed uint64) *trip {
@@ -137,6 +138,7 @@ func (r *trip) prepare(host string) {
 	if _, err := r.deploy(host, archive, m, Config{Whole: true}); err != nil {
 		r.t.Fatal(err)
 	}
+	r.deployed = true
 	if r.rng.IntN(2) == 0 {
 		r.disturb(current(r.t, dest))
 		r.disturbed = true
@@ -249,20 +251,22 @@ func (r *trip) preCommands() (commands CommandLines) {
 // compare deploys an archive to two copies of a host, whole and incrementally.
 func (r *trip) compare(archive []byte, m Manifest) {
 	t := r.t
-	snapshots, errs := map[string]map[string]string{}, map[string]error{}
+	snapshots, lists, errs := map[string]map[string]string{}, map[string]string{}, map[string]error{}
+	dry := r.rng.IntN(4) == 0
 	for _, how := range []string{"whole", "incremental"} {
 		host := filepath.Join(r.dir, how)
 		r.copy(r.before, host)
 		conf := Config{Whole: how == "whole"}
+		if dry {
+			lists[how] = r.dryRun(host, archive, m, conf)
+		}
 		said, err := r.deploy(host, archive, m, conf)
 		errs[how] = err
 		if err != nil && len(m.Excludes) == 0 { // or else they may protect what is in the way
 			t.Errorf("%s: %v: %s", how, err, said)
 		}
-		if !conf.Whole {
-			if strings.Contains(said, "[WARN] Incremental") || err == nil && !strings.Contains(said, "Fetched ") && !strings.Contains(said, "Not incrementally") {
-				t.Errorf("log: %s", said)
-			}
+		if by := strings.Contains(said, "Fetched "); strings.Contains(said, "[WARN] Incremental") || conf.Whole && by || !conf.Whole && r.deployed && !by && !strings.Contains(said, "Not incrementally") {
+			t.Errorf("log: %s", said)
 		}
 		if err == nil {
 			snapshots[how] = r.snapshot(host)
@@ -276,7 +280,29 @@ func (r *trip) compare(archive []byte, m Manifest) {
 	if (errs["whole"] == nil) != (errs["incremental"] == nil) {
 		t.Errorf("errors: %v", errs)
 	}
+	if lists["whole"] != lists["incremental"] {
+		t.Errorf("a dry run listed\n%s\nand one of the whole archive\n%s", lists["incremental"], lists["whole"])
+	}
 	tartest.CompareSnapshots(t, snapshots["whole"], snapshots["incremental"])
+}
+
+// dryRun returns what a dry run lists, which must not change anything.
+func (r *trip) dryRun(host string, archive []byte, m Manifest, conf Config) string {
+	before := tartest.Snapshot(r.t, host)
+	conf.DryRun = true
+	said, err := r.deploy(host, archive, m, conf)
+	if strings.Contains(said, "[WARN] Incremental") {
+		r.t.Errorf("log: %s", said)
+	}
+	tartest.CompareSnapshots(r.t, before, tartest.Snapshot(r.t, host))
+	list := fmt.Sprintln(err)
+	for line := range strings.Lines(said) {
+		// With rsync, the time of dest itself becomes that of the extraction.
+		if strings.HasPrefix(line, "would ") && line != "would change ./: time\n" && !strings.Contains(line, "release 20") {
+			list += line
+		}
+	}
+	return strings.ReplaceAll(list, host, "HOST")
 }
 
 func withoutPre(m Manifest) Manifest {
