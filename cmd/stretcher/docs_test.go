@@ -8,18 +8,23 @@ import (
 	"testing"
 )
 
-// TestDocsOptions checks that docs/flags.md lists the options exactly as
-// stretcher -h prints them.
+// TestDocsOptions checks that the documentation lists the options exactly as -h prints
+// them.
 func TestDocsOptions(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "flags.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	options := regexp.MustCompile(`(?ms)^  -max-bandwidth.*?\n\n`).FindString(usage)
-	if !strings.Contains(options, "-help") {
-		t.Fatalf("the list of options in the usage is %q", options)
-	}
-	if !strings.Contains(string(page), "```\n"+strings.TrimSuffix(options, "\n")+"```\n") {
-		t.Errorf("docs/flags.md does not contain the options as stretcher -h prints them:\n%s", options)
+	for page, list := range map[string]struct{ usage, first string }{
+		"flags.md":   {usage, "-max-bandwidth"},
+		"packing.md": {packUsage, "-o FILE"},
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		options := regexp.MustCompile(`(?ms)^  ` + list.first + `.*?\n\n`).FindString(list.usage)
+		if !strings.Contains(options, "-help") {
+			t.Fatalf("the list of options in the usage is %q", options)
+		}
+		if !strings.Contains(string(text), "```\n"+strings.TrimSuffix(options, "\n")+"```\n") {
+			t.Errorf("docs/%s does not contain the options as -h prints them:\n%s", page, options)
+		}
 	}
 }
