@@ -20,7 +20,7 @@ func TestDiagram(t *testing.T) {
 		}
 	}
 	if want, err := os.ReadFile(diagramFile); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s does not have the imports of the packages (%v): run make docs", diagramFile, err)
+		t.Errorf("%s does not have the imports of the packages (%v): run go generate", diagramFile, err)
 	}
 }
 

@@ -71,7 +71,7 @@ live
 say "3. A damaged release. The upload of version 3 is cut off: its checksum is not that of the manifest"
 echo 'echo "hello from version 3"' >app/hello.sh
 stretcher pack -o app-3.tar.zst -manifest app-3.yml -manifest-from app.yml app
-head -c 1000000 app-3.tar.zst >cut && mv cut app-3.tar.zst
+head -c 1000000 app-3.tar.zst >app-3.part && mv app-3.part app-3.tar.zst
 refused app-3.yml
 say "It was refused before anything changed: version 2 is still live"
 live
