@@ -117,6 +117,25 @@ func TestDocsManifestErrors(t *testing.T) {
 	}
 }
 
+// docs/commands.md lists the variables that commands get.
+func TestDocsVariables(t *testing.T) {
+	t.Parallel()
+	code, err := os.ReadFile("command.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`"(STRETCHER_[A-Z_]+)=`).FindAllSubmatch(code, -1)
+	if len(names) < 8 {
+		t.Errorf("command.go sets %d variables, want at least 8", len(names))
+	}
+	page := docs(t)["docs/commands.md"]
+	for _, name := range names {
+		if !strings.Contains(page, "| `"+string(name[1])+"` |") {
+			t.Errorf("docs/commands.md does not list %s", name[1])
+		}
+	}
+}
+
 // Links to files, and to headings of pages, lead somewhere.
 func TestDocsLinks(t *testing.T) {
 	t.Parallel()
