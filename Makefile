@@ -25,7 +25,8 @@ help:
 	@echo 'make lint     gofmt, go vet, go mod tidy, staticcheck, errcheck, ineffassign, shellcheck'
 	@echo 'make docs     make the pictures and the JSON Schema of docs/ again'
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
-	@echo 'make bench    measure the speed, compared with curl, tar and rsync'
+	@echo 'make bench    measure everything that has a goal, and write docs/performance.md;'
+	@echo '              25 minutes on 2 cores that do nothing else'
 	@echo 'make deps     make what the tests need available: servers and system packages'
 	@echo 'make clean    remove bin'
 	@echo

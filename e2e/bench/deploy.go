@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/fujiwara/stretcher/e2e/bench/report"
 )
 
 // deploy measures deployments of the Go toolchain's own tree.
 func (b *bench) deploy(ctx context.Context) error {
-	fill, err := goTree(ctx)
+	fill, err := b.goTree(ctx)
 	if err != nil {
 		return err
 	}
@@ -26,32 +30,23 @@ func (b *bench) deploy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the tree of the Go toolchain: %s; gzip %s, zstd %s\n\n", tree, megabytes(gzip.size), megabytes(zstd.size))
-
-	cases := []struct {
-		name    string
-		prepare func() error // changes a dest that equals the archive
-	}{
-		{"fresh", func() error { return os.RemoveAll(b.dest()) }},
-		{"unchanged", func() error { return nil }},
-		{"1 % changed", func() error { return spoil(b.dest(), 100) }},
+	packed, err := b.packSpoiled(ctx, plain)
+	if err != nil {
+		return err
 	}
+	b.say("The tree of the Go toolchain: %s; gzip -6 %s, zstd %s, packed by stretcher pack, with patches for 1 %% of the files, %s. All archives are local files. CPU is that of all processes.",
+		tree, megabytes(gzip.size), megabytes(zstd.size), megabytes(packed.size))
+
+	b.say("The script below is what is called by hand. Its arguments are the URL of the archive, its SHA-256, a directory for temporary files, and dest. " +
+		"It does one after the other what the documentation of the original says that the original does: it downloads to a temporary file over a single connection, reads the file again for the checksum, unpacks it to a temporary directory with tar, and runs rsync.")
+	b.part.Blocks = append(b.part.Blocks, report.Block{Code: strings.TrimSpace(byHand)})
+	cases := b.changes()
 	formats := []struct {
 		name string
 		archive
-	}{{"gzip", gzip}, {"zstd", zstd}}
-	type measured struct{ change, format, side string }
-	targets := map[measured]float64{
-		{"fresh", "gzip", "default"}:       0.78,
-		{"unchanged", "gzip", "default"}:   0.65,
-		{"fresh", "gzip", "builtin"}:       0.42,
-		{"fresh", "zstd", "builtin"}:       0.36,
-		{"unchanged", "gzip", "builtin"}:   0.45,
-		{"unchanged", "zstd", "builtin"}:   0.42,
-		{"1 % changed", "gzip", "builtin"}: 0.48,
-		{"1 % changed", "zstd", "builtin"}: 0.45,
-	}
-	times := map[measured]samples{}
+		verify func(dir string) error
+	}{{"gzip", gzip, tree.verify}, {"zstd", zstd, tree.verify}, {"packed", packed, tree.packed().verify}}
+	times, cpus := map[measured]samples{}, map[measured]samples{}
 	floors := b.floors(plain, gzip, zstd)
 	floorTimes := make([]samples, len(floors))
 	for range b.runs {
@@ -61,15 +56,15 @@ func (b *bench) deploy(ctx context.Context) error {
 					if err := c.prepare(); err != nil {
 						return err
 					}
+					m := measured{c.name, f.name, s.name}
 					took, err := s.run(ctx, f.archive)
 					if err == nil {
-						err = tree.verify(b.dest())
+						err = f.verify(b.dest())
 					}
 					if err != nil {
-						return fmt.Errorf("%s, %s, %s: %w", c.name, f.name, s.name, err)
+						return fmt.Errorf("%s: %w", m, err)
 					}
-					m := measured{c.name, f.name, s.name}
-					times[m] = append(times[m], took)
+					times[m], cpus[m] = append(times[m], took), append(cpus[m], b.cpu)
 				}
 			}
 		}
@@ -85,22 +80,43 @@ func (b *bench) deploy(ctx context.Context) error {
 		}
 	}
 
-	t := newTable("", "", "", "time", "ratio", "target", "")
+	t := b.table("", "", "", "time", "CPU", "ratio", "goal", "")
 	for _, c := range cases {
 		for _, f := range formats {
 			hand := times[measured{c.name, f.name, "by hand"}]
 			for _, s := range b.sides() {
 				m := measured{c.name, f.name, s.name}
-				t.row(append([]string{c.name, f.name, s.name, times[m].String()}, b.verdict(times[m].to(hand), targets[m])...)...)
+				cpu := fmt.Sprintf("%.2f s", cpus[m].median().Seconds())
+				t.row(append([]string{c.name, f.name, s.name, times[m].String(), cpu}, b.verdict(m.String(), times[m].to(hand))...)...)
+				b.point(times[m].median().Seconds(), m.String())
 			}
 		}
 	}
 	hand := times[measured{"fresh", "gzip", "by hand"}]
 	for i, f := range floors {
-		t.row("floor", "", f.name, floorTimes[i].String(), fmt.Sprintf("%.2f", floorTimes[i].to(hand)))
+		t.row("floor", "", f.name, floorTimes[i].String(), "", fmt.Sprintf("%.2f", floorTimes[i].to(hand)))
 	}
-	fmt.Println("The ratios of the floors are relative to fresh, gzip, by hand.")
+	b.say("A floor is a program for one part of the work, with one thread; its ratio is relative to fresh, gzip, by hand.")
 	return t.print()
+}
+
+// measured is what is measured on one side.
+type measured struct{ change, format, side string }
+
+func (m measured) String() string { return m.change + ", " + m.format + ", " + m.side }
+
+// packSpoiled packs what is in the tar at path, with patches against the same tree
+// after spoil has changed 1 % of its files.
+func (b *bench) packSpoiled(ctx context.Context, path string) (archive, error) {
+	tree, before := filepath.Join(b.dir, "tree"), filepath.Join(b.dir, "before")
+	if err := b.unpack(ctx, path, tree, before); err != nil {
+		return archive{}, err
+	}
+	if err := spoil(before, 100); err != nil {
+		return archive{}, err
+	}
+	packed, err := b.pack(ctx, tree, filepath.Join(b.dir, "packed.tar.zst"), before)
+	return packed, errors.Join(err, os.RemoveAll(tree), os.RemoveAll(before))
 }
 
 // floor is a lower bound: a specialized, single-threaded program does one part

@@ -19,7 +19,7 @@ import (
 // an otherwise idle disk.
 func (b *bench) flush(ctx context.Context) (err error) {
 	if problem := canMount("strace", "mkfs.ext4"); problem != nil {
-		fmt.Println("not measured:", problem)
+		b.say("Not measured: %v.", problem)
 		return nil
 	}
 	b.disk = filepath.Join(b.dir, "disk")
@@ -32,7 +32,7 @@ func (b *bench) flush(ctx context.Context) (err error) {
 
 	const files = 10_000
 	path := filepath.Join(b.dir, "files.tar")
-	tree, err := pack(ctx, path, smallFiles(files))
+	tree, err := pack(ctx, path, b.smallFiles(files))
 	if err != nil {
 		return err
 	}
@@ -40,8 +40,8 @@ func (b *bench) flush(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s, on ext4, in an image in %s (%s)\n\n", tree, os.TempDir(), filesystem(os.TempDir()))
-	t := newTable("", "", "time", "of which flushing", "share")
+	b.say("%s, on ext4, in an image in %s (%s).", tree, os.TempDir(), filesystem(os.TempDir()))
+	t := b.table("", "", "time", "of which flushing", "share")
 	for _, c := range []struct {
 		name, strategy string
 		prepare        func() error

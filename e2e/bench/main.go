@@ -1,9 +1,13 @@
 // Bench compares the agent with the same work done by hand with curl, sha256sum,
 // tar, and rsync or mv and ln: on the same data, in the same run, and in turn. Each
-// part prints a table of medians and, if there is a target, whether it is met. Run
-// it in e2e/:
+// part prints a table of medians and, if there is a goal, whether it is met. Run it in
+// e2e/:
 //
-//	go run ./bench [-runs N] [-only PART,...] [-dir DIR] [-strict]
+//	go run ./bench [-runs N] [-only PART,...] [-page] [-docs DIR] [-dir DIR] [-strict]
+//
+// All parts together write docs/performance.md, its plots, and the figures that these
+// are made of. With -only, parts are just printed, or with -page replaced in the page;
+// -only= -page makes the page of the kept figures, for example with other words.
 //
 // It builds the agent, or uses the one that STRETCHER_BIN names.
 package main
@@ -23,11 +27,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/fujiwara/stretcher/e2e/bench/report"
 )
 
-// room is the space that the largest part, memory, needs for two copies of the
-// archive and two copies of its contents.
-const room = 6 << 30
+// room is the space that the largest part, memory, needs for an archive, its tar, and
+// three copies of its contents.
+const room = 8 << 30
 
 type part struct {
 	name    string
@@ -35,6 +41,9 @@ type part struct {
 }
 
 var parts = []part{
+	{"bytes", (*bench).bytes},
+	{"network", (*bench).network},
+	{"pack", (*bench).packing},
 	{"download", (*bench).download},
 	{"deploy", (*bench).deploy},
 	{"growth", (*bench).growth},
@@ -46,11 +55,15 @@ var parts = []part{
 
 // bench holds the state that the parts share.
 type bench struct {
-	agent  string // path of the measured program
-	runs   int
-	dir    string // contains the data of one part, tmp and dest
-	disk   string // contains dest instead, unless it is empty
-	missed int    // number of missed targets
+	agent string // path of the measured program
+	runs  int
+	scale int           // the data is a fraction of this, which is more than 1 in a test only
+	pairs []pair        // versions of real software
+	cache string        // directory in which they are kept
+	dir   string        // contains the data of one part, tmp and dest
+	disk  string        // contains dest instead, unless it is empty
+	part  *report.Part  // the running part
+	cpu   time.Duration // of the last command that was timed
 }
 
 func main() {
@@ -71,15 +84,18 @@ func run(ctx context.Context) (err error) {
 	for _, p := range parts {
 		names = append(names, p.name)
 	}
+	all := strings.Join(names, ",")
 	runs := flag.Int("runs", 5, "number of measurements of each command")
-	only := flag.String("only", strings.Join(names, ","), "the parts to measure")
+	only := flag.String("only", all, "the parts to measure")
 	parent := flag.String("dir", defaultDir(), "directory for the data, preferably on tmpfs")
-	strict := flag.Bool("strict", false, "fail if a target is missed")
+	docs := flag.String("docs", "../docs", "directory of the page")
+	page := flag.Bool("page", false, "with -only: put the parts into the page; all parts always make a new one")
+	strict := flag.Bool("strict", false, "fail if a goal is missed")
 	flag.Parse()
 	if flag.NArg() > 0 || *runs < 1 {
-		return errors.New("usage: bench [-runs N] [-only PART,...] [-dir DIR] [-strict], with N of at least 1")
+		return errors.New("usage: bench [-runs N] [-only PART,...] [-page] [-docs DIR] [-dir DIR] [-strict], with N of at least 1")
 	}
-	wanted := strings.Split(*only, ",")
+	wanted := strings.FieldsFunc(*only, func(r rune) bool { return r == ',' })
 	for _, name := range wanted {
 		if !slices.Contains(names, name) {
 			return fmt.Errorf("unknown part %q: expected %s", name, strings.Join(names, ", "))
@@ -96,31 +112,82 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b := &bench{agent: os.Getenv("STRETCHER_BIN"), runs: *runs}
-	if b.agent == "" {
+	r := &report.Report{}
+	if *only != all {
+		if r, err = report.Read(*docs); err != nil {
+			return err
+		}
+	}
+	machine, err := machineFacts(dir)
+	if err != nil {
+		return err
+	}
+	if *page && len(wanted) > 0 && len(r.Parts) > 0 && !slices.Equal(machine, r.Machine) {
+		return fmt.Errorf("the page in %s has the figures of another machine: measure all parts, or leave -page out", *docs)
+	}
+	if len(wanted) > 0 {
+		r.Machine = machine
+	}
+
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	b := &bench{agent: os.Getenv("STRETCHER_BIN"), runs: *runs, scale: 1, cache: filepath.Join(cache, "stretcher-bench")}
+	b.pairs = pairs(ctx, b.cache)
+	if b.agent == "" && len(wanted) > 0 {
 		b.agent = filepath.Join(dir, "stretcher")
-		if err := build(ctx, b.agent); err != nil {
+		if err := build(ctx, "..", b.agent); err != nil {
 			return err
 		}
 	}
 	fmt.Printf("%d cores, %s %s/%s, in %s (%s)\n", runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, dir, filesystem(dir))
 	fmt.Printf("medians of %d alternating runs (minimum-maximum)\n", b.runs)
+	var failed []string
 	for _, p := range parts {
 		if !slices.Contains(wanted, p.name) {
 			continue
 		}
-		start := time.Now()
-		fmt.Printf("\n== %s (load average %s)\n", p.name, loadAverage())
-		if err := b.inOwnDir(ctx, dir, p); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+		if err := b.measure(ctx, dir, p); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			// The figures of the other parts are worth having.
+			fmt.Printf("%s failed: %v\n", p.name, err)
+			failed = append(failed, p.name)
 		}
-		fmt.Printf("took %s, load average %s\n", time.Since(start).Round(time.Second), loadAverage())
+		r.Replace(b.part, names)
 	}
-	fmt.Printf("\n%d targets missed\n", b.missed)
-	if *strict && b.missed > 0 {
-		return fmt.Errorf("%d targets missed", b.missed)
+	if *only == all || *page {
+		if err := r.Write(*docs); err != nil {
+			return err
+		}
+		fmt.Printf("\nwrote %s\n", filepath.Join(*docs, "performance.md"))
+	}
+	missed, notMeasured := r.Count(wanted)
+	fmt.Printf("\n%d goals missed, %d not measured\n", missed, notMeasured)
+	if len(failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
+	}
+	if *strict && missed+notMeasured > 0 {
+		return fmt.Errorf("%d goals missed, %d not measured", missed, notMeasured)
 	}
 	return nil
+}
+
+// measure measures a part, of which b.part has the figures afterwards.
+func (b *bench) measure(ctx context.Context, dir string, p part) error {
+	start := time.Now()
+	b.part = report.NewPart(p.name)
+	b.part.Began, b.part.Load, b.part.Commit, b.part.Runs = start.UTC().Truncate(time.Second), loadAverage(), commit(ctx), b.runs
+	fmt.Printf("\n== %s (load average %s)\n", p.name, b.part.Load)
+	err := b.inOwnDir(ctx, dir, p)
+	if err != nil {
+		b.part.Problem = "this part of the bench failed; its output says why"
+	}
+	b.part.Took = time.Since(start).Round(time.Second).String()
+	fmt.Printf("took %s, load average %s\n", b.part.Took, loadAverage())
+	return err
 }
 
 // inOwnDir measures a part and removes its data before the next part starts.
@@ -133,9 +200,9 @@ func (b *bench) inOwnDir(ctx context.Context, parent string, p part) (err error)
 	return p.measure(b, ctx)
 }
 
-// build builds the agent like make build.
-func build(ctx context.Context, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", "..", "-trimpath", "-tags", "disable_grpc_modules", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
+// build builds the agent like make build, from the module in a directory.
+func build(ctx context.Context, module, to string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", module, "-trimpath", "-tags", "disable_grpc_modules", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the agent: %w\n%s", err, bytes.TrimSpace(out))
@@ -152,22 +219,4 @@ func defaultDir() string {
 		return shm
 	}
 	return os.TempDir()
-}
-
-func filesystem(dir string) string {
-	const tmpfs = 0x01021994 // TMPFS_MAGIC of linux/magic.h
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err == nil && st.Type == tmpfs {
-		return "tmpfs"
-	}
-	return "not tmpfs: the targets are for tmpfs"
-}
-
-// loadAverage returns the load averages of the last 1, 5 and 15 minutes.
-func loadAverage() string {
-	data, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(data))[:3], " ")
 }

@@ -6,21 +6,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
 // memory measures the peak memory of the agent itself, without the rsync that it
 // starts, in one deployment of each kind.
 func (b *bench) memory(ctx context.Context) error {
-	t := newTable("", "", "", "", "peak", "target", "")
+	t := b.table("", "", "", "", "peak", "goal", "")
 	for _, d := range []struct {
-		name   string
-		target float64 // MiB
-		fill   func(*packer) error
+		name string
+		fill func(*packer) error
 	}{
-		{"1.5 GB", 96, largeFiles},
-		{"100,000 files", 0, smallFiles(100_000)},
+		{"1.5 GB", b.largeFiles},
+		{"100,000 files", b.smallFiles(100_000)},
 	} {
 		path := filepath.Join(b.dir, "archive.tar")
 		tree, err := pack(ctx, path, d.fill)
@@ -38,7 +40,7 @@ func (b *bench) memory(ctx context.Context) error {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
-		fmt.Printf("%s: %s; gzip %s, zstd %s\n", d.name, tree, megabytes(gzip.size), megabytes(zstd.size))
+		b.say("%s: %s; gzip %s, zstd %s.", d.name, tree, megabytes(gzip.size), megabytes(zstd.size))
 		for _, f := range []struct {
 			name string
 			archive
@@ -55,26 +57,86 @@ func (b *bench) memory(ctx context.Context) error {
 					if err != nil {
 						return fmt.Errorf("%s, %s, %s: %w", d.name, f.name, strategy, err)
 					}
-					row := []string{d.name, f.name, strategy, change, fmt.Sprintf("%.1f MiB", peak)}
-					if d.target != 0 {
-						row = append(row, b.verdict(peak, d.target)[1:]...)
-					}
-					t.row(row...)
+					b.memoryRow(t, peak, d.name, f.name, strategy, change)
 				}
 			}
 		}
 	}
-	fmt.Println()
+	if err := b.memoryPacked(ctx, t); err != nil {
+		return err
+	}
 	return t.print()
 }
 
-// largeFiles packs one file of 512 MiB and a thousand of 1 MiB, 1.6 GB in total.
-func largeFiles(p *packer) error {
-	content := text(0)
-	if err := p.file("large", 0o644, someTime, 512<<20, content); err != nil {
+// memoryRow adds a row for a peak in MiB.
+func (b *bench) memoryRow(t *table, peak float64, names ...string) {
+	row := append(slices.Clone(names), make([]string, 4-len(names))...)
+	row = append(row, fmt.Sprintf("%.1f MiB", peak))
+	t.row(append(row, b.verdict(strings.Join(names, ", "), peak)[1:]...)...)
+}
+
+// memoryPacked measures the peak memory of stretcher pack and of deployments of what it
+// packed. Of the older version, 1 % of the files and the large one have a further line.
+func (b *bench) memoryPacked(ctx context.Context, t *table) error {
+	const name = "1.5 GB"
+	input, dir, before := filepath.Join(b.dir, "input.tar"), filepath.Join(b.dir, "tree"), filepath.Join(b.dir, "before")
+	tree, err := pack(ctx, input, b.largeFiles)
+	if err != nil {
 		return err
 	}
-	for i := range 1000 {
+	if err := b.unpack(ctx, input, dir); err != nil {
+		return err
+	}
+	if _, err := b.shell(ctx, `rm "$1"; cp -al "$2" "$3"`, input, dir, before); err != nil {
+		return err
+	}
+	if err := errors.Join(edit(before, 0.01), editFile(filepath.Join(before, "large"))); err != nil {
+		return err
+	}
+	out := filepath.Join(b.dir, "packed.tar.zst")
+	args, err := b.packArguments(dir, out, before)
+	if err != nil {
+		return err
+	}
+	peak, err := b.peakOf(b.packCommand(ctx, args...))
+	if err != nil {
+		return err
+	}
+	b.memoryRow(t, peak, name, "pack -base")
+	packed, err := packedArchive(out)
+	if err != nil {
+		return err
+	}
+	for _, change := range []string{"fresh", "unchanged", "1 % changed"} {
+		prepare := `true`
+		switch change {
+		case "fresh":
+			prepare = `rm -rf "$2"`
+		case "1 % changed":
+			prepare = `rm -rf "$2"; cp -al "$1" "$2"`
+		}
+		if _, err := b.shell(ctx, prepare, before, b.dest()); err != nil {
+			return err
+		}
+		peak, err := b.peak(ctx, packed, "builtin")
+		if err == nil {
+			err = tree.packed().verify(b.dest())
+		}
+		if err != nil {
+			return fmt.Errorf("packed, %s: %w", change, err)
+		}
+		b.memoryRow(t, peak, name, "packed", "builtin", change)
+	}
+	return nil
+}
+
+// largeFiles packs one file of 512 MiB and a thousand of 1 MiB, 1.6 GB in total.
+func (b *bench) largeFiles(p *packer) error {
+	content := text(0)
+	if err := p.file("large", 0o644, someTime, int64(512<<20/b.scale), content); err != nil {
+		return err
+	}
+	for i := range 1000 / b.scale {
 		if err := p.file(fmt.Sprintf("f%04d", i), 0o644, someTime, 1<<20, content); err != nil {
 			return err
 		}
@@ -93,6 +155,11 @@ func (b *bench) peak(ctx context.Context, a archive, strategy string) (mib float
 	if err != nil {
 		return 0, err
 	}
+	return b.peakOf(cmd)
+}
+
+// peakOf runs the command and returns its peak resident set in MiB.
+func (b *bench) peakOf(cmd *exec.Cmd) (mib float64, err error) {
 	_, err = b.timed(cmd, func(pid int, done <-chan struct{}) {
 		ticker := time.NewTicker(time.Millisecond)
 		defer ticker.Stop()

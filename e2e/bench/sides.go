@@ -58,7 +58,7 @@ func (b *bench) shell(ctx context.Context, script string, args ...string) (time.
 // deployment returns a command that runs the agent to deploy the archive. The
 // strategy "" is the default.
 func (b *bench) deployment(ctx context.Context, a archive, strategy string, args ...string) (*exec.Cmd, error) {
-	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n", a.url, a.sum, b.dest())
+	manifest := fmt.Sprintf("src: %q\nchecksum: %s\ndest: %q\n%s\n", a.url, a.sum, b.dest(), a.index)
 	if strategy != "" {
 		manifest += fmt.Sprintf("sync_strategy: %s\n", strategy)
 	}
@@ -93,7 +93,7 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 
 // timed runs the command and returns how long that took. If watch is not nil, it
 // is called with the process ID while the command runs, until the channel is
-// closed.
+// closed. The CPU time of the command and of all that it started is in b.cpu then.
 //
 // For both sides, the output goes through a pipe. The children of the command
 // hold the pipe too, so none of them is still running when timed returns.
@@ -115,6 +115,7 @@ func (b *bench) timed(cmd *exec.Cmd, watch func(pid int, done <-chan struct{})) 
 	took := time.Since(start)
 	close(done)
 	<-watched
+	b.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	if err != nil {
 		const most = 2000
 		tail := output.Bytes()

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/fujiwara/stretcher/e2e/bench/report"
 )
 
 // samples are the measured times of one command.
@@ -30,32 +32,51 @@ func (s samples) String() string {
 	return fmt.Sprintf("%.3f s (%.3f-%.3f)", s.median().Seconds(), slices.Min(s).Seconds(), slices.Max(s).Seconds())
 }
 
-// table prints rows of cells in columns. The first row contains the titles.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(titles ...string) table {
-	t := table{tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)}
-	t.row(titles...)
-	return t
+// say prints a paragraph, which becomes one of the page.
+func (b *bench) say(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	fmt.Print(text, "\n\n")
+	b.part.Blocks = append(b.part.Blocks, report.Block{Text: text})
 }
 
-func (t table) row(cells ...string) {
-	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+// table prints rows of cells in columns.
+type table struct {
+	bench *bench
+	rows  [][]string // the first one has the titles
 }
 
-func (t table) print() error { return t.w.Flush() }
+func (b *bench) table(titles ...string) *table { return &table{b, [][]string{titles}} }
 
-// verdict returns three cells: the ratio, the target, which is its maximum, and
-// whether the target is met. A target of 0 means that there is none.
-func (b *bench) verdict(ratio, target float64) []string {
-	cells := []string{fmt.Sprintf("%.2f", ratio), "", ""}
-	if target == 0 {
+func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+
+// print prints the table, which becomes one of the page.
+func (t *table) print() error {
+	t.bench.part.Blocks = append(t.bench.part.Blocks, report.Block{Table: t.rows})
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
+	for _, row := range t.rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	fmt.Fprintln(w)
+	return w.Flush()
+}
+
+// verdict returns three cells: the value, the goal for this case of the running part,
+// and whether it is met. The last two are empty if there is no goal.
+func (b *bench) verdict(name string, value float64) []string {
+	cells := []string{fmt.Sprintf("%.2f", value), "", ""}
+	goal, ok := report.FindGoal(b.part.Name, name)
+	if !ok {
 		return cells
 	}
-	cells[1], cells[2] = fmt.Sprintf("%.2f", target), "ok"
-	if ratio > target {
-		cells[2] = "MISS"
-		b.missed++
+	b.part.Results[name] = value
+	cells[1], cells[2] = fmt.Sprint(goal.Limit), "met"
+	if !goal.Met(value) {
+		cells[2] = "missed"
 	}
 	return cells
+}
+
+// point keeps a figure for the plots.
+func (b *bench) point(value float64, name ...string) {
+	b.part.Points[strings.Join(name, ", ")] = value
 }

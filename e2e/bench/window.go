@@ -12,7 +12,7 @@ import (
 // window measures for how long dest is neither the old nor the new version while
 // every file in it is replaced.
 func (b *bench) window(ctx context.Context) error {
-	fill, err := goTree(ctx)
+	fill, err := b.goTree(ctx)
 	if err != nil {
 		return err
 	}
@@ -25,11 +25,10 @@ func (b *bench) window(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the tree of the Go toolchain: %s\n\n", tree)
+	b.say("The tree of the Go toolchain: %s.", tree)
 
 	const tidy = ", with dest's own time"
 	strategies := []string{"rsync", "builtin"}
-	targets := map[string]float64{"builtin": 0.1}
 	windows := map[string]samples{}
 	if _, err := b.byAgent(ctx, archive, "rsync"); err != nil {
 		return err
@@ -55,9 +54,9 @@ func (b *bench) window(ctx context.Context) error {
 		}
 	}
 
-	t := newTable("", "dest is mixed for", "ratio", "target", "")
+	t := b.table("", "dest is mixed for", "ratio", "goal", "")
 	for _, s := range []string{"rsync", "builtin", "rsync" + tidy, "builtin" + tidy} {
-		t.row(append([]string{s, windows[s].String()}, b.verdict(windows[s].to(windows["rsync"]), targets[s])...)...)
+		t.row(append([]string{s, windows[s].String()}, b.verdict(s, windows[s].to(windows["rsync"]))...)...)
 	}
 	return t.print()
 }
