@@ -8,8 +8,6 @@ PREFIX   ?= /usr/local
 FUZZTIME ?= 10s
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
-# Without this tag, the GCS client links in all of gRPC, which is not used here.
-TAGS    := disable_grpc_modules
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
 .PHONY: help build install demo docs check test sweep deps lint fuzz bench clean
@@ -33,7 +31,7 @@ help:
 	@echo 'make check, test and lint are what a change must pass: see CONTRIBUTING.md.'
 
 build:
-	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
 
 install: build
 	install -D -m 0755 bin/stretcher $(DESTDIR)$(PREFIX)/bin/stretcher

@@ -52,7 +52,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 		stretcherPath = filepath.Join(dir, "stretcher")
-		build := exec.Command("go", "build", "-race", "-tags", "disable_grpc_modules", "-o", stretcherPath, "./cmd/stretcher")
+		build := exec.Command("go", "build", "-race", "-o", stretcherPath, "./cmd/stretcher")
 		build.Dir = ".."
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build stretcher: %v\n%s", err, out)

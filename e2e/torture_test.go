@@ -44,7 +44,7 @@ func plainPath(t *testing.T) string {
 // the end of all tests.
 var buildPlain = sync.OnceValues(func() (string, error) {
 	path := stretcherPath + "-plain"
-	build := exec.Command("go", "build", "-tags", "disable_grpc_modules", "-o", path, "./cmd/stretcher")
+	build := exec.Command("go", "build", "-o", path, "./cmd/stretcher")
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build stretcher: %w\n%s", err, out)

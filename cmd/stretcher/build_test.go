@@ -10,15 +10,23 @@ import (
 	"testing"
 )
 
-// TestBuilt runs the program as it is shipped, not as a test binary: its version
-// comes from the link flags, and its memory does not grow when a command prints
+// TestBuilt runs the program as it is shipped, not as a test binary: it is small, its
+// version comes from the link flags, and its memory does not grow when a command prints
 // 200 MB.
 func TestBuilt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	build := exec.Command("go", "build", "-o", w.path("stretcher"), "-tags", "disable_grpc_modules", "-ldflags", "-s -w -X github.com/fujiwara/stretcher.Version=1.2.3-test", ".")
+	build := exec.Command("go", "build", "-o", w.path("stretcher"), "-ldflags", "-s -w -X github.com/fujiwara/stretcher.Version=1.2.3-test", ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	info, err := os.Stat(w.path("stretcher"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("size: %d bytes", info.Size())
+	if info.Size() > 20e6 {
+		t.Errorf("the program has %d bytes, want at most 20 MB", info.Size())
 	}
 	if got := w.run(w.path("stretcher"), "-version"); got != "version: 1.2.3-test\n" {
 		t.Errorf("-version prints %q", got)

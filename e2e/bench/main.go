@@ -202,7 +202,7 @@ func (b *bench) inOwnDir(ctx context.Context, parent string, p part) (err error)
 
 // build builds the agent like make build, from the module in a directory.
 func build(ctx context.Context, module, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", module, "-trimpath", "-tags", "disable_grpc_modules", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", module, "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the agent: %w\n%s", err, bytes.TrimSpace(out))

@@ -81,7 +81,7 @@ func (f *fetcher) fetch(ctx context.Context) (err error) {
 
 // retry is Options.retry for attempts over connections to the source.
 func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.Context) error) error {
-	return f.Options.retry(ctx, name, attempt, func() {
+	return f.Options.retry(ctx, "Fetch "+name, attempt, func() {
 		f.progress.retries.Add(1)
 		f.source.closeIdle()
 	})
@@ -112,7 +112,7 @@ func (o Options) retry(ctx context.Context, name string, attempt func(context.Co
 		if busy, ok := errors.AsType[busyError](err); ok {
 			wait = max(wait, min(busy.retryAfter, maxRetryAfter))
 		}
-		o.logf("[WARN] Fetch %s: attempt %d of %d failed: %v; next in %s", name, n+1, o.Retries+1, err, wait.Round(time.Millisecond))
+		o.logf("[WARN] %s: attempt %d of %d failed: %v; next in %s", name, n+1, o.Retries+1, err, wait.Round(time.Millisecond))
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

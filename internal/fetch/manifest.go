@@ -58,7 +58,7 @@ func SignedManifest(ctx context.Context, url string, o Options, verify func(mani
 		}
 		return nil
 	}
-	if err := o.retry(ctx, "the signed manifest", attempt, func() {}); err != nil {
+	if err := o.retry(ctx, "Fetch the signed manifest", attempt, func() {}); err != nil {
 		return nil, err
 	}
 	return manifest, nil

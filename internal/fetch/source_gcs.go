@@ -3,24 +3,24 @@ package fetch
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/crc32"
 	"io"
 	"net/http"
-	"os"
-	"strconv"
+	"net/url"
 	"strings"
 	"sync"
 
-	"cloud.google.com/go/auth"
-	"cloud.google.com/go/auth/credentials"
-	"cloud.google.com/go/auth/httptransport"
-	"cloud.google.com/go/storage"
-	"google.golang.org/api/googleapi"
-	"google.golang.org/api/option"
-
 	"github.com/fujiwara/stretcher/internal/allowlist"
-	"github.com/fujiwara/stretcher/internal/redact"
+)
+
+var (
+	errNoObject = errors.New("object doesn't exist")
+	errNoBucket = errors.New("bucket doesn't exist")
 )
 
 // gcsSource is an object of Google Cloud Storage.
@@ -29,99 +29,98 @@ type gcsSource struct {
 	userAgent   string
 	scope       string     // of the credentials; "" is to read only
 	mu          sync.Mutex // of the fields below, which connect sets
-	client      *storage.Client
+	client      *GCSClient
 	transport   *http.Transport
 }
 
 // connect returns the client, which it makes at the first call.
-func (s *gcsSource) connect() (*storage.Client, error) {
+func (s *gcsSource) connect() (*GCSClient, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client != nil {
 		return s.client, nil
 	}
 	s.transport = newTransport()
-	hc := &http.Client{
-		Transport: gcsTransport{boundedErrors{s.transport}, s.userAgent},
-		// GCS does not redirect. The credentials would go wherever a redirect leads.
-		CheckRedirect: noRedirect,
-	}
-	options := []option.ClientOption{option.WithHTTPClient(hc)}
-	if os.Getenv("STORAGE_EMULATOR_HOST") == "" {
-		creds, err := credentials.DetectDefault(&credentials.DetectOptions{
-			Scopes: []string{cmp.Or(s.scope, storage.ScopeReadOnly)},
-			Client: &http.Client{Transport: boundedErrors{s.transport}}, // of the server of tokens
-		})
-		if err == nil {
-			err = httptransport.AddAuthorizationMiddleware(hc, creds)
-		}
-		if err != nil {
-			return nil, permanent(fmt.Errorf("GCP credentials: %w (set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key)", err))
-		}
-		options = append(options, option.WithAuthCredentials(creds))
-	}
-	client, err := storage.NewClient(context.Background(), options...)
+	client, err := newGCSClient(boundedErrors{s.transport}, cmp.Or(s.scope, gcsReadOnly), s.userAgent)
 	if err != nil {
-		return nil, permanent(fmt.Errorf("GCS client: %w", err))
+		return nil, err
 	}
-	// Retries are made in one place for all schemes, by fetcher.retry.
-	client.SetRetry(storage.WithPolicy(storage.RetryNever))
 	s.client = client
 	return client, nil
 }
 
+// open gets the object by the XML API (https://cloud.google.com/storage/docs/xml-api/get-object-download).
 func (s *gcsSource) open(ctx context.Context, offset, length int64, validator string) (*object, error) {
 	client, err := s.connect()
 	if err != nil {
 		return nil, err
 	}
-	// The checksum of the manifest is that of the bytes as they are stored.
-	handle := client.Bucket(s.bucket).Object(s.key).ReadCompressed(true)
+	query := url.Values{}
 	if validator != "" {
-		generation, err := strconv.ParseInt(validator, 10, 64)
-		if err != nil {
-			return nil, permanent(fmt.Errorf("generation %q: %w", validator, err))
-		}
-		handle = handle.Generation(generation)
+		query.Set("generation", validator)
 	}
-	r, err := handle.NewRangeReader(context.WithValue(ctx, gcsReadKey{}, new(error)), offset, length)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, client.URL(query, s.bucket, s.key).String(), nil)
 	if err != nil {
-		return nil, s.error(ctx, err, validator, offset > 0 || length >= 0)
+		return nil, permanent(err)
 	}
-	o := &object{body: r, offset: r.Attrs.StartOffset, size: r.Attrs.Size, ranges: true, encoding: encoding{sent: r.Attrs.ContentEncoding}}
-	if r.Attrs.Generation > 0 {
-		o.validator = strconv.FormatInt(r.Attrs.Generation, 10)
+	// Without this header, the server decompresses what is stored with the
+	// Content-Encoding gzip. The checksum of the manifest is that of the bytes as they
+	// are stored.
+	req.Header.Set("Accept-Encoding", "gzip")
+	ranged := offset > 0 || length >= 0
+	if ranged {
+		req.Header.Set("Range", httpRange(offset, length))
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	o := &object{
+		body:      resp.Body,
+		size:      resp.ContentLength,
+		validator: resp.Header.Get("X-Goog-Generation"),
+		ranges:    true,
+		encoding:  encoding{sent: resp.Header.Get("Content-Encoding")},
+	}
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && ranged:
+		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
+	case resp.StatusCode == http.StatusOK && offset > 0: // the server has ignored the range
+		err = errChanged
+	case resp.StatusCode == http.StatusOK:
+		o.body = withCRC32C(resp)
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
+		err = errChanged
+	case resp.StatusCode == http.StatusNotFound:
+		err = s.missing(ctx, validator)
+	default:
+		err = client.StatusError(resp)
+	}
+	if err != nil {
+		resp.Body.Close()
+		return nil, err
 	}
 	return o, nil
 }
 
-// error returns the error of a read, permanent unless another attempt may
-// succeed. ranged says that the read was of a part of the object.
-func (s *gcsSource) error(ctx context.Context, err error, validator string, ranged bool) error {
-	if errors.Is(err, storage.ErrObjectNotExist) {
-		if validator != "" {
-			return errChanged // that generation has been deleted
+// missing returns the error for an object that does not exist, permanent unless another
+// attempt may succeed.
+func (s *gcsSource) missing(ctx context.Context, validator string) error {
+	if validator != "" {
+		return errChanged // that generation has been deleted
+	}
+	// A missing bucket gives the same error, but is not worth a retry.
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.client.URL(nil, "storage", "v1", "b", s.bucket).String(), nil)
+	if err != nil {
+		return permanent(err)
+	}
+	if resp, err := s.client.Do(req); err == nil {
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusNotFound {
+			return permanent(errNoBucket)
 		}
-		// A missing bucket gives the same error, but is not worth a retry.
-		if _, bucketErr := s.client.Bucket(s.bucket).Attrs(ctx); errors.Is(bucketErr, storage.ErrBucketNotExist) {
-			return permanent(storage.ErrBucketNotExist)
-		}
-		return missingError{storage.ErrObjectNotExist}
 	}
-	if token, ok := errors.AsType[*auth.Error](err); ok && token.Response != nil {
-		status := withReason(errors.New(redact.Printable(token.Response.Status)), reason(token.Response.Header.Get("Content-Type"), token.Body))
-		return fmt.Errorf("GCP credentials: %w", httpStatusError(status, token.Response.StatusCode, token.Response.Header))
-	}
-	api, ok := errors.AsType[*googleapi.Error](err)
-	if !ok {
-		return withoutURL(err) // the server has not answered
-	}
-	if ranged && api.Code == http.StatusRequestedRangeNotSatisfiable {
-		return errChanged
-	}
-	status := fmt.Errorf("%d %s", api.Code, http.StatusText(api.Code))
-	status = withReason(status, cmp.Or(reason(api.Header.Get("Content-Type"), []byte(api.Body)), textReason(api.Message)))
-	return httpStatusError(status, api.Code, api.Header)
+	return missingError{errNoObject}
 }
 
 func (s *gcsSource) allowed(l allowlist.List) error { return l.Object("gs", s.bucket, s.key) }
@@ -136,58 +135,36 @@ func (s *gcsSource) closeIdle() {
 
 func (s *gcsSource) close() error {
 	s.closeIdle()
-	if s.client == nil {
-		return nil
-	}
-	return s.client.Close()
+	return nil
 }
 
-// gcsReadKey is the key of a value in the context of a read: a *error, for the
-// error that its body failed with.
-type gcsReadKey struct{}
-
-// gcsTransport makes a read fail when its body fails. Otherwise the client would
-// request the rest on its own, any number of times, without a pause and without
-// a line in the log.
-type gcsTransport struct {
-	http.RoundTripper
-	userAgent string
-}
-
-func (t gcsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
-	req.Header.Set("User-Agent", t.userAgent)
-	failed, ok := req.Context().Value(gcsReadKey{}).(*error)
-	if !ok {
-		return t.RoundTripper.RoundTrip(req)
-	}
-	if *failed != nil {
-		return nil, *failed
-	}
-	resp, err := t.RoundTripper.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if from := req.Header.Get("Range"); resp.StatusCode == http.StatusOK && from != "" && !strings.HasPrefix(from, "bytes=0-") {
-		// The server has ignored the range. The error of the client would not
-		// say so.
-		resp.Body.Close()
-		return nil, errChanged
-	}
-	resp.Body = &gcsBody{resp.Body, failed}
-	return resp, nil
-}
-
-// gcsBody records in *failed the error that a body fails with.
-type gcsBody struct {
+// crcBody is the body of a whole object. At its end it fails if the CRC32C of what was
+// read is not that which the server has sent.
+type crcBody struct {
 	io.ReadCloser
-	failed *error
+	hash hash.Hash32
+	want uint32
 }
 
-func (b *gcsBody) Read(p []byte) (int, error) {
+// withCRC32C returns the body of an answer, verified if it has the header for that
+// (https://cloud.google.com/storage/docs/xml-api/reference-headers#xgooghash).
+func withCRC32C(resp *http.Response) io.ReadCloser {
+	for _, value := range resp.Header.Values("X-Goog-Hash") {
+		for item := range strings.SplitSeq(value, ",") {
+			encoded, ok := strings.CutPrefix(strings.TrimSpace(item), "crc32c=")
+			if sum, err := base64.StdEncoding.DecodeString(encoded); ok && err == nil && len(sum) == 4 {
+				return &crcBody{resp.Body, crc32.New(crc32.MakeTable(crc32.Castagnoli)), binary.BigEndian.Uint32(sum)}
+			}
+		}
+	}
+	return resp.Body
+}
+
+func (b *crcBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		*b.failed = err
+	b.hash.Write(p[:n])
+	if err == io.EOF && b.hash.Sum32() != b.want {
+		err = fmt.Errorf("the CRC32C of what was received is %08x, not %08x as the server says", b.hash.Sum32(), b.want)
 	}
 	return n, err
 }

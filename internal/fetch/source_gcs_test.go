@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"cloud.google.com/go/storage"
 )
 
 // serveGCS is serve with the API of GCS, and makes the environment name it as the
@@ -120,7 +118,7 @@ func TestGCSErrors(t *testing.T) {
 	t.Run("missing bucket", func(t *testing.T) {
 		serveGCS(t, nil, nil)
 		_, logged, err := download(t, quick(2), "gs://nobucket/key")
-		if !errors.Is(err, storage.ErrBucketNotExist) || strings.Contains(logged, "attempt") {
+		if !errors.Is(err, errNoBucket) || strings.Contains(logged, "attempt") {
 			t.Errorf("error %v\n%s", err, logged)
 		}
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"cloud.google.com/go/storage"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/fujiwara/stretcher/internal/redact"
@@ -30,8 +29,8 @@ func NewPlace(url string, o Options) (Place, error) {
 	case *s3Source:
 		return Place{S3: &S3Place{s}}, nil
 	case *gcsSource:
-		s.scope = storage.ScopeReadWrite
-		return Place{GCS: &GCSPlace{s}}, nil
+		s.scope = gcsReadWrite
+		return Place{GCS: &GCSPlace{s, o}}, nil
 	case fileSource:
 		return Place{Path: s.path}, nil
 	}
@@ -60,18 +59,23 @@ func (p *S3Place) Client(ctx context.Context) (*s3.Client, error) {
 func (p *S3Place) Error(err error) error { return s3Error(err, false) }
 
 // GCSPlace is an object of Google Cloud Storage.
-type GCSPlace struct{ source *gcsSource }
-
-// Object returns the object of a client that may write, and does not retry.
-func (p *GCSPlace) Object() (*storage.ObjectHandle, error) {
-	client, err := p.source.connect()
-	if err != nil {
-		return nil, err
-	}
-	return client.Bucket(p.source.bucket).Object(p.source.key), nil
+type GCSPlace struct {
+	source  *gcsSource
+	options Options
 }
 
-// Error returns a short form of an error of the client.
-func (p *GCSPlace) Error(ctx context.Context, err error) error {
-	return p.source.error(ctx, err, "", false)
+// Bucket returns the name of the bucket.
+func (p *GCSPlace) Bucket() string { return p.source.bucket }
+
+// Key returns the key of the object.
+func (p *GCSPlace) Key() string { return p.source.key }
+
+// Client returns a client that may write, and does not retry. It fails without
+// credentials.
+func (p *GCSPlace) Client() (*GCSClient, error) { return p.source.connect() }
+
+// Retry calls attempt until it succeeds, or fails for good, as far as the options say.
+func (p *GCSPlace) Retry(ctx context.Context, attempt func(context.Context) error) error {
+	name := redact.URL("gs://" + p.source.bucket + "/" + p.source.key)
+	return p.options.retry(ctx, "Upload to "+name, attempt, p.source.closeIdle)
 }
