@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
-.PHONY: help build install demo docs check test sweep deps lint fuzz bench clean
+.PHONY: help build install demo docs check test sweep deps lint fuzz bench bench-fleet clean
 
 help:
 	@echo 'make build    build bin/stretcher ($(or $(VERSION),version unknown))'
@@ -25,6 +25,7 @@ help:
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
 	@echo 'make bench    measure everything that has a goal, and write docs/performance.md;'
 	@echo '              25 minutes on 2 cores that do nothing else'
+	@echo 'make bench-fleet  measure 200 agents that deploy from one nginx (5 minutes)'
 	@echo 'make deps     make what the tests need available: servers and system packages'
 	@echo 'make clean    remove bin'
 	@echo
@@ -94,6 +95,10 @@ fuzz:
 
 bench:
 	cd e2e && go run ./bench
+
+# It also replaces the figures in this document.
+bench-fleet:
+	cd e2e && go run ./fleetbench -update ../docs/scale.md
 
 clean:
 	rm -rf bin
