@@ -132,7 +132,7 @@ func replace(path, figures string) error {
 
 // build builds the agent like make build.
 func build(ctx context.Context, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", "..", "-trimpath", "-tags", "disable_grpc_modules", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", "..", "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the agent: %w\n%s", err, bytes.TrimSpace(out))

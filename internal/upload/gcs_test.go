@@ -101,7 +101,7 @@ func TestGCSPut(t *testing.T) {
 		}},
 		"busy": {size: len(content), want: "503 Service Unavailable: too busy (given up after 4 attempts)", fault: func(put int, w http.ResponseWriter) bool {
 			if put > 1 {
-				http.Error(w, "too busy", 503)
+				http.Error(w, "too busy", http.StatusServiceUnavailable)
 			}
 			return put > 1
 		}},
