@@ -176,9 +176,9 @@ func (c *chaos) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		z.Close()
 		partial(from, to, body.Bytes())
 	case 11:
-		http.Redirect(w, r, r.URL.Path+"?again="+secret, http.StatusTemporaryRedirect)
+		http.Redirect(w, r, r.URL.Path+"?session="+secret, http.StatusTemporaryRedirect)
 	case 12:
-		http.Redirect(w, r, c.other.URL+"/?"+secret, http.StatusFound)
+		http.Redirect(w, r, c.other.URL+"/?token="+secret, http.StatusFound)
 	case 13: // another size
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to, len(data)+1))
 		w.WriteHeader(http.StatusPartialContent)

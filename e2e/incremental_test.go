@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -167,43 +168,86 @@ func TestIncrementalStores(t *testing.T) {
 	})
 }
 
-// Other programs read the archive as any tar.zst, and by its seek table.
+// Credentials that are not valid any more are an error that says so, and dest stays.
+func TestIncrementalCredentials(t *testing.T) {
+	t.Parallel()
+	a := packApp(t)
+	endpoint, root := startS3(t)
+	h := s3Host(t, endpoint)
+	for i, archive := range a.archives {
+		write(t, fmt.Sprintf("%s/deploys/v%d.tar.zst", root, i+1), archive)
+		write(t, h.path(fmt.Sprintf("v%d.yml", i+1)), a.manifest(i+1, fmt.Sprintf("s3://deploys/v%d.tar.zst", i+1), h, "builtin"))
+	}
+	h.stretcher(fileURL(h.path("v1.yml"))).wantSuccess()
+	h.env = append(h.env, "AWS_SECRET_ACCESS_KEY=expired")
+	h.stretcher(fileURL(h.path("v2.yml"))).wantFailure("Get src failed: ", "403", "SignatureDoesNotMatch").wantNotPrinted("expired")
+	a.wantTree(t, a.v1, h)
+	h.wantNoLeftovers()
+	h.env = append(h.env, "AWS_SECRET_ACCESS_KEY="+s3SecretKey)
+	h.stretcher(fileURL(h.path("v2.yml"))).wantSuccess().wantLog("198 files as they were, 2 patched, 0 new")
+	a.wantTree(t, a.v2, h)
+}
+
+// Other programs read the archive as any tar.zst, and by its seek table: one with
+// patches, one of a single large file, and one without any contents.
 func TestPackedOracles(t *testing.T) {
 	t.Parallel()
 	a, h := packApp(t), newHost(t)
-	archive := h.path("app.tar.zst")
-	write(t, archive, a.archives[1])
-	output(t, h.command("zstd", "-tq", archive))
-	tar := []byte(output(t, h.command("zstd", "-dcq", archive)))
-	for _, program := range []string{"tar", "bsdtar"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Errorf("%v: install it with make deps", err)
-			continue
-		}
-		dir := h.path(program)
-		write(t, dir+"/x", nil)
-		output(t, h.command("rm", dir+"/x"))
-		output(t, h.command(program, "-xf", archive, "-C", dir))
-		output(t, h.command("diff", "-r", a.v2, dir))
+	write(t, h.path("large", "file"), incompressible(t, 20<<20).archive)
+	for i := range 300 {
+		write(t, h.path("empty", fmt.Sprintf("dir%d/dir", i), "file"), nil)
 	}
+	for name, tree := range map[string]string{"patches": a.v2, "large": h.path("large"), "empty": h.path("empty")} {
+		archive := h.path(name + ".tar.zst")
+		if name == "patches" {
+			write(t, archive, a.archives[1])
+		} else {
+			output(t, h.command(stretcherPath, "pack", "-o", archive, tree))
+		}
+		output(t, h.command("zstd", "-tq", archive))
+		for _, program := range []string{"tar", "bsdtar"} {
+			if _, err := exec.LookPath(program); err != nil {
+				t.Errorf("%v: install it with make deps", err)
+				continue
+			}
+			dir := h.path(program, name)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			output(t, h.command(program, "-xf", archive, "-C", dir))
+			output(t, h.command("diff", "-r", tree, dir))
+		}
+		readBySeekTable(t, archive, []byte(output(t, h.command("zstd", "-dcq", archive))))
+	}
+}
 
+// readBySeekTable reads parts of the tar in an archive, and compares them.
+func readBySeekTable(t *testing.T, archive string, tar []byte) {
+	t.Helper()
+	data, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
 	z, err := zstd.NewReader(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer z.Close()
-	r, err := seekable.NewReader(bytes.NewReader(a.archives[1]), z)
+	r, err := seekable.NewReader(bytes.NewReader(data), z)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
+	if end, err := r.Seek(0, io.SeekEnd); err != nil || end != int64(len(tar)) {
+		t.Errorf("%s: the seek table says %d bytes of %d: %v", archive, end, len(tar), err)
+	}
 	rng := rand.New(rand.NewPCG(2, 2))
 	for range 200 {
 		offset := rng.IntN(len(tar))
 		want := tar[offset:][:rng.IntN(min(len(tar)-offset, 300_000))]
 		got := make([]byte, len(want))
 		if n, err := r.ReadAt(got, int64(offset)); n != len(want) || !bytes.Equal(got, want) {
-			t.Fatalf("%d bytes from %d: %d bytes, %v", len(want), offset, n, err)
+			t.Fatalf("%s: %d bytes from %d: %d bytes, %v", archive, len(want), offset, n, err)
 		}
 	}
 }
