@@ -17,8 +17,9 @@ import (
 
 // getSrc downloads the archive to a temporary file, and verifies and indexes it
 // as it arrives. What the index says counts only once the checksum of the whole
-// archive has been verified.
-func (d *deployment) getSrc(ctx context.Context, limits archive.Limits) (_ *archive.Archive, err error) {
+// archive has been verified. If dest has a part of it, only the rest is downloaded.
+func (d *deployment) getSrc(ctx context.Context, s strategy) (_ *archive.Archive, err error) {
+	limits := archive.Limits{Size: d.conf.MaxSize, CountHoles: s.fillsHoles()}
 	if t := d.conf.Timeout; t > 0 { // for both kinds of download together
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, t, fmt.Errorf("timeout: the download took longer than %s", t))

@@ -77,6 +77,11 @@ func (cs CommandLines) InvokePipe(src *bytes.Buffer) error {
 
 func (c CommandLine) empty() bool { return strings.TrimSpace(string(c)) == "" }
 
+// given returns the command lines that are not empty.
+func (c CommandLines) given() CommandLines {
+	return slices.DeleteFunc(slices.Clone(c), CommandLine.empty)
+}
+
 // label names the command in the log and in errors. Secrets are redacted first,
 // since half a URL might not be recognized as one.
 func (c CommandLine) label() string { return redact.Printable(proc.Label(redact.Text(string(c)))) }

@@ -65,11 +65,9 @@ func (d *deployment) listChanges(ctx context.Context, s strategy, src *archive.A
 
 // wouldRun logs the commands of a kind, and returns how many there are.
 func (d *deployment) wouldRun(kind string, commands CommandLines) (n int) {
-	for _, c := range commands {
-		if !c.empty() {
-			log.Printf("would run %s command: %s", kind, c.label())
-			n++
-		}
+	for _, c := range commands.given() {
+		log.Printf("would run %s command: %s", kind, c.label())
+		n++
 	}
 	return n
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
+	"os"
 	"syscall"
 	"time"
 
@@ -18,34 +20,37 @@ import (
 	"github.com/fujiwara/stretcher/internal/incremental"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/runlog"
-	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// getChanged fetches what dest does not have of the archive, by the archive's index,
-// and verifies all of it. It returns nil where the whole archive should be downloaded
-// instead, that is, unless this would fail for the same reason. dest may change while
-// this runs and afterwards: what it returns has been copied from there.
+// getChanged fetches what dest does not have of the archive, by the archive's index.
+// It returns nil where the whole archive should be downloaded instead, that is, unless
+// this would fail for the same reason.
 func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*archive.Archive, error) {
 	if d.manifest.Index == (Index{}) || d.conf.Whole {
 		return nil, nil
 	}
-	a, err := d.rebuild(ctx, limits)
+	if _, err := os.Stat(d.manifest.Dest); errors.Is(err, fs.ErrNotExist) {
+		log.Println("Not incrementally: dest does not exist")
+		return nil, nil
+	}
+	a, err := d.openChanged(ctx, limits)
 	switch {
-	case err != nil && ctx.Err() != nil:
-		//lint:ignore ST1005 operators match on these words
-		return nil, fmt.Errorf("Get src failed: fetch %s: %w", redact.URL(d.manifest.Src), context.Cause(ctx))
-	case errors.Is(err, allowlist.ErrRefused), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		//lint:ignore ST1005 operators match on these words
-		return nil, fmt.Errorf("Get src failed: %w", err)
+	case err == nil:
+		return a, nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("fetch %s: %w", redact.URL(d.manifest.Src), context.Cause(ctx))
 	case errors.Is(err, incremental.ErrWhole):
 		log.Printf("Not incrementally: %v", err)
-	case err != nil:
+		return nil, nil
+	case !errors.Is(err, allowlist.ErrRefused) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT):
 		log.Printf("[WARN] Incremental download: %v: downloading the whole archive", redact.Printable(redact.Error(err).Error()))
+		return nil, nil
 	}
-	return a, nil
+	//lint:ignore ST1005 operators match on these words
+	return nil, fmt.Errorf("Get src failed: %w", err)
 }
 
-func (d *deployment) rebuild(ctx context.Context, limits archive.Limits) (_ *archive.Archive, err error) {
+func (d *deployment) openChanged(ctx context.Context, limits archive.Limits) (*archive.Archive, error) {
 	m, start := d.manifest, time.Now()
 	log.Println("Fetching what has changed in src:", redact.URL(m.Src))
 	options := d.conf.fetchOptions()
@@ -55,21 +60,12 @@ func (d *deployment) rebuild(ctx context.Context, limits archive.Limits) (_ *arc
 		return nil, err
 	}
 	defer src.Close()
-	index, err := incremental.FetchIndex(ctx, src, m.Index.Offset, m.Index.Size, m.Index.SHA256)
+	o := incremental.Options{Older: m.Dest, Changes: len(m.Commands.Pre.given()) > 0 && !d.conf.DryRun, Limits: limits}
+	a, stats, err := incremental.Fetch(ctx, src, m.Index.Offset, m.Index.Size, m.Index.SHA256, o)
 	if err != nil {
 		return nil, err
 	}
-	tar, err := unixfs.TempFile()
-	if err != nil {
-		return nil, err
-	}
-	size := max(src.Size(), m.Index.Offset+m.Index.Size) // not every server tells the size
-	a, stats, err := incremental.Rebuild(ctx, index, size, m.Dest, tar, limits, src.Fetch)
-	if err != nil {
-		return nil, errors.Join(err, tar.Close())
-	}
-	a.TakeOver(tar)
-	log.Printf("Fetched %s of %s in %s: %s, %s as they were, %d patched, %d new", humanize.IBytes(uint64(stats.Fetched+m.Index.Size)), humanize.IBytes(uint64(size)),
-		time.Since(start).Round(time.Millisecond), runlog.Count(stats.Requests+1, "request"), runlog.Count(stats.Kept, "file"), stats.Patched, stats.New)
+	log.Printf("Fetched %s of %s in %s: %s, %s as they were, %d patched, %d new", humanize.IBytes(uint64(stats.Fetched)), humanize.IBytes(uint64(stats.Size)),
+		time.Since(start).Round(time.Millisecond), runlog.Count(stats.Requests, "request"), runlog.Count(stats.Kept, "file"), stats.Patched, stats.New)
 	return a, nil
 }

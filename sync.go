@@ -18,8 +18,10 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
+	"github.com/fujiwara/stretcher/internal/incremental"
 	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/progress"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -117,7 +119,7 @@ func (d *deployment) prepare(s strategy) error {
 		unixfs.SweepTempDirs(unixfs.TempBeside(dest))
 	}
 	certain, err := s.problem(dest)
-	pre := slices.DeleteFunc(slices.Clone(d.manifest.Commands.Pre), CommandLine.empty)
+	pre := d.manifest.Commands.Pre.given()
 	// A command that only stops a service must not run if the deployment is to fail.
 	mayMend := slices.ContainsFunc(pre, func(c CommandLine) bool {
 		return !errors.Is(err, errDestExists) || destcheck.MayMove(string(c), d.commands.Env, dest)
@@ -160,7 +162,7 @@ func (d *deployment) source(ctx context.Context, s strategy) (*archive.Archive, 
 			return nil, err
 		}
 	}
-	src, err := d.getSrc(ctx, archive.Limits{Size: d.conf.MaxSize, CountHoles: s.fillsHoles()})
+	src, err := d.getSrc(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +199,17 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 			return err
 		}
 	}
-	if err := s.deploy(ctx, d, src); err != nil || d.conf.StateDir == "" {
+	err := s.deploy(ctx, d, src)
+	if errors.Is(err, incremental.ErrChanged) { // while files were staged, so it is not too late
+		log.Printf("[WARN] %v: downloading the whole archive", redact.Printable(err.Error()))
+		d.conf.Whole = true
+		var whole *archive.Archive
+		if whole, err = d.getSrc(ctx, s); err == nil {
+			defer func() { unixfs.Warn("free the archive", whole.Close()) }()
+			err = s.deploy(ctx, d, whole)
+		}
+	}
+	if err != nil || d.conf.StateDir == "" {
 		return err
 	}
 	// What the state directory says to be deployed has to survive a power cut. The

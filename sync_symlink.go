@@ -123,6 +123,7 @@ func (s *symlinkStrategy) deploy(ctx context.Context, d *deployment, src *archiv
 // release switches dest to a release of the tree. A nil tree is the release that
 // was found.
 func (s *symlinkStrategy) release(ctx context.Context, dest string, tree *treesync.Fresh) (err error) {
+	s.store.Close() // of an attempt before
 	if s.store, err = releases.Open(dest); err != nil {
 		return err
 	}

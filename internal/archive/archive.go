@@ -44,7 +44,7 @@ import (
 type Archive struct {
 	Tree *Tree
 
-	spool        *os.File            // set only while the archive owns it and it is the tar
+	spool        io.Closer           // set only while the archive owns it and it is the tar
 	decompressed *unixfs.StripedFile // the tar of a compressed archive; nil for a plain tar
 	data         io.ReaderAt         // the tar: either of the two above
 	closing      sync.WaitGroup      // of a spool that is closed in the background
@@ -64,18 +64,19 @@ func Index(ctx context.Context, arriving io.Reader, spool *os.File, limits Limit
 	return indexAs(ctx, decompress, arriving, spool, limits)
 }
 
-// IndexTar is Index for a tar that is not compressed, whatever it begins with.
-func IndexTar(ctx context.Context, arriving io.Reader, spool *os.File, limits Limits) (*Archive, error) {
+// IndexTar is Index for a tar that is not compressed, whatever it begins with. The
+// archive refers to it as data, of which Index reads nothing.
+func IndexTar(ctx context.Context, arriving io.Reader, data io.ReaderAt, limits Limits) (*Archive, error) {
 	plain := func(_ context.Context, r io.Reader) (*decompressor, error) {
 		return &decompressor{Reader: r, close: func() {}}, nil
 	}
-	return indexAs(ctx, plain, arriving, spool, limits)
+	return indexAs(ctx, plain, arriving, data, limits)
 }
 
 // opener opens the decompressor of an archive.
 type opener func(context.Context, io.Reader) (*decompressor, error)
 
-func indexAs(ctx context.Context, open opener, arriving io.Reader, spool *os.File, limits Limits) (*Archive, error) {
+func indexAs(ctx context.Context, open opener, arriving io.Reader, spool io.ReaderAt, limits Limits) (*Archive, error) {
 	source := &sourceReader{r: arriving}
 	a, err := readArchive(ctx, open, source, spool, limits)
 	switch {
@@ -108,7 +109,7 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func readArchive(ctx context.Context, open opener, source io.Reader, spool *os.File, limits Limits) (*Archive, error) {
+func readArchive(ctx context.Context, open opener, source io.Reader, spool io.ReaderAt, limits Limits) (*Archive, error) {
 	d, err := open(ctx, source)
 	if err != nil {
 		return nil, err
@@ -233,7 +234,7 @@ func (a *Archive) RootMode() (mode uint32, ok bool) {
 // the archive was compressed, the spool is no longer needed and is closed at
 // once, in the background, because the commands and the sync that follow may
 // need its disk space.
-func (a *Archive) TakeOver(spool *os.File) {
+func (a *Archive) TakeOver(spool io.Closer) {
 	if a.decompressed == nil {
 		a.spool = spool
 		return

@@ -8,13 +8,26 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
-// FetchIndex fetches the index at a place of an archive, as the manifest has it, and
-// verifies its SHA-256, which is in hex.
-func FetchIndex(ctx context.Context, src *fetch.Object, offset, size int64, sum string) (*seekable.Index, error) {
+// Fetch is Open for an object, whose index is at a place in it and has a SHA-256, in
+// hex. The index counts as fetched.
+func Fetch(ctx context.Context, src *fetch.Object, offset, size int64, sum string, o Options) (*archive.Archive, Stats, error) {
+	x, err := fetchIndex(ctx, src, offset, size, sum)
+	if err != nil {
+		return nil, Stats{}, err
+	}
+	o.Size = max(src.Size(), offset+size) // not every server tells the size
+	a, stats, err := Open(ctx, x, o, src.Fetch)
+	stats.Size, stats.Fetched, stats.Requests = o.Size, stats.Fetched+size, stats.Requests+1
+	return a, stats, err
+}
+
+// fetchIndex fetches and verifies an index.
+func fetchIndex(ctx context.Context, src *fetch.Object, offset, size int64, sum string) (*seekable.Index, error) {
 	var encoded bytes.Buffer
 	encoded.Grow(int(size) + bytes.MinRead) // so that it is not copied
 	place := fetch.Range{Offset: offset, Size: size}

@@ -1,11 +1,11 @@
 package incremental
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"slices"
 
@@ -13,15 +13,14 @@ import (
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
-// readHeaders returns the archive that the index describes, whose data is to be
-// written to the file tar.
-func readHeaders(ctx context.Context, x *seekable.Index, tar *os.File, limits archive.Limits) (*archive.Archive, error) {
+// readHeaders returns the archive that the index describes, with the contents data.
+func readHeaders(ctx context.Context, x *seekable.Index, data io.ReaderAt, limits archive.Limits) (*archive.Archive, error) {
 	between, err := x.Between()
 	if err != nil {
 		return nil, err
 	}
 	defer between.Close()
-	a, err := archive.IndexTar(ctx, &skeleton{between: between, pieces: x.Pieces, size: x.TarSize}, tar, limits)
+	a, err := archive.IndexTar(ctx, &skeleton{between: between, pieces: x.Pieces, size: x.TarSize}, data, limits)
 	if err != nil {
 		return nil, fmt.Errorf("index of the archive: %w", err)
 	}
@@ -63,19 +62,21 @@ func (s *skeleton) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// file is a file of the tar with its pieces.
+// file is a file of the tar that has contents.
 type file struct {
 	path        string
-	first, last int // of the pieces
+	first, last int32  // of the pieces
+	kept        bool   // the older tree has all of them in the file of the same path
+	mark        uint64 // of that file, see unchanging; 0 if it does not count
 }
 
 // maxPaths limits the bytes of all paths together, for the sake of memory: a small
 // index can have long ones.
 const maxPaths = 32 << 20
 
-// filesOf returns the files that have pieces, in the order of the tar. It is an
-// error if a piece is anywhere but in the contents of a file: the tar could then
-// have other headers than those that were read.
+// filesOf returns the files that have contents, in the order of the tar. It is an
+// error if these are anything but pieces, or if a piece is anywhere else: the tar
+// could then have other headers than those that were read.
 func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
 	type span struct {
 		path       string
@@ -94,8 +95,8 @@ func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
 			if child.IsDir() {
 				walk(name, child)
 			}
-			if child.IsRegular() && child.Segments() == nil && child.Size > 0 {
-				spans = append(spans, span{name, child.Offset, child.Offset + child.Size})
+			if child.IsRegular() && child.StoredSize() > 0 {
+				spans = append(spans, span{name, child.Offset, child.Offset + child.StoredSize()})
 			}
 		}
 	}
@@ -103,17 +104,21 @@ func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
 	if length > maxPaths {
 		return nil, fmt.Errorf("index of the archive: the paths of its files have more than %d bytes together", maxPaths)
 	}
-	slices.SortFunc(spans, func(a, b span) int { return int(min(max(a.start-b.start, -1), 1)) })
-	var files []file
-	i := 0
-	for _, s := range spans {
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.path, b.path)) })
+	files := make([]file, 0, len(spans))
+	i, end := 0, int64(0)
+	for n, s := range spans {
+		if n > 0 && s.start == spans[n-1].start && s.end == end {
+			continue // a further name of the file
+		}
 		first := i
-		for i < len(x.Pieces) && x.Pieces[i].Offset >= s.start && x.Pieces[i].Offset+x.Pieces[i].Size <= s.end {
-			i++
+		for end = s.start; i < len(x.Pieces) && x.Pieces[i].Offset == end && end+x.Pieces[i].Size <= s.end; i++ {
+			end += x.Pieces[i].Size
 		}
-		if i > first {
-			files = append(files, file{s.path, first, i - 1})
+		if end != s.end {
+			return nil, fmt.Errorf("index of the archive: it lacks pieces of %q", s.path)
 		}
+		files = append(files, file{path: s.path, first: int32(first), last: int32(i - 1)})
 	}
 	if i < len(x.Pieces) {
 		return nil, errors.New("index of the archive: a piece is not in the contents of a file")

@@ -37,6 +37,17 @@ func indexOf(t testing.TB, write func(w *seekable.Writer)) *seekable.Index {
 	return x
 }
 
+// scatteredOver returns the contents of files, of which dir has some.
+func scatteredOver(t *testing.T, dir string, x *seekable.Index, files ...file) *scattered {
+	t.Helper()
+	older, err := openOlder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(older.close)
+	return &scattered{index: x, files: files, older: older}
+}
+
 // What dest has besides, such as logs and databases, is not read beyond a limit, and
 // reading ends with the context.
 func TestSearchIsBounded(t *testing.T) {
@@ -53,13 +64,12 @@ func TestSearchIsBounded(t *testing.T) {
 	sum := seekable.SumOf([]byte("contents"))
 	x := &seekable.Index{TarSize: 10 << 10, Pieces: []seekable.Piece{
 		{Offset: 512, Size: 8, Sum: sum}, {Offset: 1536, Size: 8, Sum: seekable.Sum{1}}, {Offset: 2560, Size: 8, Sum: seekable.Sum{2}}}}
-	files := []file{{"moved", 0, 0}, {"huge0", 1, 2}}
+	s := scatteredOver(t, dir, x, file{path: "moved", first: 0, last: 0}, file{path: "huge0", first: 1, last: 2})
 	start := time.Now()
-	h, err := search(t.Context(), x, files, dir)
+	h, err := search(t.Context(), s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
@@ -67,7 +77,7 @@ func TestSearchIsBounded(t *testing.T) {
 	h.budget.Store(math.MaxInt64)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := h.hashAll(ctx, []string{"huge0"}, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if err := h.hashAll(ctx, []string{"huge0"}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -91,16 +101,15 @@ func TestOddFiles(t *testing.T) {
 	}
 	var files []file
 	for _, name := range []string{"link", "dir/secret", "up/x", "loop", "null", "fifo", "fifo/x"} {
-		files = append(files, file{name, 0, 0})
+		files = append(files, file{path: name})
 	}
 	x := &seekable.Index{TarSize: 1024, Pieces: []seekable.Piece{{Offset: 512, Size: 8, Sum: seekable.SumOf([]byte("contents"))}}}
-	h, err := search(t.Context(), x, files, dir)
+	h, err := search(t.Context(), scatteredOver(t, dir, x, files...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
 	for _, at := range h.places {
-		if at.path != "unreadable" || os.Geteuid() != 0 {
+		if at.path != "" && (at.path != "unreadable" || os.Geteuid() != 0) {
 			t.Errorf("%s was read", at.path)
 		}
 	}
@@ -167,7 +176,8 @@ func TestOverlappingPatches(t *testing.T) {
 	for i := range int64(1 << 16) {
 		x.Patches = append(x.Patches, seekable.Patch{Offset: 2000 + i, Size: 1, TarSize: 1 << 18})
 	}
-	if _, err := newPlan(x, &had{}); err == nil {
+	h := &had{scattered: &scattered{index: x, files: []file{{last: int32(len(x.Pieces) - 1)}}}}
+	if _, err := newPlan(h); err == nil {
 		t.Error("no error")
 	}
 }
@@ -199,9 +209,9 @@ func FuzzRebuild(f *testing.F) {
 	rng := rand.New(rand.NewPCG(4, 4))
 	older := f.TempDir()
 	for i := range 10 {
-		write(f, older, fmt.Sprint("file", i), contents(rng, 3000))
+		write(f, older, fmt.Sprint("file", i), random(rng, 3000))
 	}
-	write(f, older, "large", contents(rng, 600_000))
+	write(f, older, "large", random(rng, 600_000))
 	v := packed(f, evolve(f, rng, older), older)
 	f.Fuzz(func(t *testing.T, seed uint64, changes uint8) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -239,7 +249,7 @@ func FuzzRebuild(f *testing.F) {
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err = damaged.rebuild(t, older, damaged.fetch) // compares the tar
+		_, err = damaged.open(t, older, damaged.fetch) // compares the tar
 		runtime.ReadMemStats(&after)
 		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<30 {
 			t.Errorf("%d bytes were allocated: %v", n, err)
@@ -301,7 +311,7 @@ func TestPatchFrom(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(5, 5))
 	older, newer := t.TempDir(), t.TempDir()
-	old := contents(rng, 900_000)
+	old := random(rng, 900_000)
 	write(t, older, "file", old)
 	write(t, newer, "file", append(append(bytes.Clone(old[:400_000]), "inserted"...), old[400_000:]...))
 	v := packed(t, newer, older)

@@ -1,42 +1,73 @@
-// Package incremental makes the tar of an archive of which a host has most already.
-// It works from the index of the archive, see package seekable:
+// Package incremental makes an archive of which a host has most already. It works from
+// the index of the archive, see package seekable:
 //
 //	read the headers of the tar, which are in the index, as a tar without contents
-//	hash the files that an older version of the tree has at the same paths, where
-//	    their sizes allow for contents that are wanted
-//	if contents are missing: hash the older files of other paths likewise
-//	for each missing piece, choose the patch that applies, or else its data frame
-//	merge these to a few ranges of the file, or give up if they are most of it
-//	write the tar: what is between the contents from the index, contents from the
-//	    older files, and the rest from the ranges
-//	compare the tar with its SHA-256
+//	for each file, hash the file that an older version of the tree has at its path
+//	if they are all the same: fetch nothing
+//	else, for the files that are not:
+//	    look for their contents elsewhere in the older tree, where sizes allow for that
+//	    for each piece that is missing, choose the patch that applies, or its data frame
+//	    merge these to a few ranges of the file, or give up if they are most of it
+//	    write what is found and what is in the ranges to a temporary file
+//	    compare the tar that all this makes with its SHA-256
 //
-// Each piece is compared with its digest when it is written, since files may change
+// Files that are the same stay where they are, in the older tree, and are read from
+// there. Each piece is compared with its digest when it is used, since files may change
 // after they have been hashed, and servers may send anything.
+//
+// # If the older tree changes
+//
+// What has been found must not get lost: once the caller has run commands that stop a
+// service, it should not have to download. So if commands may change the older tree
+// (Options.Changes), the files that are the same are copied, too. That is not done if
+// all files are, because then these commands have to do with files that are not
+// deployed, as a rule.
+//
+// If the older tree has changed nevertheless when the archive is read, the error is
+// ErrChanged. It comes while files are staged, before anything has been put in its
+// place, and the caller can download the whole archive.
+//
+// To compare a file with the archive, its digests are enough. If no command has been
+// run since the search, not even its contents are read again, as long as stat(2) says
+// that it is the file that was hashed and has not been changed: other processes could
+// change a file after it has been compared just as well, without anybody noticing.
 package incremental
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// Fetch fetches ranges of the archive, as fetch.Object does.
-type Fetch func(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error
+// Ranges fetches ranges of the archive, as fetch.Object does.
+type Ranges func(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error
 
-// ErrWhole is the error of Rebuild where it would fetch most of the archive.
+// ErrWhole is the error of Open where it would fetch most of the archive.
 var ErrWhole = errors.New("most of the archive would have to be fetched")
 
-// Stats says what Rebuild did.
+// Options says what Open works from.
+type Options struct {
+	Older   string // the directory of an older version of the tree, which may lack anything
+	Changes bool   // commands that may change it will be run before the archive is read
+	Limits  archive.Limits
+
+	Size int64 // of the archive's file, in bytes; Fetch sets it
+}
+
+// Stats says what Open did.
 type Stats struct {
+	Size     int64 // of the archive's file, in bytes
 	Fetched  int64 // bytes of the ranges
 	Requests int   // ranges
 	Kept     int   // files whose contents the older tree had
@@ -44,50 +75,65 @@ type Stats struct {
 	New      int   // other files
 }
 
-// Rebuild writes the tar that an index describes to the file tar, and returns the
-// archive that is in it. older is the directory of an older version of the tree; it may
-// lack anything. size is that of the archive's file. The caller has to keep the file tar
-// open until the archive is closed. After an error, what is in it does not count.
-func Rebuild(ctx context.Context, x *seekable.Index, size int64, older string, tar *os.File, limits archive.Limits, fetch Fetch) (*archive.Archive, Stats, error) {
-	a, err := readHeaders(ctx, x, tar, limits)
+// Open returns the archive that an index describes. Its contents are in the older tree
+// and in a temporary file, which is freed when the archive is closed.
+func Open(ctx context.Context, x *seekable.Index, o Options, fetch Ranges) (_ *archive.Archive, _ Stats, err error) {
+	s := &scattered{index: x}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.older, err = openOlder(o.Older); err != nil {
+		return nil, Stats{}, err
+	}
+	if s.tar, err = unixfs.TempFile(); err != nil {
+		return nil, Stats{}, err
+	}
+	a, err := readHeaders(ctx, x, s, o.Limits)
 	if err != nil {
 		return nil, Stats{}, err
 	}
-	stats, err := rebuild(ctx, x, size, a, older, tar, fetch)
-	if err != nil {
-		return nil, stats, errors.Join(err, a.Close())
+	if s.files, err = filesOf(x, a.Tree); err != nil {
+		return nil, Stats{}, err
 	}
+	if !o.Changes {
+		s.unchanging = newUnchanging()
+	}
+	stats, err := s.fill(ctx, o, fetch)
+	if err != nil {
+		return nil, stats, err
+	}
+	a.TakeOver(s)
 	return a, stats, nil
 }
 
-func rebuild(ctx context.Context, x *seekable.Index, size int64, a *archive.Archive, older string, tar *os.File, fetch Fetch) (Stats, error) {
-	files, err := filesOf(x, a.Tree)
+// fill finds or fetches all contents.
+func (s *scattered) fill(ctx context.Context, o Options, fetch Ranges) (Stats, error) {
+	had, err := search(ctx, s)
 	if err != nil {
 		return Stats{}, err
 	}
-	had, err := search(ctx, x, files, older)
+	p, err := newPlan(had)
 	if err != nil {
 		return Stats{}, err
 	}
-	defer had.close()
-	p, err := newPlan(x, had)
-	if err != nil {
-		return Stats{}, err
-	}
-	stats := p.stats(files)
-	if stats.Fetched > size/10*7 {
+	stats := p.stats()
+	if stats.Fetched > o.Size/10*7 {
 		return stats, ErrWhole
 	}
-	if err := tar.Truncate(x.TarSize); err != nil {
+	if err := s.tar.Truncate(s.index.TarSize); err != nil {
 		return stats, err
+	}
+	if len(had.places) == 0 { // nothing will be written to dest
+		return stats, nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	for _, step := range []func() error{
-		func() error { return writeBetween(ctx, x, tar) },
-		func() error { return had.write(ctx, x, tar) },
-		func() error { return fetch(ctx, p.ranges, p.read(tar)) },
+		func() error { return had.copy(ctx, o.Changes) },
+		func() error { return fetch(ctx, p.ranges, p.read) },
 	} {
 		wg.Go(func() {
 			if err := step(); err != nil {
@@ -99,56 +145,149 @@ func rebuild(ctx context.Context, x *seekable.Index, size int64, a *archive.Arch
 	if err := context.Cause(ctx); err != nil {
 		return stats, err
 	}
-	return stats, verify(ctx, x, tar)
+	return stats, s.verify(ctx)
 }
 
-// writeBetween writes what is between the pieces.
-func writeBetween(ctx context.Context, x *seekable.Index, tar io.WriterAt) error {
-	between, err := x.Between()
+// copy copies what the older tree has of files that are not the same there, and, if
+// also is set, those that are.
+func (h *had) copy(ctx context.Context, also bool) error {
+	type part struct {
+		piece  *seekable.Piece
+		offset int64 // in the older file
+	}
+	parts := map[string][]part{} // by file, so that each is opened once
+	var paths []string
+	for i := range h.files {
+		f := &h.files[i]
+		if f.kept && !also {
+			continue
+		}
+		pieces := h.pieces(f)
+		for j := range pieces {
+			at, ok := place{f.path, pieces[j].Offset - h.start(f)}, f.kept
+			if !ok {
+				at, ok = h.placeOf(&pieces[j])
+			}
+			if !ok {
+				continue
+			}
+			if parts[at.path] == nil {
+				paths = append(paths, at.path)
+			}
+			parts[at.path] = append(parts[at.path], part{&pieces[j], at.offset})
+		}
+	}
+	err := h.older.eachWith(ctx, len(paths), func(i int, r *reader) error {
+		var st unix.Stat_t
+		fd, err := r.OpenRegular(paths[i], &st)
+		if err != nil {
+			return changedError(paths[i], err)
+		}
+		defer unix.Close(fd)
+		for _, part := range parts[paths[i]] {
+			b := r.buf[:part.piece.Size]
+			if err := readPiece(fd, part.offset, part.piece, b); err != nil {
+				return changedError(paths[i], err)
+			}
+			if _, err := h.tar.WriteAt(b, part.piece.Offset); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if also && err == nil {
+		for i := range h.files {
+			h.files[i].kept = false
+		}
+	}
+	return err
+}
+
+// verify compares the tar with its digest.
+func (s *scattered) verify(ctx context.Context) error {
+	between, err := s.index.Between()
 	if err != nil {
 		return err
 	}
 	defer between.Close()
-	buf := make([]byte, 64<<10)
-	end := int64(0)
-	gap := func(to int64) error {
-		for end < to {
-			b := buf[:min(int64(len(buf)), to-end)]
-			if _, err := io.ReadFull(between, b); err != nil {
-				return fmt.Errorf("index of the archive: %w", err)
-			}
-			if _, err := tar.WriteAt(b, end); err != nil {
-				return err
-			}
-			end += int64(len(b))
+	// One goroutine reads while this one hashes.
+	out, in := io.Pipe()
+	defer out.Close()
+	go func() {
+		w := bufio.NewWriterSize(in, 256<<10)
+		err := s.writeTar(ctx, between, w)
+		if err == nil {
+			err = w.Flush()
 		}
-		return context.Cause(ctx)
-	}
-	for _, piece := range x.Pieces {
-		if err := gap(piece.Offset); err != nil {
-			return err
-		}
-		end = piece.Offset + piece.Size
-	}
-	return gap(x.TarSize)
-}
-
-// verify compares the tar with its digest.
-func verify(ctx context.Context, x *seekable.Index, tar io.ReaderAt) error {
+		in.CloseWithError(err)
+	}()
 	sum := sha256.New()
-	buf := make([]byte, 256<<10)
-	for offset := int64(0); offset < x.TarSize; offset += int64(len(buf)) {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		buf = buf[:min(int64(len(buf)), x.TarSize-offset)]
-		if _, err := tar.ReadAt(buf, offset); err != nil && err != io.EOF {
-			return err
-		}
-		sum.Write(buf)
+	if _, err := io.CopyBuffer(sum, out, make([]byte, 256<<10)); err != nil {
+		return err
 	}
-	if [32]byte(sum.Sum(nil)) != x.TarSum {
+	if [32]byte(sum.Sum(nil)) != s.index.TarSum {
 		return errors.New("the tar made from the archive's index has another SHA-256 than the index says")
 	}
 	return nil
+}
+
+// writeTar writes the tar to w. It does not compare the pieces with their digests.
+func (s *scattered) writeTar(ctx context.Context, between io.Reader, w io.Writer) error {
+	r := s.older.reader()
+	defer s.older.done(r)
+	end := int64(0)
+	for i := range s.files {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		f := &s.files[i]
+		if _, err := io.CopyN(w, between, s.start(f)-end); err != nil {
+			return fmt.Errorf("index of the archive: %w", noEOF(err))
+		}
+		end = s.end(f)
+		if err := s.writeFile(r, f, w); err != nil {
+			return err
+		}
+	}
+	if _, err := io.CopyN(w, between, s.index.TarSize-end); err != nil {
+		return fmt.Errorf("index of the archive: %w", noEOF(err))
+	}
+	return nil
+}
+
+// writeFile writes the contents of a file.
+func (s *scattered) writeFile(r *reader, f *file, w io.Writer) error {
+	from, at := int(s.tar.Fd()), s.start(f)
+	if f.kept {
+		var st unix.Stat_t
+		fd, err := r.OpenRegular(f.path, &st)
+		if err != nil {
+			return changedError(f.path, err)
+		}
+		defer unix.Close(fd)
+		from, at = fd, 0
+	}
+	for left := s.end(f) - s.start(f); left > 0; {
+		b := r.buf[:min(int64(len(r.buf)), left)]
+		full, err := unixfs.ReadAt(from, b, at)
+		if err == nil && !full {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return changedError(f.path, err)
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		at, left = at+int64(len(b)), left-int64(len(b))
+	}
+	return nil
+}
+
+// noEOF returns io.ErrUnexpectedEOF for io.EOF.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

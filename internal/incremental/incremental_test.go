@@ -9,7 +9,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
@@ -17,8 +21,8 @@ import (
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
-// contents returns size bytes, some of which repeat.
-func contents(rng *rand.Rand, size int) []byte {
+// random returns size bytes, some of which repeat.
+func random(rng *rand.Rand, size int) []byte {
 	b := make([]byte, 0, size+16)
 	for len(b) < size {
 		b = fmt.Appendf(b, "%x and %x, ", rng.IntN(1e6), rng.IntN(1e6))
@@ -42,10 +46,10 @@ func grow(t testing.TB, rng *rand.Rand) string {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range 5 + rng.IntN(30) {
-		write(t, dir, fmt.Sprintf("dir%d/file%d", i%3, i), contents(rng, rng.IntN(9000)))
+		write(t, dir, fmt.Sprintf("dir%d/file%d", i%3, i), random(rng, rng.IntN(9000)))
 	}
 	if rng.IntN(2) == 0 {
-		write(t, dir, "large-1.0", contents(rng, 300_000+rng.IntN(900_000)))
+		write(t, dir, "large-1.0", random(rng, 300_000+rng.IntN(900_000)))
 	}
 	write(t, dir, "zero", nil)
 	return dir
@@ -74,7 +78,7 @@ func evolve(t testing.TB, rng *rand.Rand, from string) string {
 			name += "0"
 		case 2, 3:
 			at := rng.IntN(len(b) + 1)
-			b = append(b[:at:at], append(contents(rng, rng.IntN(300)), b[at:]...)...)
+			b = append(b[:at:at], append(random(rng, rng.IntN(300)), b[at:]...)...)
 		case 4:
 			b = b[:rng.IntN(len(b)+1)]
 		case 5:
@@ -91,7 +95,7 @@ func evolve(t testing.TB, rng *rand.Rand, from string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, "new", contents(rng, rng.IntN(5000)))
+	write(t, dir, "new", random(rng, rng.IntN(5000)))
 	return dir
 }
 
@@ -136,25 +140,49 @@ func (v version) fetch(ctx context.Context, ranges []fetch.Range, read func(cont
 	return nil
 }
 
-// rebuild rebuilds a version, and compares the tar.
-func (v version) rebuild(t *testing.T, older string, fetch Fetch) (Stats, error) {
+// open opens a version, and compares the tar and all contents in it.
+func (v version) open(t *testing.T, older string, fetch Ranges) (Stats, error) {
 	t.Helper()
-	tar, err := os.Create(filepath.Join(t.TempDir(), "tar"))
-	if err != nil {
-		t.Fatal(err)
+	_, err := v.openFor(t, Options{Older: older, Changes: true}, fetch)
+	stats, err2 := v.openFor(t, Options{Older: older}, fetch)
+	if (err == nil) != (err2 == nil) {
+		t.Errorf("with changes to come: %v; without: %v", err, err2)
 	}
-	defer tar.Close()
-	a, stats, err := Rebuild(t.Context(), v.index, int64(len(v.file))*10, older, tar, archive.Limits{}, fetch)
+	return stats, err2
+}
+
+func (v version) openFor(t *testing.T, o Options, fetch Ranges) (Stats, error) {
+	t.Helper()
+	o.Size = int64(len(v.file)) * 10
+	a, stats, err := Open(t.Context(), v.index, o, fetch)
 	if err != nil {
 		return stats, err
 	}
 	defer a.Close()
-	got, err := os.ReadFile(tar.Name())
+	s := a.Data().(*scattered)
+	between, err := v.index.Between()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, v.tar) {
-		t.Fatal("the tar differs, and it was no error")
+	defer between.Close()
+	var tar bytes.Buffer
+	if err := s.writeTar(t.Context(), between, &tar); err != nil || !bytes.Equal(tar.Bytes(), v.tar) {
+		t.Fatalf("the tar differs, and it was no error: %v", err)
+	}
+	for i := range s.files {
+		f := &s.files[i]
+		if o.Changes && f.kept && stats.Fetched > 0 {
+			t.Errorf("%s was not copied", f.path)
+		}
+		// In parts, as if by several readers.
+		want := v.tar[s.start(f):s.end(f)]
+		for n := range min(len(want), 5) {
+			from := n * len(want) / 5
+			got := make([]byte, min(len(want)-from, 100_000))
+			if n, err := s.ReadAt(got, s.start(f)+int64(from)); n != len(got) || err != nil || !bytes.Equal(got, want[from:from+len(got)]) {
+				t.Fatalf("%s from %d: %d bytes, %v", f.path, from, n, err)
+			}
+		}
 	}
 	return stats, nil
 }
@@ -173,20 +201,20 @@ func TestRebuild(t *testing.T) {
 			third := evolve(t, rng, second)
 			v := packed(t, third, second, first)
 			for _, older := range []string{first, second, third, grow(t, rng), t.TempDir(), filepath.Join(first, "missing")} {
-				if _, err := v.rebuild(t, older, v.fetch); err != nil {
+				if _, err := v.open(t, older, v.fetch); err != nil {
 					t.Errorf("%s: %v", older, err)
 				}
 			}
-			same, err := v.rebuild(t, third, v.fetch)
+			same, err := v.open(t, third, v.fetch)
 			if err != nil || same.Requests > 0 || same.Fetched > 0 || same.Patched+same.New > 0 {
 				t.Errorf("of the same tree: %+v, %v", same, err)
 			}
-			patched, err := v.rebuild(t, second, v.fetch)
+			patched, err := v.open(t, second, v.fetch)
 			if err != nil {
 				t.Fatal(err)
 			}
 			plain := packed(t, third)
-			unpatched, err := plain.rebuild(t, second, plain.fetch)
+			unpatched, err := plain.open(t, second, plain.fetch)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,7 +239,8 @@ func TestDamage(t *testing.T) {
 			broken.file[r.Offset+rng.Int64N(r.Size)] ^= 1 << rng.IntN(8)
 			return broken.fetch(ctx, ranges, read)
 		}
-		if _, err := v.rebuild(t, older, damage); err != nil { // rebuild compares the tar otherwise
+		// It compares the tar if there is no error.
+		if _, err := v.openFor(t, Options{Older: older, Changes: rng.IntN(2) == 0}, damage); err != nil {
 			failed++
 		}
 	}
@@ -222,41 +251,165 @@ func TestDamage(t *testing.T) {
 	cut := func(ctx context.Context, ranges []fetch.Range, read func(context.Context, fetch.Range, io.Reader) error) error {
 		return read(ctx, ranges[0], bytes.NewReader(v.file[ranges[0].Offset:end(ranges[0])-1]))
 	}
-	if _, err := v.rebuild(t, older, cut); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+	if _, err := v.open(t, older, cut); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		t.Errorf("a range that is cut off: %v", err)
 	}
 }
 
-// A file that changes after it has been hashed is noticed.
+// A file that changes after it has been hashed is noticed, whatever becomes of it.
 func TestChange(t *testing.T) {
 	t.Parallel()
-	rng := rand.New(rand.NewPCG(2, 1))
-	older := grow(t, rng)
-	v := packed(t, evolve(t, rng, older), older)
-	x := v.index
-	a, err := readHeaders(t.Context(), x, nil, archive.Limits{})
+	for what, change := range map[string]func(path string) error{
+		"contents": func(path string) error {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			b[len(b)/2] ^= 1
+			return os.WriteFile(path, b, 0o644)
+		},
+		"shorter": func(path string) error { return os.Truncate(path, 1) },
+		"gone":    os.Remove,
+		"a fifo":  func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o644)) },
+		"a directory": func(path string) error {
+			return errors.Join(os.Remove(path), os.Mkdir(path, 0o755))
+		},
+		"a link": func(path string) error { // to the same contents
+			return errors.Join(os.Rename(path, path+".moved"), os.Symlink(filepath.Base(path)+".moved", path))
+		},
+		"below a fifo": func(path string) error {
+			dir := filepath.Dir(path)
+			return errors.Join(os.RemoveAll(dir), syscall.Mkfifo(dir, 0o644))
+		},
+		"below a link": func(path string) error { // to the same contents
+			dir := filepath.Dir(path)
+			return errors.Join(os.CopyFS(dir+".moved", os.DirFS(dir)), os.RemoveAll(dir), os.Symlink(filepath.Base(dir)+".moved", dir))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			older := t.TempDir()
+			rng := rand.New(rand.NewPCG(2, 1))
+			write(t, older, "dir/small", random(rng, 5000))
+			write(t, older, "dir/large", random(rng, 900_000))
+			v := packed(t, older)
+			for _, name := range []string{"dir/small", "dir/large"} {
+				older := evolved(t, older)
+				a, _, err := Open(t.Context(), v.index, Options{Older: older, Size: 1 << 20}, v.fetch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer a.Close()
+				if err := change(filepath.Join(older, name)); err != nil {
+					t.Fatal(err)
+				}
+				e, err := a.Tree.LookUp(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = io.Copy(io.Discard, io.NewSectionReader(a.Data(), e.Offset, e.Size))
+				if !errors.Is(err, ErrChanged) {
+					t.Errorf("%s: got %v", name, err)
+				}
+			}
+		})
+	}
+}
+
+// evolved copies a tree.
+func evolved(t testing.TB, from string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// A directory that is moved away is still read.
+func TestMoved(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(3, 1))
+	v := packed(t, grow(t, rng))
+	older := evolved(t, grow(t, rand.New(rand.NewPCG(3, 1))))
+	a, _, err := Open(t.Context(), v.index, Options{Older: older, Size: 1 << 20}, v.fetch)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	files, err := filesOf(x, a.Tree)
-	if err != nil {
+	if err := os.Rename(older, older+".moved"); err != nil {
 		t.Fatal(err)
 	}
-	h, err := search(t.Context(), x, files, older)
-	if err != nil {
-		t.Fatal(err)
+	for _, f := range a.Data().(*scattered).files {
+		if !f.kept {
+			t.Errorf("%s is not kept", f.path)
+		}
 	}
-	defer h.close()
-	for _, at := range h.places {
-		write(t, older, at.path, []byte("changed"))
+	if _, err := io.Copy(io.Discard, io.NewSectionReader(a.Data(), 0, v.index.TarSize)); err != nil {
+		t.Error(err)
 	}
-	tar, err := os.Create(filepath.Join(t.TempDir(), "tar"))
-	if err != nil {
-		t.Fatal(err)
+}
+
+// A file counts as unchanged only if stat(2) says so, and if its last change is old
+// enough that a later one would have another time.
+func TestUnchanged(t *testing.T) {
+	t.Parallel()
+	older := t.TempDir()
+	write(t, older, "file", []byte("contents"))
+	write(t, older, "other", []byte("contents"))
+	stat := func(name string) *unix.Stat_t {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(older, name), &st); err != nil {
+			t.Fatal(err)
+		}
+		return &st
 	}
-	defer tar.Close()
-	if err := h.write(t.Context(), x, tar); !errors.Is(err, errPiece) {
-		t.Errorf("got %v", err)
+	v := packed(t, older)
+	for _, test := range []struct {
+		name    string
+		changes bool
+		age     time.Duration
+		change  func() error
+		want    bool
+	}{
+		{name: "as it was", age: time.Minute, want: true},
+		{name: "recent", age: time.Second},
+		{name: "from the future", age: -time.Minute},
+		{name: "commands to come", age: time.Minute, changes: true},
+		{name: "written to", age: time.Minute, change: func() error { return os.WriteFile(filepath.Join(older, "file"), []byte("CONTENTS"), 0o644) }},
+	} {
+		s := &scattered{index: v.index}
+		if !test.changes {
+			s.unchanging = newUnchanging()
+			s.unchanging.start = time.Unix(stat("file").Ctim.Unix()).Add(test.age)
+		}
+		var err error
+		if s.older, err = openOlder(older); err != nil {
+			t.Fatal(err)
+		}
+		defer s.older.close()
+		a, err := readHeaders(t.Context(), v.index, s, archive.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.files, err = filesOf(v.index, a.Tree); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := search(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		if test.change != nil {
+			if err := test.change(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := a.Tree.Root.Child("file")
+		if got := s.Unchanged(e.Offset, stat("file")); got != test.want {
+			t.Errorf("%s: got %v", test.name, got)
+		}
+		if s.Unchanged(e.Offset, stat("other")) || s.Unchanged(e.Offset+1, stat("file")) || s.Unchanged(v.index.TarSize, stat("file")) {
+			t.Errorf("%s: another file counts as unchanged", test.name)
+		}
 	}
 }

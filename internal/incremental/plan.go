@@ -11,9 +11,11 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 const (
@@ -26,8 +28,7 @@ const (
 
 // plan says what is to be fetched, and what for.
 type plan struct {
-	index  *seekable.Index
-	had    *had
+	*had
 	units  []unit // in the order of the file
 	ranges []fetch.Range
 	large  sync.Mutex // held while a unit that takes much memory is decompressed
@@ -45,12 +46,12 @@ type unit struct {
 func end(r fetch.Range) int64 { return r.Offset + r.Size }
 
 // newPlan returns the plan that fetches less: with patches, or without.
-func newPlan(x *seekable.Index, h *had) (*plan, error) {
-	best, err := planWith(x, h, x.Patches)
-	if err != nil || len(x.Patches) == 0 {
+func newPlan(h *had) (*plan, error) {
+	best, err := h.planWith(h.index.Patches)
+	if err != nil || len(h.index.Patches) == 0 {
 		return best, err
 	}
-	plain, err := planWith(x, h, nil)
+	plain, err := h.planWith(nil)
 	if err == nil && plain.cost() < best.cost() {
 		best = plain
 	}
@@ -68,20 +69,18 @@ func (p *plan) cost() int64 {
 
 // planWith returns the plan that uses some of the given patches, where they are of
 // use.
-func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error) {
-	p := &plan{index: x, had: h}
+func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
+	x, p := h.index, &plan{had: h}
 	missing := map[int][]int{} // the pieces that are to be fetched, by data frame
-	for i, piece := range x.Pieces {
-		if _, ok := h.places[piece.Sum]; ok {
-			continue
-		}
+	for i := range h.missing() {
+		piece := &x.Pieces[i]
 		f := sort.Search(len(x.Frames), func(f int) bool { return x.Frames[f].TarOffset > piece.Offset }) - 1
 		if piece.Offset+piece.Size > x.Frames[f].TarOffset+x.Frames[f].TarSize {
 			return nil, errors.New("index of the archive: a piece is in two data frames")
 		}
 		missing[f] = append(missing[f], i)
 	}
-	patches, err := h.patchesOf(x, usable, missing)
+	patches, err := h.patchesOf(usable, missing)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +128,8 @@ func planWith(x *seekable.Index, h *had, usable []seekable.Patch) (*plan, error)
 
 // patchesOf returns the patch for each missing piece that has a usable one: the
 // smallest of those that have a base, or else the smallest of the others.
-func (h *had) patchesOf(x *seekable.Index, usable []seekable.Patch, missing map[int][]int) (map[int]int, error) {
+func (h *had) patchesOf(usable []seekable.Patch, missing map[int][]int) (map[int]int, error) {
+	x := h.index
 	isMissing := map[int]bool{}
 	for _, pieces := range missing {
 		for _, i := range pieces {
@@ -182,7 +182,7 @@ func (p *plan) merge() {
 }
 
 // stats says what carrying out the plan does.
-func (p *plan) stats(files []file) Stats {
+func (p *plan) stats() Stats {
 	s := Stats{Requests: len(p.ranges)}
 	for _, r := range p.ranges {
 		s.Fetched += r.Size
@@ -193,10 +193,10 @@ func (p *plan) stats(files []file) Stats {
 			patched[i] = u.patch != nil && u.patch.Base != (seekable.Base{})
 		}
 	}
-	for _, f := range files {
+	for _, f := range p.files {
 		missing, fromOlder := false, false
 		for i := f.first; i <= f.last; i++ {
-			by, ok := patched[i]
+			by, ok := patched[int(i)]
 			missing, fromOlder = missing || ok, fromOlder || by || !ok
 		}
 		switch {
@@ -211,31 +211,29 @@ func (p *plan) stats(files []file) Stats {
 	return s
 }
 
-// read returns a function that reads a range and writes the pieces in it to the tar.
-func (p *plan) read(tar io.WriterAt) func(context.Context, fetch.Range, io.Reader) error {
-	return func(ctx context.Context, r fetch.Range, in io.Reader) error {
-		first := sort.Search(len(p.units), func(i int) bool { return p.units[i].Offset >= r.Offset })
-		at := r.Offset
-		for i := first; i < len(p.units) && end(p.units[i].Range) <= end(r); i++ {
-			u := &p.units[i]
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			if _, err := io.CopyN(io.Discard, in, u.Offset-at); err != nil {
-				return err
-			}
-			frame := make([]byte, u.Size)
-			if _, err := io.ReadFull(in, frame); err != nil {
-				return err
-			}
-			at = end(u.Range)
-			if err := p.write(u, frame, tar); err != nil {
-				return fmt.Errorf("the bytes from %d to %d of the archive: %w", u.Offset, end(u.Range), err)
-			}
+// read reads a range, and writes the pieces in it to the tar.
+func (p *plan) read(ctx context.Context, r fetch.Range, in io.Reader) error {
+	first := sort.Search(len(p.units), func(i int) bool { return p.units[i].Offset >= r.Offset })
+	at := r.Offset
+	for i := first; i < len(p.units) && end(p.units[i].Range) <= end(r); i++ {
+		u := &p.units[i]
+		if err := context.Cause(ctx); err != nil {
+			return err
 		}
-		_, err := io.CopyN(io.Discard, in, end(r)-at)
-		return err
+		if _, err := io.CopyN(io.Discard, in, u.Offset-at); err != nil {
+			return err
+		}
+		frame := make([]byte, u.Size)
+		if _, err := io.ReadFull(in, frame); err != nil {
+			return err
+		}
+		at = end(u.Range)
+		if err := p.write(u, frame); err != nil {
+			return fmt.Errorf("the bytes from %d to %d of the archive: %w", u.Offset, end(u.Range), err)
+		}
 	}
+	_, err := io.CopyN(io.Discard, in, end(r)-at)
+	return err
 }
 
 // largeUnit is how many bytes a unit and its base have if only one at a time is to
@@ -243,7 +241,7 @@ func (p *plan) read(tar io.WriterAt) func(context.Context, fetch.Range, io.Reade
 const largeUnit = 1 << 20
 
 // write writes the pieces of a unit to the tar.
-func (p *plan) write(u *unit, frame []byte, tar io.WriterAt) error {
+func (p *plan) write(u *unit, frame []byte) error {
 	size := u.tar.Size
 	if u.patch != nil {
 		size += u.patch.Base.Size
@@ -254,7 +252,7 @@ func (p *plan) write(u *unit, frame []byte, tar io.WriterAt) error {
 	}
 	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(seekable.MaxFrame), zstd.WithDecoderMaxWindow(2 * seekable.MaxBase)}
 	if u.patch != nil && u.patch.Base != (seekable.Base{}) {
-		dictionary, err := p.had.readBase(u.patch.Base)
+		dictionary, err := p.readBase(u.patch.Base)
 		if err != nil {
 			return err
 		}
@@ -273,8 +271,12 @@ func (p *plan) write(u *unit, frame []byte, tar io.WriterAt) error {
 		return fmt.Errorf("they decompress to %d bytes instead of %d", len(contents), u.tar.Size)
 	}
 	for _, i := range u.pieces {
-		piece := p.index.Pieces[i]
-		if err := writePiece(tar, piece, contents[piece.Offset-u.tar.Offset:][:piece.Size]); err != nil {
+		piece := &p.index.Pieces[i]
+		b := contents[piece.Offset-u.tar.Offset:][:piece.Size]
+		if seekable.SumOf(b) != piece.Sum {
+			return errPiece
+		}
+		if _, err := p.tar.WriteAt(b, piece.Offset); err != nil {
 			return err
 		}
 	}
@@ -283,15 +285,15 @@ func (p *plan) write(u *unit, frame []byte, tar io.WriterAt) error {
 
 // readBase returns what a patch was made against.
 func (h *had) readBase(b seekable.Base) ([]byte, error) {
-	path := h.whole[baseKey{b.FileSize, b.FileSum}]
-	in, _, err := h.open(path)
+	r := h.older.reader()
+	defer h.older.done(r)
+	var st unix.Stat_t
+	fd, err := r.OpenRegular(h.whole[baseKey{b.FileSize, b.FileSum}], &st)
 	if err != nil {
 		return nil, err
 	}
-	defer in.Close()
+	defer unix.Close(fd)
 	contents := make([]byte, b.Size)
-	if _, err := in.ReadAt(contents, b.Offset); err != nil && err != io.EOF {
-		return nil, err
-	}
-	return contents, nil
+	_, err = unixfs.ReadAt(fd, contents, b.Offset) // the digest of what is made of it tells if it is short
+	return contents, err
 }

@@ -3,16 +3,13 @@ package incremental
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
-	"fmt"
 	"hash"
-	"io"
-	"io/fs"
-	"os"
-	"runtime"
+	"iter"
+	"path"
 	"sync"
 	"sync/atomic"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/seekable"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -20,14 +17,17 @@ import (
 
 // had is what an older tree has of what is wanted.
 type had struct {
-	root   *os.Root     // nil if there is no older tree
+	*scattered
 	budget atomic.Int64 // bytes that may still be hashed
-	wanted map[seekable.Sum]bool
-	bases  map[baseKey]bool // the older files that patches were made against
 
-	mu     sync.Mutex
-	places map[seekable.Sum]place // of wanted contents
-	whole  map[baseKey]string     // the paths of bases
+	sizes  map[int64]bool         // of files that are worth reading; larger ones than a chunk all are
+	wanted map[seekable.Sum]int32 // contents that files need which are not kept
+	bases  map[baseKey]bool       // the older files that patches were made against
+
+	mu     sync.Mutex // guards the following while workers fill them
+	places []place    // of what is wanted, by its number
+	found  int        // how many of them have been found
+	whole  map[baseKey]string
 }
 
 type baseKey struct {
@@ -37,152 +37,198 @@ type baseKey struct {
 
 // place is where contents are in the older tree.
 type place struct {
-	path   string
+	path   string // "" if they have not been found
 	offset int64
 }
 
-// search looks for contents in an older tree.
-func search(ctx context.Context, x *seekable.Index, files []file, older string) (*had, error) {
+// search looks for contents in the older tree: it sets which files are kept, and
+// looks for the contents of the others elsewhere.
+func search(ctx context.Context, s *scattered) (*had, error) {
+	x := s.index
+	h := &had{scattered: s, sizes: map[int64]bool{}, wanted: map[seekable.Sum]int32{}, bases: map[baseKey]bool{}, whole: map[baseKey]string{}}
 	// dest may have far more than what is deployed there: logs, uploads, databases.
 	// To read all of it would take longer than any download.
-	h := &had{wanted: map[seekable.Sum]bool{}, bases: map[baseKey]bool{}, places: map[seekable.Sum]place{}, whole: map[baseKey]string{}}
 	h.budget.Store(2*x.TarSize + 16<<20)
-	sizes := map[int64]bool{} // of files that are worth reading; larger ones than a chunk all are
-	for _, p := range x.Pieces {
-		h.wanted[p.Sum] = true
-	}
-	for _, f := range files {
-		if f.first == f.last {
-			sizes[x.Pieces[f.first].Size] = true
+	if s.older.fd >= 0 {
+		if err := s.older.eachWith(ctx, len(s.files), func(i int, r *reader) error { return h.check(ctx, &s.files[i], r) }); err != nil {
+			return nil, err
 		}
 	}
-	candidates := make([]string, 0, len(files))
-	for _, f := range files {
-		candidates = append(candidates, f.path)
+	candidates := h.listWanted()
+	if len(h.places) == 0 || s.older.fd < 0 {
+		return h, nil
 	}
-	for _, p := range x.Patches {
+	h.findKept()
+	err := h.hashAll(ctx, candidates)
+	if err == nil && h.found < len(h.places) {
+		var others []string
+		if others, err = h.others(ctx, candidates); err == nil {
+			err = h.hashAll(ctx, others)
+		}
+	}
+	return h, err
+}
+
+// check finds out whether the file of the same path in the older tree has the
+// contents of a file. One that cannot be read is of no use; another error will say so
+// if it matters.
+func (h *had) check(ctx context.Context, f *file, r *reader) error {
+	var st unix.Stat_t
+	fd, err := r.OpenRegular(f.path, &st)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	if st.Size != h.end(f)-h.start(f) {
+		return nil
+	}
+	h.budget.Add(-st.Size)
+	same, err := haveSums(ctx, fd, 0, h.pieces(f), r.buf)
+	if err != nil || !same {
+		return nil
+	}
+	f.kept, f.mark = true, h.unchanging.mark(&st)
+	return nil
+}
+
+// listWanted sets what is wanted, and returns the paths where it is most likely.
+func (h *had) listWanted() (candidates []string) {
+	for i := range h.files {
+		f := &h.files[i]
+		if f.kept {
+			continue
+		}
+		candidates = append(candidates, f.path)
+		pieces := h.pieces(f)
+		if len(pieces) == 1 {
+			h.sizes[pieces[0].Size] = true
+		}
+		for j := range pieces {
+			if _, ok := h.wanted[pieces[j].Sum]; !ok {
+				h.wanted[pieces[j].Sum] = int32(len(h.places))
+				h.places = append(h.places, place{})
+			}
+		}
+	}
+	if len(h.places) == 0 {
+		return nil
+	}
+	for _, p := range h.index.Patches {
 		if p.Base == (seekable.Base{}) {
 			continue
 		}
 		h.bases[baseKey{p.Base.FileSize, p.Base.FileSum}] = true
-		sizes[p.Base.FileSize] = true
+		h.sizes[p.Base.FileSize] = true
 		if p.Base.Path != "" {
 			candidates = append(candidates, p.Base.Path)
 		}
 	}
-	root, err := os.OpenRoot(older)
-	if errors.Is(err, fs.ErrNotExist) {
-		return h, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	h.root = root
-	seen := make(map[string]bool, len(candidates))
-	var todo []string
-	add := func(path string) {
-		if !seen[path] {
-			seen[path] = true
-			todo = append(todo, path)
-		}
-	}
-	for _, path := range candidates {
-		add(path)
-	}
-	err = h.hashAll(ctx, todo, sizes)
-	if err == nil && len(h.places) < len(h.wanted) {
-		todo = todo[:0]
-		if err = h.walk(ctx, sizes, add); err == nil {
-			err = h.hashAll(ctx, todo, sizes)
-		}
-	}
-	if err != nil {
-		h.close()
-		return nil, err
-	}
-	return h, nil
+	return candidates
 }
 
-// walk calls add with the paths of all files that are worth reading, until there are
-// more of them than may be read. It does not enter other file systems. What cannot be
-// read is not there.
-func (h *had) walk(ctx context.Context, sizes map[int64]bool, add func(path string)) error {
-	top, err := h.root.Stat(".")
-	if err != nil {
-		return err
+// findKept finds what is wanted in the files that are kept.
+func (h *had) findKept() {
+	for i := range h.files {
+		f := &h.files[i]
+		if !f.kept {
+			continue
+		}
+		for _, p := range h.pieces(f) {
+			h.add(p.Sum, place{f.path, p.Offset - h.start(f)})
+		}
+		if size := h.end(f) - h.start(f); f.first == f.last {
+			h.addBase(baseKey{size, h.index.Pieces[f.first].Sum}, f.path)
+		}
 	}
+}
+
+// others returns the paths of all other files that are worth reading, until there
+// are more of them than may be read. Other file systems are not entered. What cannot
+// be read is not there.
+func (h *had) others(ctx context.Context, candidates []string) ([]string, error) {
+	seen := make(map[string]bool, len(h.files)+len(candidates))
+	for _, name := range candidates {
+		seen[name] = true
+	}
+	for i := range h.files {
+		// The whole digest of a large file, which may be that of a base, is not known.
+		if f := &h.files[i]; f.kept && (f.first == f.last || !h.sizes[h.end(f)-h.start(f)]) {
+			seen[f.path] = true
+		}
+	}
+	var top unix.Stat_t
+	if err := unix.Fstat(h.older.fd, &top); err != nil {
+		return nil, err
+	}
+	var others []string
 	left, visits := h.budget.Load(), maxVisits
-	return unixfs.WalkDir(h.root, func(path string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	var walk func(fd int, dir string)
+	walk = func(fd int, dir string) {
+		names, err := unixfs.ReadDir(fd, 0)
+		if err != nil {
+			return
 		}
-		if visits--; visits < 0 || left <= 0 {
-			return fs.SkipAll
+		for _, d := range names {
+			if visits--; visits < 0 || left <= 0 || ctx.Err() != nil {
+				return
+			}
+			var st unix.Stat_t
+			if !d.IsDir() && d.Kind != unix.S_IFREG || unix.Fstatat(fd, d.Name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+				continue
+			}
+			name := path.Join(dir, d.Name)
+			if !d.IsDir() {
+				if h.worthReading(st.Size) && !seen[name] {
+					left -= st.Size
+					others = append(others, name)
+				}
+				continue
+			}
+			if st.Dev != top.Dev {
+				continue
+			}
+			if sub, err := unixfs.OpenDir(fd, d.Name); err == nil {
+				walk(sub, name)
+				unix.Close(sub)
+			}
 		}
-		if err != nil || !d.IsDir() && !d.Type().IsRegular() {
-			return nil
-		}
-		info, err := d.Info()
-		switch {
-		case err != nil:
-		case d.IsDir() && deviceOf(info) != deviceOf(top):
-			return fs.SkipDir
-		case !d.IsDir() && worthReading(info.Size(), sizes):
-			left -= info.Size()
-			add(path)
-		}
-		return nil
-	})
+	}
+	fd, err := unixfs.OpenDir(h.older.fd, ".") // a descriptor at the beginning of the list
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	walk(fd, "")
+	return others, context.Cause(ctx)
 }
 
 // maxVisits is how many files of the older tree are looked at, beyond those of the
 // paths that the archive names.
 const maxVisits = 1 << 20
 
-func deviceOf(info fs.FileInfo) uint64 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(st.Dev)
-	}
-	return 0
-}
-
 // worthReading reports whether a file of a size may have wanted contents.
-func worthReading(size int64, sizes map[int64]bool) bool {
-	return size > seekable.MaxChunk || size > 0 && sizes[size]
+func (h *had) worthReading(size int64) bool {
+	return size > seekable.MaxChunk || size > 0 && h.sizes[size]
 }
 
-func (h *had) close() {
-	if h.root != nil {
-		h.root.Close()
-	}
+// hashAll hashes the files at paths where a regular file is that is worth reading.
+func (h *had) hashAll(ctx context.Context, paths []string) error {
+	return h.older.eachWith(ctx, len(paths), func(i int, r *reader) error {
+		h.hashFile(ctx, paths[i], r)
+		return nil
+	})
 }
 
-// hashAll hashes files at paths where a regular file of one of the sizes, or a
-// large one, is.
-func (h *had) hashAll(ctx context.Context, paths []string, sizes map[int64]bool) error {
-	var wg sync.WaitGroup
-	workers := runtime.GOMAXPROCS(0)
-	for worker := range workers {
-		wg.Go(func() {
-			buf := make([]byte, seekable.MaxChunk)
-			for i := worker; i < len(paths) && ctx.Err() == nil; i += workers {
-				h.hashFile(ctx, paths[i], sizes, buf)
-			}
-		})
-	}
-	wg.Wait()
-	return context.Cause(ctx)
-}
-
-// hashFile hashes a file. One that cannot be read is of no use; another error will
-// say so if it matters.
-func (h *had) hashFile(ctx context.Context, path string, sizes map[int64]bool, buf []byte) {
-	in, size, err := h.open(path)
+// hashFile hashes a file. One that cannot be read is of no use.
+func (h *had) hashFile(ctx context.Context, path string, r *reader) {
+	var st unix.Stat_t
+	fd, err := r.OpenRegular(path, &st)
 	if err != nil {
 		return
 	}
-	defer in.Close()
-	if !worthReading(size, sizes) {
+	defer unix.Close(fd)
+	size, buf := st.Size, r.buf
+	if !h.worthReading(size) {
 		return
 	}
 	if h.budget.Add(-size) < 0 {
@@ -190,18 +236,18 @@ func (h *had) hashFile(ctx context.Context, path string, sizes map[int64]bool, b
 		return
 	}
 	var whole hash.Hash
-	if size > seekable.MaxChunk && sizes[size] {
+	if size > seekable.MaxChunk && h.sizes[size] {
 		whole = sha256.New()
 	}
 	n := 0 // bytes in buf
 	for offset := int64(0); offset < size && ctx.Err() == nil; {
 		want := int(min(int64(len(buf)), size-offset))
-		if _, err := io.ReadFull(in, buf[n:want]); err != nil {
+		if full, err := unixfs.ReadAt(fd, buf[n:want], offset+int64(n)); err != nil || !full {
 			return // it has become shorter
 		}
-		chunk := buf[:seekable.Cut(buf[:want])]
-		if size <= seekable.MaxChunk {
-			chunk = buf[:size]
+		chunk := buf[:want]
+		if size > seekable.MaxChunk {
+			chunk = buf[:seekable.Cut(chunk)]
 		}
 		sum := seekable.SumOf(chunk)
 		h.add(sum, place{path, offset})
@@ -220,13 +266,15 @@ func (h *had) hashFile(ctx context.Context, path string, sizes map[int64]bool, b
 }
 
 func (h *had) add(sum seekable.Sum, at place) {
-	if !h.wanted[sum] {
+	i, ok := h.wanted[sum]
+	if !ok {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, ok := h.places[sum]; !ok {
-		h.places[sum] = at
+	if h.places[i].path == "" {
+		h.places[i] = at
+		h.found++
 	}
 }
 
@@ -239,92 +287,24 @@ func (h *had) addBase(key baseKey, path string) {
 	h.whole[key] = path
 }
 
-// open opens a regular file of the older tree.
-func (h *had) open(path string) (*os.File, int64, error) {
-	info, err := h.root.Lstat(path)
-	if err != nil {
-		return nil, 0, err
+// placeOf returns where the contents of a piece of a file that is not kept are.
+func (h *had) placeOf(p *seekable.Piece) (at place, ok bool) {
+	if i, wanted := h.wanted[p.Sum]; wanted {
+		at = h.places[i]
 	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is not a regular file", path)
-	}
-	in, err := h.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	if info, err = in.Stat(); err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
-	}
-	if err != nil {
-		in.Close()
-		return nil, 0, err
-	}
-	return in, info.Size(), nil
+	return at, at.path != ""
 }
 
-// write copies the contents that the older tree has to the tar.
-func (h *had) write(ctx context.Context, x *seekable.Index, tar io.WriterAt) error {
-	// By file, so that each is opened once.
-	byPath := map[string][]seekable.Piece{}
-	var paths []string
-	for _, p := range x.Pieces {
-		at, ok := h.places[p.Sum]
-		if !ok {
-			continue
-		}
-		if byPath[at.path] == nil {
-			paths = append(paths, at.path)
-		}
-		byPath[at.path] = append(byPath[at.path], p)
-	}
-	workers := runtime.GOMAXPROCS(0)
-	errs := make([]error, workers)
-	var wg sync.WaitGroup
-	for worker := range workers {
-		wg.Go(func() {
-			buf := make([]byte, seekable.MaxChunk)
-			for i := worker; i < len(paths) && errs[worker] == nil; i += workers {
-				if errs[worker] = context.Cause(ctx); errs[worker] == nil {
-					errs[worker] = h.copy(paths[i], byPath[paths[i]], tar, buf)
+// missing iterates over the numbers of the pieces that the older tree does not have.
+func (h *had) missing() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := range h.files {
+			f := &h.files[i]
+			for j := f.first; j <= f.last && !f.kept; j++ {
+				if _, ok := h.placeOf(&h.index.Pieces[j]); !ok && !yield(int(j)) {
+					return
 				}
 			}
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
 		}
 	}
-	return nil
-}
-
-// copy copies pieces from a file to the tar.
-func (h *had) copy(path string, pieces []seekable.Piece, tar io.WriterAt, buf []byte) error {
-	in, _, err := h.open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	for _, p := range pieces {
-		b := buf[:p.Size]
-		if _, err := in.ReadAt(b, h.places[p.Sum].offset); err != nil && err != io.EOF {
-			return err
-		}
-		if err := writePiece(tar, p, b); err != nil {
-			return fmt.Errorf("%s changed while it was read: %w", path, err)
-		}
-	}
-	return nil
-}
-
-var errPiece = errors.New("contents do not have the digest that the archive's index says")
-
-// writePiece writes a piece to the tar.
-func writePiece(tar io.WriterAt, p seekable.Piece, contents []byte) error {
-	if seekable.SumOf(contents) != p.Sum {
-		return errPiece
-	}
-	_, err := tar.WriteAt(contents, p.Offset)
-	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"sync"
 
@@ -26,12 +27,37 @@ type contents interface {
 // archiveContents are the contents of an archive: all in one file, its tar.
 type archiveContents struct{ tar io.ReaderAt }
 
-func (c archiveContents) open(*archive.Entry) (*window, error) {
+func (c archiveContents) open(e *archive.Entry) (*window, error) {
 	w := windows.Get().(*window)
 	if w.file != c.tar {
 		w.file, w.size = c.tar, 0
 	}
+	w.end = math.MaxInt64
+	if digestsOf(c) != nil {
+		w.end = e.Offset + e.StoredSize() // the next file's contents may be anywhere
+	}
 	return w, nil
+}
+
+// digests is implemented by a tar of which the digests of all contents are known, so
+// that files are compared with it without reading it.
+type digests interface {
+	// Unchanged reports whether a file is known to have the contents that begin at
+	// an offset of the tar, without reading it.
+	Unchanged(offset int64, st *unix.Stat_t) bool
+	// Same reports whether an open file begins with size bytes of the tar from
+	// offset on, which are the contents of a file.
+	Same(ctx context.Context, fd int, offset, size int64) (bool, error)
+}
+
+// digestsOf returns the digests of contents, nil if they are not known.
+func digestsOf(c contents) digests {
+	if a, ok := c.(archiveContents); ok {
+		if d, ok := a.tar.(digests); ok {
+			return d
+		}
+	}
+	return nil
 }
 
 // dirContents are the contents of a tree that readTree made: each file's are in
@@ -44,7 +70,7 @@ func (c dirContents) open(e *archive.Entry) (*window, error) {
 		return nil, err
 	}
 	w := windows.Get().(*window)
-	w.file, w.closer, w.size = file, file, 0
+	w.file, w.closer, w.size, w.end = file, file, 0, math.MaxInt64
 	return w, nil
 }
 
@@ -57,6 +83,7 @@ type window struct {
 	buf    [128 << 10]byte
 	offset int64 // of buf in the file
 	size   int   // how many bytes of buf were read
+	end    int64 // in the file, of what is read
 }
 
 var windows = sync.Pool{New: func() any { return new(window) }}
@@ -67,7 +94,7 @@ func (w *window) bytes(offset int64, n int) ([]byte, error) {
 	if offset < w.offset || offset+int64(n) > w.offset+int64(w.size) {
 		var err error
 		w.offset = offset
-		if w.size, err = w.file.ReadAt(w.buf[:], offset); w.size < n {
+		if w.size, err = w.file.ReadAt(w.buf[:min(int64(len(w.buf)), w.end-offset)], offset); w.size < n {
 			return nil, err
 		}
 	}
@@ -144,6 +171,12 @@ var compareBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry, counted *progress.Step) (same bool, err error) {
 	if e.Size == 0 {
 		return true, nil
+	}
+	if d := digestsOf(c); d != nil {
+		if same, err = d.Same(ctx, fd, e.Offset, e.Size); same {
+			counted.AddBytes(e.Size)
+		}
+		return same, err
 	}
 	data, err := c.open(e)
 	if err != nil {

@@ -1,0 +1,171 @@
+package incremental
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
+)
+
+// older is the directory of an older version of the tree. It stays open, so that it
+// is the same one also after it was moved away.
+type older struct {
+	fd int // -1 if there is no such directory
+
+	mu   sync.Mutex
+	free []*reader
+}
+
+// reader reads files of the older tree. Each is used by one goroutine at a time.
+type reader struct {
+	*unixfs.Walker
+	buf []byte // of MaxChunk bytes
+}
+
+func openOlder(path string) (*older, error) {
+	// Without O_NOFOLLOW: a dest may be a symbolic link.
+	fd, err := unixfs.Openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &older{fd: -1}, nil
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &older{fd: fd}, nil
+}
+
+// reader returns a reader, to be given back to done.
+func (o *older) reader() *reader {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if last := len(o.free) - 1; last >= 0 {
+		r := o.free[last]
+		o.free = o.free[:last]
+		return r
+	}
+	return &reader{unixfs.NewWalker(o.fd), make([]byte, seekable.MaxChunk)}
+}
+
+func (o *older) done(r *reader) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.free = append(o.free, r)
+}
+
+func (o *older) close() {
+	for _, r := range o.free {
+		r.Close()
+	}
+	if o.fd >= 0 {
+		unix.Close(o.fd)
+	}
+}
+
+// eachWith calls work for the numbers below n, on all processors, until ctx ends or
+// an error, which it returns. Neighbouring numbers mostly go to the same reader, as
+// files with neighbouring numbers are mostly in the same directory.
+func (o *older) eachWith(ctx context.Context, n int, work func(i int, r *reader) error) error {
+	const batch = 32
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var working sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+batch-1)/batch) {
+		working.Go(func() {
+			r := o.reader()
+			defer o.done(r)
+			for {
+				end := int(next.Add(batch))
+				for i := end - batch; i < min(end, n); i++ {
+					if ctx.Err() != nil {
+						return
+					}
+					if err := work(i, r); err != nil {
+						cancel(err) // the first one counts
+						return
+					}
+				}
+				if end >= n {
+					return
+				}
+			}
+		})
+	}
+	working.Wait()
+	return context.Cause(ctx)
+}
+
+// haveSums reports whether an open file has pieces, the first of which is at offset
+// in the file. They are read by buf, of at least MaxChunk bytes.
+func haveSums(ctx context.Context, fd int, offset int64, pieces []seekable.Piece, buf []byte) (bool, error) {
+	for i := range pieces {
+		if err := context.Cause(ctx); err != nil {
+			return false, err
+		}
+		p := &pieces[i]
+		b := buf[:p.Size]
+		if full, err := unixfs.ReadAt(fd, b, offset); err != nil || !full || seekable.SumOf(b) != p.Sum {
+			return false, err
+		}
+		offset += p.Size
+	}
+	return true, nil
+}
+
+// readPiece fills b with a piece from an open file, and verifies it.
+func readPiece(fd int, offset int64, p *seekable.Piece, b []byte) error {
+	full, err := unixfs.ReadAt(fd, b, offset)
+	if err != nil {
+		return err
+	}
+	if !full {
+		return io.ErrUnexpectedEOF
+	}
+	if seekable.SumOf(b) != p.Sum {
+		return errPiece
+	}
+	return nil
+}
+
+var errPiece = errors.New("contents do not have the digest that the archive's index says")
+
+// unchanging tells a file that was read from one that may have changed since. The
+// zero value says of all files that they may have.
+type unchanging struct {
+	seed  maphash.Seed
+	start time.Time // of reading
+}
+
+func newUnchanging() *unchanging { return &unchanging{maphash.MakeSeed(), time.Now()} }
+
+// settled is how old the last change of a file must be when it is read, so that a
+// change after that gets another time. The times of some file systems are multiples
+// of 2 seconds.
+const settled = 3 * time.Second
+
+// mark returns a number that stands for the file and its last change (st_ctime of
+// stat(2), which cannot be set), or 0 if the last change is too recent. st must be
+// from before the file is read.
+func (u *unchanging) mark(st *unix.Stat_t) uint64 {
+	if u == nil || u.start.Sub(time.Unix(st.Ctim.Unix())) < settled {
+		return 0
+	}
+	return maphash.Comparable(u.seed, [...]int64{int64(st.Dev), int64(st.Ino), st.Size, st.Ctim.Nano(), st.Mtim.Nano()}) | 1
+}
+
+// changedError is the error of a file of the older tree that is not what it was.
+func changedError(path string, err error) error {
+	return fmt.Errorf("%s %w: %w", path, ErrChanged, err)
+}
