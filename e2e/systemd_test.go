@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 var exampleUnits = []string{
@@ -104,6 +107,7 @@ func TestUnitsUnderSystemd(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(shared, "examples"), os.DirFS(filepath.Join("..", "examples"))); err != nil {
 		t.Fatal(err)
 	}
+	writeCloudInit(t, shared)
 	h := newHost(t)
 	unshare := func(args ...string) *exec.Cmd {
 		return h.command(program(t, "unshare"), append([]string{"--mount", "--propagation", "private"}, args...)...)
@@ -200,4 +204,73 @@ func TestUnitCapabilities(t *testing.T) {
 	for _, c := range []string{"CAP_CHOWN", "CAP_MKNOD", "CAP_FOWNER", "CAP_SETUID", "CAP_SETGID"} {
 		deploy(slices.DeleteFunc(slices.Clone(had), func(other string) bool { return other == c })).wantFailure()
 	}
+}
+
+// writeCloudInit makes two scripts of the user data for cloud-init: one that writes the
+// files, and one of the commands.
+func writeCloudInit(t *testing.T, dir string) {
+	t.Helper()
+	var user struct {
+		WriteFiles []struct{ Path, Permissions, Content string } `yaml:"write_files"`
+		RunCmd     [][]string                                    `yaml:"runcmd"`
+	}
+	text, err := os.ReadFile(filepath.Join("..", "examples", "cloud-init", "user-data.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&user); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(text, []byte("#cloud-config\n")) || len(user.WriteFiles) == 0 || len(user.RunCmd) == 0 {
+		t.Fatalf("the user data are %+v", user)
+	}
+	var files, commands strings.Builder
+	for i, f := range user.WriteFiles {
+		content := filepath.Join(dir, fmt.Sprintf("cloud-%d", i))
+		write(t, content, []byte(f.Content))
+		fmt.Fprintf(&files, "install -D -m %s /e2e/%s %s\n", f.Permissions, filepath.Base(content), quote(f.Path))
+	}
+	for _, command := range user.RunCmd {
+		for _, word := range command {
+			commands.WriteString(quote(word) + " ")
+		}
+		commands.WriteString("\n")
+	}
+	write(t, filepath.Join(dir, "cloud-files.sh"), []byte(files.String()))
+	write(t, filepath.Join(dir, "cloud-commands.sh"), []byte(commands.String()))
+}
+
+// The configuration for a Serf agent starts stretcher as the unit of a Serf agent does.
+func TestExampleSerfConfiguration(t *testing.T) {
+	t.Parallel()
+	var config struct {
+		Handlers []string `json:"event_handlers"`
+	}
+	path := filepath.Join("..", "examples", "serf", "stretcher.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &config); err != nil || len(config.Handlers) != 1 {
+		t.Fatalf("%v: %q", err, config.Handlers)
+	}
+	if start := unitSettings(t, "systemd/stretcher-serf.service")["ExecStart"]; !strings.HasSuffix(start[0], `"-event-handler=`+config.Handlers[0]+`"`) {
+		t.Errorf("the handler is %q, that of the unit is in %q", config.Handlers[0], start)
+	}
+	// Serf reads it.
+	h := newHost(t)
+	var p []int
+	startServer(t, "serf", func() *exec.Cmd {
+		p = freePorts(t, 2)
+		absolute, err := filepath.Abs(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h.command(tool(t, "serf"), "agent", "-config-file", absolute, "-node=n", "-profile=local",
+			fmt.Sprintf("-bind=127.0.0.1:%d", p[0]), fmt.Sprintf("-rpc-addr=127.0.0.1:%d", p[1]))
+	}, func() error {
+		return h.command(tool(t, "serf"), "members", fmt.Sprintf("-rpc-addr=127.0.0.1:%d", p[1])).Run()
+	})
 }

@@ -30,7 +30,7 @@ rm -rf "$root"/etc/systemd/system/*.wants "$root"/etc/systemd/system/*.requires
 
 # The units and scripts of the examples, as an operator would install them, but for
 # the random delay, which would only cost time.
-mkdir -p "$root/usr/local/lib/stretcher" "$root/etc/default" "$root/etc/serf" "$root/etc/systemd/journald.conf.d"
+mkdir -p "$root/usr/local/lib/stretcher" "$root/etc/default" "$root/etc/serf" "$root/etc/consul.d" "$root/etc/systemd/journald.conf.d"
 cp "$shared"/examples/fleet/*.sh "$root/usr/local/lib/stretcher"
 for unit in "$shared"/examples/systemd/*.service "$shared"/examples/fleet/*.service; do
 	sed 's/ -random-delay 10//' "$unit" > "$root/etc/systemd/system/${unit##*/}"
@@ -49,7 +49,7 @@ done
 
 cat > "$root/etc/systemd/system/consul.service" <<-UNIT
 	[Service]
-	ExecStart=/usr/bin/consul agent -dev -bind 127.0.0.1 -log-level warn
+	ExecStart=/usr/bin/consul agent -dev -config-dir /etc/consul.d -bind 127.0.0.1 -log-level warn
 UNIT
 cat > "$root/etc/systemd/system/app.service" <<-UNIT
 	[Service]

@@ -172,6 +172,38 @@ systemctl start stretcher-catchup@hello || fail "catchup"
 [ "$(listing /srv/tree)" = "$(listing /srv/caught)" ] || fail "catchup has deployed $(listing /srv/caught)"
 kill -0 "$(cat /e2e/daemon)" || fail "the end of the unit killed a daemon"
 
+echo "== cloud-init/user-data.yml"
+# The test has made two scripts of it: one that writes its files, and one of its commands.
+systemctl disable --now --quiet stretcher-consul
+sh -eu /e2e/cloud-files.sh
+[ "$(stat -c %a /etc/default/stretcher)" = 600 ] || fail "the options can be read by everybody"
+minisign -G -W -f -p /etc/stretcher/release.pub -s /e2e/release.key > /dev/null
+sed -i 's|^STRETCHER_ALLOW=.*|STRETCHER_ALLOW=file:///e2e|' /etc/default/stretcher
+deploy_tree /srv/cloud builtin true
+cp /e2e/tree.yml /e2e/cloud.yml
+minisign -S -s /e2e/release.key -m /e2e/cloud.yml > /dev/null
+consul kv put stretcher/hello/manifest file:///e2e/cloud.yml > /dev/null
+sh -eu /e2e/cloud-commands.sh
+until_true active stretcher-consul
+[ "$(listing /srv/tree)" = "$(listing /srv/cloud)" ] || fail "cloud-init has deployed $(listing /srv/cloud)"
+for unit in stretcher-consul stretcher-catchup@hello; do
+	systemctl --quiet is-enabled "$unit" || fail "$unit is not enabled"
+done
+systemctl disable --now --quiet stretcher-consul
+
+echo "== consul/stretcher.hcl"
+journal=--identifier=stretcher
+sed -i '/^STRETCHER_/d' /etc/default/stretcher
+sed 's/"-random-delay", "10",//' /e2e/examples/consul/stretcher.hcl > /etc/consul.d/stretcher.hcl
+consul reload > /dev/null
+until_true logged 1 'was handled'
+deploy_tree /srv/hcl builtin true
+fire_consul file:///e2e/tree.yml
+until_true logged 1 'Deploy manifest succeeded.'
+[ "$(listing /srv/tree)" = "$(listing /srv/hcl)" ] || fail "the agent has deployed $(listing /srv/hcl)"
+rm /etc/consul.d/stretcher.hcl
+consul reload > /dev/null
+
 echo "== stretcher-serf.service"
 journal=--identifier=stretcher
 fire_serf() { serf event -coalesce=false deploy "$1" > /e2e/fire.log 2>&1 || fail "$(cat /e2e/fire.log)"; }
