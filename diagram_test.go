@@ -12,7 +12,7 @@ import (
 const diagramFile = "docs/images/architecture.svg"
 
 // The diagram of the packages has their imports. go generate draws it again.
-func TestDiagram(t *testing.T) {
+func TestArchitectureDiagram(t *testing.T) {
 	got := diagram(t)
 	if *update {
 		if err := os.WriteFile(diagramFile, got, 0o644); err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
-//go:generate go test -run ^(TestSchema|TestDiagram)$ . -update
+//go:generate go test -run ^(TestSchema|TestArchitectureDiagram)$ . -update
 
 var update = flag.Bool("update", false, "write the generated files of docs/")
 
