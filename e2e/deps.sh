@@ -26,6 +26,8 @@ missing_packages() {
 		ssh-keygen openssh-client
 		nginx nginx-light
 		curl curl
+		git git
+		bash bash
 		zstd zstd
 		xz xz-utils
 		bzip2 bzip2
