@@ -112,6 +112,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	writes := *only == all || *page
 	r := &report.Report{}
 	if *only != all {
 		if r, err = report.Read(*docs); err != nil {
@@ -157,12 +158,17 @@ func run(ctx context.Context) (err error) {
 			failed = append(failed, p.name)
 		}
 		r.Replace(b.part, names)
+		// After each part, so that what was measured is not lost if a later one is interrupted.
+		if writes {
+			if err := r.Write(*docs); err != nil {
+				return err
+			}
+		}
 	}
-	if *only == all || *page {
+	if writes && len(wanted) == 0 {
 		if err := r.Write(*docs); err != nil {
 			return err
 		}
-		fmt.Printf("\nwrote %s\n", filepath.Join(*docs, "performance.md"))
 	}
 	missed, notMeasured := r.Count(wanted)
 	fmt.Printf("\n%d goals missed, %d not measured\n", missed, notMeasured)

@@ -13,18 +13,18 @@ var pictures = []picture{
 	{"images/cost.svg", "Lines of time, CPU time and memory, by the number of files", `**Cost by number of files**, of about 1 KB each, from 1,000 to 100,000. Both axes are logarithmic: a straight line that rises by one decade per decade is a cost in proportion to the number of files. Solid lines are fresh deployments, dashed ones unchanged. The CPU time is that of all processes, and the memory is that of the agent alone, without the rsync that the default strategy starts.`, drawCost},
 }
 
-// titles are those of the parts.
-var titles = map[string]string{
-	"bytes":    "Bytes fetched",
-	"network":  "Time over a network",
-	"pack":     "Packing",
-	"download": "Downloads",
-	"deploy":   "Time from a local file",
-	"growth":   "Growth with the number of files",
-	"memory":   "Memory",
-	"window":   "How long dest is mixed",
-	"flush":    "Flushing to disk",
-	"releases": "Releases behind a symlink",
+// titles are those of the parts, in their order.
+var titles = []struct{ part, title string }{
+	{"bytes", "Bytes fetched"},
+	{"network", "Time over a network"},
+	{"pack", "Packing"},
+	{"download", "Downloads"},
+	{"deploy", "Time from a local file"},
+	{"growth", "Growth with the number of files"},
+	{"memory", "Memory"},
+	{"window", "How long dest is mixed"},
+	{"flush", "Flushing to disk"},
+	{"releases", "Releases behind a symlink"},
 }
 
 // page returns the page with the given plots.
@@ -42,7 +42,7 @@ func (r *Report) page(shown []picture) []byte {
 	for _, g := range Goals {
 		o := r.outcome(g)
 		counts[o.verdict]++
-		rows = append(rows, []string{"[" + g.Part + "](#" + anchor(titles[g.Part]) + ")", g.Case, g.String(), o.figure, o.verdict})
+		rows = append(rows, []string{"[" + g.Part + "](#" + anchor(title(g.Part)) + ")", g.Case, g.String(), o.figure, o.verdict})
 		if o.why != "" {
 			reasons = append(reasons, fmt.Sprintf("- %s, %s (%s, %s): %s.", g.Part, g.Case, g, strings.Trim(o.verdict, "*"), o.why))
 		}
@@ -77,8 +77,13 @@ func (r *Report) page(shown []picture) []byte {
 	}
 	writeTable(&b, rows)
 
-	for _, p := range r.Parts {
-		say("## %s\n", titles[p.Name])
+	for _, t := range titles {
+		say("## %s\n", t.title)
+		p := r.Part(t.part)
+		if p == nil {
+			say("This part has not run.\n")
+			continue
+		}
 		if p.Problem != "" {
 			say("This part is not complete: %s.\n", p.Problem)
 		}
@@ -94,6 +99,16 @@ func (r *Report) page(shown []picture) []byte {
 		}
 	}
 	return []byte(strings.TrimSpace(b.String()) + "\n")
+}
+
+// title returns the title of a part.
+func title(part string) string {
+	for _, t := range titles {
+		if t.part == part {
+			return t.title
+		}
+	}
+	return ""
 }
 
 func contains(list []picture, p picture) bool {

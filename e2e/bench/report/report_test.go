@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"maps"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -71,11 +73,6 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dir := os.Getenv("REPORT_DIR"); dir != "" { // to look at the plots
-		if err := example().Write(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for name, content := range files {
 		if len(content) == 0 {
 			t.Errorf("%s is empty", name)
@@ -112,7 +109,7 @@ func wantRows(t *testing.T, page string) {
 		if !strings.Contains(page, "| "+g.Case+" | "+g.String()+" |") {
 			t.Errorf("the page has no row for %s, %s", g.Part, g.Case)
 		}
-		if titles[g.Part] == "" {
+		if title(g.Part) == "" {
 			t.Errorf("the part %s has no title", g.Part)
 		}
 	}
@@ -148,4 +145,55 @@ func TestOutcomes(t *testing.T) {
 		t.Error("the page shows a plot of figures that were not measured")
 	}
 	wantRows(t, page)
+}
+
+// The page in the repository has every goal, and is made of the figures beside it.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	const docs = "../../../docs"
+	r, err := Read(docs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := r.Files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRows(t, string(files[pageName]))
+	for name, want := range files {
+		if strings.HasSuffix(name, ".svg") && runtime.GOARCH != "amd64" {
+			continue // others may round differently
+		}
+		got, err := os.ReadFile(filepath.Join(docs, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("docs/%s is not made of the figures in docs/%s: run (cd e2e && go run ./bench -only= -page)", name, dataName)
+		}
+	}
+}
+
+// What Write has written, Read reads.
+func TestWrite(t *testing.T) {
+	t.Parallel()
+	docs, want := t.TempDir(), example()
+	if err := want.Write(docs); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(docs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.mustPage(t) != want.mustPage(t) {
+		t.Error("the page of the figures that were read is another one")
+	}
+	for _, p := range pictures {
+		if _, err := os.Stat(filepath.Join(docs, p.file)); err != nil {
+			t.Error(err)
+		}
+	}
+	if r, err := Read(t.TempDir()); err != nil || len(r.Parts) != 0 {
+		t.Errorf("read of nothing: %v, %v", r, err)
+	}
 }
