@@ -55,15 +55,16 @@ var parts = []part{
 
 // bench holds the state that the parts share.
 type bench struct {
-	agent string // path of the measured program
-	runs  int
-	scale int           // the data is a fraction of this, which is more than 1 in a test only
-	pairs []pair        // versions of real software
-	cache string        // directory in which they are kept
-	dir   string        // contains the data of one part, tmp and dest
-	disk  string        // contains dest instead, unless it is empty
-	part  *report.Part  // the running part
-	cpu   time.Duration // of the last command that was timed
+	agent  string // path of the measured program
+	runs   int
+	commit string        // that is measured
+	scale  int           // the data is a fraction of this, which is more than 1 in a test only
+	pairs  []pair        // versions of real software
+	cache  string        // directory in which they are kept
+	dir    string        // contains the data of one part, tmp and dest
+	disk   string        // contains dest instead, unless it is empty
+	part   *report.Part  // the running part
+	cpu    time.Duration // of the last command that was timed
 }
 
 func main() {
@@ -134,7 +135,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{agent: os.Getenv("STRETCHER_BIN"), runs: *runs, scale: 1, cache: filepath.Join(cache, "stretcher-bench")}
+	b := &bench{agent: os.Getenv("STRETCHER_BIN"), runs: *runs, scale: 1, commit: commit(ctx), cache: filepath.Join(cache, "stretcher-bench")}
 	b.pairs = pairs(ctx, b.cache)
 	if b.agent == "" && len(wanted) > 0 {
 		b.agent = filepath.Join(dir, "stretcher")
@@ -185,7 +186,7 @@ func run(ctx context.Context) (err error) {
 func (b *bench) measure(ctx context.Context, dir string, p part) error {
 	start := time.Now()
 	b.part = report.NewPart(p.name)
-	b.part.Began, b.part.Load, b.part.Commit, b.part.Runs = start.UTC().Truncate(time.Second), loadAverage(), commit(ctx), b.runs
+	b.part.Began, b.part.Load, b.part.Commit, b.part.Runs = start.UTC().Truncate(time.Second), loadAverage(), b.commit, b.runs
 	fmt.Printf("\n== %s (load average %s)\n", p.name, b.part.Load)
 	err := b.inOwnDir(ctx, dir, p)
 	if err != nil {

@@ -70,7 +70,7 @@ func (r *Report) page(shown []picture) []byte {
 		rows = append(rows, []string{f.Name, f.Value})
 	}
 	writeTable(&b, rows)
-	say("The load average (of the last 1, 5 and 15 minutes) is that at the beginning of the part. On a machine of two cores that does nothing else, it is at most about 2, which is that of the part before. Where it is higher, other programs took a part of the processors, and only bytes, sizes, memory and, roughly, CPU times count.\n")
+	say("The load average (of the last 1, 5 and 15 minutes) is that at the beginning of the part. On a machine that does nothing else, it is that of the part before, at most about 2. Where it is higher, other programs took a part of the processors, and only bytes, sizes, memory and, roughly, CPU times count.\n")
 	rows = [][]string{{"part", "began (UTC)", "took", "runs", "commit", "load average"}}
 	for _, p := range r.Parts {
 		rows = append(rows, []string{p.Name, p.Began.UTC().Format("2006-01-02 15:04"), p.Took, fmt.Sprint(p.Runs), p.Commit, p.Load})
