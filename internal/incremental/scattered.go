@@ -57,7 +57,7 @@ func (s *scattered) fileAt(offset int64) int {
 // is not what it was, the error has ErrChanged in it.
 func (s *scattered) ReadAt(p []byte, offset int64) (n int, err error) {
 	for i := s.fileAt(offset); n < len(p) && err == nil; i++ {
-		for i < len(s.files) && !s.files[i].kept {
+		for i < len(s.files) && !s.files[i].kept && s.start(&s.files[i])-offset < int64(len(p)-n) {
 			i++
 		}
 		plain := p[n:] // up to the next file that is in the older tree
