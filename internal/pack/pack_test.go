@@ -207,6 +207,32 @@ func TestPatches(t *testing.T) {
 	}
 }
 
+// A file that was empty in the base is like a new one: a patch against it would be of
+// no use to agents, which have nothing to recognize the base by.
+func TestEmptyBase(t *testing.T) {
+	t.Parallel()
+	older, newer := t.TempDir(), t.TempDir()
+	rng := rand.New(rand.NewPCG(3, 0))
+	for i := range 10 { // so that a patch is smaller than the data frame of all of them
+		name := fmt.Sprint("file", i)
+		contents := text(rng, 8000)
+		write(t, newer, name, contents)
+		if i == 5 {
+			contents = nil
+		}
+		write(t, older, name, contents)
+	}
+	base, err := DirBase(t.Context(), older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, r := packDir(t, newer, Options{Bases: []*Base{base}})
+	x, err := seekable.Decode(archive[r.Index.Offset:][:r.Index.Size])
+	if err != nil || len(x.Patches) != 1 || x.Patches[0].Base != (seekable.Base{}) {
+		t.Errorf("%v: %+v", err, x.Patches)
+	}
+}
+
 // nameAt returns the name in the header before an offset of a tar of short names.
 func nameAt(t *testing.T, tar []byte, offset int64) string {
 	t.Helper()

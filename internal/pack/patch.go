@@ -86,6 +86,9 @@ func (t *tree) parts(index *seekable.Index, base *Base) ([]*part, error) {
 			continue
 		}
 		old := base.find(f.path)
+		if old != nil && old.size == 0 {
+			old = nil // agents look for bases that have contents
+		}
 		known := base.whole
 		if old != nil && f.size > seekable.MaxChunk {
 			var err error
