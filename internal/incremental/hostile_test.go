@@ -203,8 +203,8 @@ func TestLongPaths(t *testing.T) {
 // FuzzRebuild changes an index and the file at random. What comes out is an error, or
 // the right tar.
 func FuzzRebuild(f *testing.F) {
-	for seed := range uint64(8) {
-		f.Add(seed, uint8(seed))
+	for seed := range uint64(64) { // with up to three changes of the index, and of the file
+		f.Add(seed, uint8(seed*5))
 	}
 	rng := rand.New(rand.NewPCG(4, 4))
 	older := f.TempDir()
@@ -274,7 +274,7 @@ func mutate(rng *rand.Rand, x *seekable.Index) {
 		}
 	}
 	p, f := &x.Pieces[rng.IntN(len(x.Pieces))], &x.Frames[rng.IntN(len(x.Frames))]
-	fields := []*int64{&p.Offset, &p.Size, &f.Size, &f.TarSize}
+	fields := []*int64{&x.TarSize, &p.Offset, &p.Size, &f.Size, &f.TarSize}
 	if len(x.Patches) > 0 {
 		q := &x.Patches[rng.IntN(len(x.Patches))]
 		fields = append(fields, &q.Offset, &q.Size, &q.TarOffset, &q.TarSize, &q.Base.FileSize, &q.Base.Offset, &q.Base.Size)
