@@ -51,8 +51,7 @@ type Problem struct {
 //
 // The error, which has been logged, is one of conf or of reading the manifest.
 func Check(ctx context.Context, manifest string, conf Config) ([]Problem, error) {
-	defer capture.Start(conf.LogLevel, conf.LogFormat)()
-	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
+	defer conf.startLog()()
 	if err := conf.check(); err != nil {
 		return nil, logged("Configuration", err)
 	}

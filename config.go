@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/runlog"
 )
 
@@ -90,7 +91,8 @@ type Config struct {
 	// signature.
 	PublicKeys []string
 	// DryRun shows what a deployment would do, and changes nothing: commands are not
-	// run. An error is that of the deployment. false deploys.
+	// run. An error is that of the deployment. The list is logged with every LogLevel.
+	// false deploys.
 	DryRun bool
 	// Abort, when closed, ends a cancelled run at once: running commands are
 	// killed, the failure commands included. nil never does.
@@ -124,6 +126,15 @@ func (c Config) check() error {
 		return fmt.Errorf("the log format %q is not text or json", c.LogFormat)
 	}
 	return fetch.CheckHeaders(c.Headers)
+}
+
+// startLog captures the log, without the secrets of Headers, until restore is called.
+func (c Config) startLog() (restore func()) {
+	if c.DryRun && (strings.EqualFold(c.LogLevel, "WARN") || strings.EqualFold(c.LogLevel, "ERROR")) {
+		c.LogLevel = "INFO" // the list of changes is the result
+	}
+	end, show := capture.Start(c.LogLevel, c.LogFormat), redact.Hide(fetch.HeaderSecrets(c.Headers))
+	return func() { show(); end() }
 }
 
 // logStart logs the first lines of a deployment.

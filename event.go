@@ -22,12 +22,13 @@ type event struct {
 }
 
 // readEvent reads one event from in: Consul's JSON, a Serf payload or a manifest
-// URL. It waits for the end of the event, or of ctx.
+// URL. It waits for the end of the event, or of ctx. After an error, the event has what
+// is known of it, or is nil.
 func readEvent(ctx context.Context, in io.Reader) (*event, error) {
 	serf := eventinput.Serf()
 	text, err := eventinput.Read(ctx, in)
 	if err != nil {
-		return nil, err
+		return &event{origin: serf}, err
 	}
 	return parseEvent(text, serf)
 }
@@ -39,7 +40,7 @@ func parseEvent(text string, serf state.Event) (*event, error) {
 		return parseConsulEvent(text)
 	}
 	if err := eventinput.Mistake(text); err != nil {
-		return nil, err
+		return &event{origin: serf}, err
 	}
 	return newEvent(text, serf)
 }
@@ -55,16 +56,17 @@ func parseConsulEvent(text string) (*event, error) {
 	}
 	log.Println("Consul event ID:", redact.Printable(ce.ID))
 	log.Printf("Consul event name: %s, Lamport time: %d", redact.Printable(ce.Name), ce.LTime)
+	origin := state.Event{Kind: state.Consul, Name: ce.Name, ID: ce.ID}
 	url := strings.TrimSpace(string(ce.Payload))
 	if err := eventinput.PayloadMistake(url, ce.ID, ce.Name); err != nil {
-		return nil, err
+		return &event{origin: origin}, err
 	}
-	return newEvent(url, state.Event{Kind: state.Consul, Name: ce.Name, ID: ce.ID})
+	return newEvent(url, origin)
 }
 
 func newEvent(url string, origin state.Event) (*event, error) {
 	if strings.ContainsAny(url, "\r\n\x00") {
-		return nil, errors.New("the event holds more than one line: expected one manifest URL") // no quotation: it may be a manifest
+		return &event{origin: origin}, errors.New("the event holds more than one line: expected one manifest URL") // no quotation: it may be a manifest
 	}
 	return &event{manifestURL: url, id: origin.ID, origin: origin}, nil
 }

@@ -126,13 +126,16 @@ func FuzzParseEvent(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		e, err := parseEvent(strings.TrimSpace(string(data)), state.Event{})
-		if (e == nil) == (err == nil) {
-			t.Fatalf("got %v and %v", e, err)
+		if err != nil {
+			if e != nil && e.manifestURL != "" {
+				t.Errorf("got the URL %q and %v", e.manifestURL, err)
+			}
+			return
 		}
-		if e != nil && (e.manifestURL == "" || e.manifestURL != strings.TrimSpace(e.manifestURL) || strings.ContainsAny(e.manifestURL, "\r\n\x00")) {
+		if e.manifestURL == "" || e.manifestURL != strings.TrimSpace(e.manifestURL) || strings.ContainsAny(e.manifestURL, "\r\n\x00") {
 			t.Errorf("got the URL %q", e.manifestURL)
 		}
-		if e != nil && !bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) && !bytes.Contains(data, []byte(e.manifestURL)) {
+		if !bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) && !bytes.Contains(data, []byte(e.manifestURL)) {
 			t.Errorf("made the URL %q of %q", e.manifestURL, data)
 		}
 	})

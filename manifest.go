@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/envtemplate"
 	"github.com/fujiwara/stretcher/internal/fetch"
@@ -195,7 +193,7 @@ func (m *Manifest) checkExpires() error {
 	if m.Expires.IsZero() || !now.After(m.Expires) {
 		return nil
 	}
-	return fmt.Errorf("expired at %s, %s by the clock of this host: publish a new one", m.Expires.Format(time.RFC3339), humanize.RelTime(m.Expires, now, "ago", ""))
+	return fmt.Errorf("expired at %s, and the clock of this host says %s: publish a new one", m.Expires.Format(time.RFC3339), now.In(m.Expires.Location()).Format(time.RFC3339))
 }
 
 // hasDestMode reports whether the manifest sets dest_mode.

@@ -25,7 +25,6 @@ import (
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/destlock"
-	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/state"
@@ -55,8 +54,7 @@ func RunURL(ctx context.Context, manifestURL string, conf Config) error {
 }
 
 func runEvent(ctx context.Context, conf Config, receive func() (*event, error)) error {
-	defer capture.Start(conf.LogLevel, conf.LogFormat)()
-	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
+	defer conf.startLog()()
 	conf.logStart()
 	err := run(ctx, conf, receive)
 	if errors.Is(err, ErrNoEvents) {
@@ -86,11 +84,13 @@ func run(ctx context.Context, conf Config, receive func() (*event, error)) (err 
 	if errors.Is(err, ErrNoEvents) {
 		return err
 	}
+	if ev != nil {
+		out.received(ev)
+	}
 	if err != nil {
 		out.recorded = ctx.Err() != nil // there was nothing to deploy yet
 		return logged("Event", err)
 	}
-	out.received(ev)
 	if err := out.check(); errors.Is(err, errHandled) {
 		return err
 	} else if err != nil {
@@ -142,8 +142,7 @@ func (m *Manifest) Deploy(conf Config) error {
 // the deployment fails with the cause of ctx. Of PublicKeys it makes use only to
 // refuse a weak checksum, because it does not know the bytes that were signed.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
-	defer capture.Start(conf.LogLevel, conf.LogFormat)()
-	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
+	defer conf.startLog()()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)
 	}
@@ -234,6 +233,9 @@ func (d *deployment) run(ctx context.Context) error {
 		return fmt.Errorf("manifest: %w", err)
 	}
 	if m.Src != "" {
+		if err := d.outcome.dir.CheckOutside(m.Dest); err != nil {
+			return err
+		}
 		if err := d.prepare(sync); err != nil {
 			return err
 		}

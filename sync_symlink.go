@@ -16,9 +16,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
-	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/preview"
-	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/releases"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -190,8 +188,7 @@ func (s *symlinkStrategy) id() releases.ID {
 // what is about downloads, Allow included, PublicKeys and InitSleep do not count, and
 // the manifest may have expired: it was verified when it was kept.
 func Rollback(ctx context.Context, dest string, conf Config) (err error) {
-	defer capture.Start(conf.LogLevel, conf.LogFormat)()
-	defer redact.Hide(fetch.HeaderSecrets(conf.Headers))()
+	defer conf.startLog()()
 	conf.logStart()
 	if err := conf.check(); err != nil {
 		return logged("Configuration", err)

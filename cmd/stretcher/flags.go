@@ -148,8 +148,8 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 	f.Func("command-timeout", "", seconds(&conf.CommandTimeout))
 	f.BoolVar(&conf.DryRun, "dry-run", false, "")
 	f.BoolVar(&conf.Strict, "strict", false, "")
-	f.StringVar(&conf.StateDir, "state-dir", "", "")
-	f.StringVar(&conf.MetricsFile, "metrics-file", "", "")
+	f.Func("state-dir", "", path(&conf.StateDir))
+	f.Func("metrics-file", "", path(&conf.MetricsFile))
 	f.BoolVar(&incremental, "incremental", true, "")
 	f.Func("rsync-verbose", "", stretcher.SetRsyncVerboseOpt)
 	f.Func("log-level", "", func(s string) error {
@@ -189,6 +189,9 @@ func parseFlags(args []string, variable func(name string) string) (*options, err
 		return o, errShowVersion
 	}
 	for _, arg := range urls {
+		if o.action == "-check" {
+			return o, fmt.Errorf("-check takes one manifest: unexpected argument %q", arg)
+		}
 		url, err := fetch.ArgumentURL(arg)
 		if err != nil {
 			return o, err

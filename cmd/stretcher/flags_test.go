@@ -131,6 +131,8 @@ func TestParseFlagsErrors(t *testing.T) {
 		"-log-level TRACE":                      level,
 		"-log-level=":                           level,
 		"-v=perhaps":                            "invalid boolean value",
+		"-state-dir=":                           `invalid value "" for flag -state-dir: expected a path`,
+		"-metrics-file=":                        `invalid value "" for flag -metrics-file: expected a path`,
 		"no-such.yml":                           `"no-such.yml" is neither a URL (s3://, gs://, http://, https:// or file://) nor the path of a file: no such file or directory`,
 		"-retry 1 no-such.yml":                  `"no-such.yml" is neither a URL`,
 		"-strict true s3://b/k":                 `"true" is neither a URL`,

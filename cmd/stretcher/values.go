@@ -42,6 +42,18 @@ func addHeaders(conf *stretcher.Config, headers []string) error {
 	return fetch.CheckHeaders(conf.Headers)
 }
 
+// path returns a parser of a path, which is stored in *to. "" is an error, since it is
+// more likely a shell's variable that is not set than a wish for none.
+func path(to *string) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return errors.New("expected a path")
+		}
+		*to = s
+		return nil
+	}
+}
+
 // size returns a parser of a number of bytes, with or without a unit, which is
 // stored in *to. "" means 0.
 func size(to *uint64) func(string) error {

@@ -50,7 +50,8 @@ type contents struct {
 // Open opens the state directory at path. It makes the directory with mode 0700 if it
 // is missing, but not its parents. It fails if a success could not be recorded there:
 // the directory cannot be made or written to, or its disk is full; and also if
-// everybody may write to it, since then anybody could mark events as handled.
+// everybody may write to it, or a user other than root and the one of this process owns
+// it, since these could mark events as handled.
 func Open(path string) (*Dir, error) {
 	d := &Dir{path}
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -69,6 +70,9 @@ func Open(path string) (*Dir, error) {
 	if info.Mode().Perm()&unix.S_IWOTH != 0 {
 		return nil, fmt.Errorf("%s may be written to by everybody, who could mark events as handled: chmod o-w it, or name another directory", path)
 	}
+	if owner := unixfs.OwnerOf(info); owner != 0 && owner != os.Geteuid() {
+		return nil, fmt.Errorf("%s belongs to the user with ID %d, who could mark events as handled: chown it, or name another directory", path, owner)
+	}
 	if err := d.update(func(*contents) {}); err != nil {
 		return nil, err
 	}
@@ -77,6 +81,29 @@ func Open(path string) (*Dir, error) {
 		return nil, err
 	}
 	return d, f.Close()
+}
+
+// CheckOutside fails if the state directory is in dest, or is dest: a deployment deletes
+// or moves away what its archive lacks. On a nil Dir it does nothing.
+func (d *Dir) CheckOutside(dest string) error {
+	if d == nil {
+		return nil
+	}
+	realDest, err := unixfs.RealPath(dest)
+	if err != nil {
+		return err
+	}
+	own, err := filepath.Abs(d.path)
+	if err == nil {
+		own, err = unixfs.RealPath(own)
+	}
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	if below, err := filepath.Rel(realDest, own); err == nil && filepath.IsLocal(below) {
+		return fmt.Errorf("the state directory %s is in dest %s, whose other files a deployment deletes: name a directory outside of it", d.path, dest)
+	}
+	return nil
 }
 
 // Handled returns what says that e has been handled with success, or nil.

@@ -233,10 +233,15 @@ func TestOpenErrors(t *testing.T) {
 		make func(t *testing.T, path string) // in a directory that is made for it, nil for none
 		want string
 	}{
-		"no parent":       {filepath.Join(parent, "a/b"), nil, "no such file or directory: make its parent directory first"},
-		"a file":          {file, nil, "file is not a directory"},
-		"below a file":    {filepath.Join(file, "a"), nil, "not a directory"},
-		"for everybody":   {"", func(t *testing.T, path string) { os.Chmod(path, 0o777) }, "may be written to by everybody, who could mark events as handled: chmod o-w it"},
+		"no parent":     {filepath.Join(parent, "a/b"), nil, "no such file or directory: make its parent directory first"},
+		"a file":        {file, nil, "file is not a directory"},
+		"below a file":  {filepath.Join(file, "a"), nil, "not a directory"},
+		"for everybody": {"", func(t *testing.T, path string) { os.Chmod(path, 0o777) }, "may be written to by everybody, who could mark events as handled: chmod o-w it"},
+		"of another user": {"", func(t *testing.T, path string) {
+			if err := os.Chown(path, 12345, -1); err != nil {
+				t.Skip("only root may give a directory away")
+			}
+		}, "belongs to the user with ID 12345, who could mark events as handled: chown it"},
 		"state is a pipe": {"", func(t *testing.T, path string) { pipe(t, filepath.Join(path, "state.json")) }, "state.json is not a regular file: remove it"},
 		"state is a link": {"", func(t *testing.T, path string) { os.Symlink("x", filepath.Join(path, "state.json")) }, "too many levels of symbolic links"},
 		"history is a directory": {"", func(t *testing.T, path string) { os.Mkdir(filepath.Join(path, "history.jsonl"), 0o700) },
@@ -253,6 +258,42 @@ func TestOpenErrors(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+// The directory is outside of dest, whatever names the two have.
+func TestCheckOutside(t *testing.T) {
+	t.Parallel()
+	parent := t.TempDir()
+	path := func(name string) string { return filepath.Join(parent, name) }
+	if err := errors.Join(os.MkdirAll(path("srv/app/state"), 0o700), os.Symlink("srv/app", path("link")),
+		os.Mkdir(path("srv/app-state"), 0o700), os.Mkdir(path("outside"), 0o700), os.Symlink("../../outside", path("srv/app/out"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		state, dest string
+		inside      bool
+	}{
+		{"srv/app", "srv/app", true},
+		{"srv/app/state", "srv/app", true},
+		{"link/state", "srv/app", true},
+		{"srv/app/state", "link", true},
+		{"srv/app/state", "srv/app/x/..", true},
+		{"srv/app/new", "srv/app", true},
+		{"srv/app-state", "srv/app", false},
+		{"srv", "srv/app", false},
+		{"srv/app/out", "srv/app", false},
+		{"outside", "srv/app", false},
+		{"missing/state", "missing", true},
+		{"state", "missing", false},
+	} {
+		err := (&Dir{path(test.state)}).CheckOutside(path(test.dest))
+		if inside := err != nil && strings.Contains(err.Error(), "is in dest "); inside != test.inside {
+			t.Errorf("state directory %s and dest %s: %v", test.state, test.dest, err)
+		}
+	}
+	if err := (*Dir)(nil).CheckOutside("/srv/app"); err != nil {
+		t.Error(err)
 	}
 }
 
