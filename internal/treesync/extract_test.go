@@ -3,16 +3,13 @@ package treesync
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -434,66 +431,4 @@ func TestExtractKeepsRootWithoutEntry(t *testing.T) {
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o711 {
 		t.Errorf("%v, %v", info, err)
 	}
-}
-
-// Another process that may write to the directory keeps replacing directories in
-// it by symbolic links to another directory, to which nothing may be written.
-func TestExtractAgainstSwaps(t *testing.T) {
-	t.Parallel()
-	var members []tartest.Member
-	for i := range 20 {
-		for j := range 20 {
-			members = append(members, tartest.Member{Name: fmt.Sprintf("d%d/e/f%d", i, j), Body: "x", Mode: 0o666})
-		}
-		members = append(members, tartest.Member{Name: fmt.Sprintf("d%d/e/", i), Type: tar.TypeDir, Mode: 0o777})
-		members = append(members, tartest.Member{Name: fmt.Sprintf("d%d/h", i), Type: tar.TypeLink, Body: "d0/e/f0"})
-	}
-	a := mustIndex(t, tartest.Make(t, members...))
-	base := t.TempDir()
-	canary := filepath.Join(base, "canary")
-	if err := os.MkdirAll(filepath.Join(canary, "e"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(canary, "e", "f0"), []byte("canary"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	before := tartest.Snapshot(t, canary)
-	var swapped, refused int
-	for round := range 30 {
-		dir := filepath.Join(base, "dir"+strconv.Itoa(round))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan int)
-		go func() {
-			n := 0
-			for ctx.Err() == nil {
-				for i := range 20 {
-					// Only one of the two, since with both the rename of the lower
-					// one could go through the link in the place of the upper one.
-					victim, target := filepath.Join(dir, "d"+strconv.Itoa(i)), canary
-					if i%2 == 0 {
-						victim, target = victim+"/e", canary+"/e"
-					}
-					if os.Rename(victim, victim+".away") == nil && os.Symlink(target, victim) == nil {
-						n++
-					}
-				}
-			}
-			done <- n
-		}()
-		if err := Extract(t.Context(), a, dir); err != nil {
-			refused++
-		}
-		cancel()
-		swapped += <-done
-	}
-	if after := tartest.Snapshot(t, canary); !maps.Equal(before, after) {
-		tartest.CompareSnapshots(t, before, after)
-	}
-	if swapped == 0 {
-		t.Error("nothing was swapped: the test shows nothing")
-	}
-	t.Logf("%d swaps, %d of 30 extractions failed", swapped, refused)
 }

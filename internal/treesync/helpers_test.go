@@ -3,12 +3,18 @@ package treesync
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/tartest"
@@ -140,4 +146,67 @@ func sparseArchives(t testing.TB) []sparseArchive {
 		made = append(made, sparseArchive{options[len(options)-1], data})
 	}
 	return made
+}
+
+// file is a file that makeFiles creates.
+type file struct {
+	path string // with a slash at the end for a directory
+	body string // "-> target" for a symbolic link, "fifo" for a fifo
+	mode os.FileMode
+}
+
+func makeFiles(t testing.TB, dir string, files ...file) {
+	t.Helper()
+	for _, f := range files {
+		path := filepath.Join(dir, f.path)
+		parents := []string{filepath.Dir(path)}
+		if strings.HasSuffix(f.path, "/") {
+			parents = append(parents, path)
+		}
+		var err error
+		for _, parent := range parents {
+			err = errors.Join(err, os.MkdirAll(parent, 0o755))
+		}
+		mode := f.mode
+		switch {
+		case strings.HasSuffix(f.path, "/"):
+			if mode != 0 {
+				err = errors.Join(err, os.Chmod(path, mode))
+			}
+		case strings.HasPrefix(f.body, "-> "):
+			err = errors.Join(err, os.Symlink(f.body[3:], path))
+		case f.body == "fifo":
+			err = errors.Join(err, unix.Mkfifo(path, 0o644))
+		default:
+			if mode == 0 {
+				mode = 0o644
+			}
+			err = errors.Join(err, os.WriteFile(path, []byte(f.body), 0o644), os.Chmod(path, mode))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	setOldTimes(t, dir)
+}
+
+// setOldTimes sets the times of dir and of all files in it to 2000-01-01, so that
+// a later change shows in the time.
+func setOldTimes(t testing.TB, dir string) {
+	t.Helper()
+	names := slices.Sorted(maps.Keys(tartest.Snapshot(t, dir)))
+	ts := unix.Timespec{Sec: 946684800}
+	for _, name := range slices.Backward(names) {
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, name), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// copyTree makes an exact copy, hard links and times included.
+func copyTree(t testing.TB, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
 }
