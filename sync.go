@@ -139,22 +139,6 @@ func (d *deployment) prepare(s strategy) error {
 	return nil
 }
 
-// directoryProblem is the problem of a strategy that makes dest, or changes the
-// directory that is there.
-func directoryProblem(dest string) (certain bool, err error) {
-	err = destcheck.Problem(dest)
-	info, statErr := os.Stat(dest)
-	if err == nil || statErr != nil || !info.IsDir() {
-		return err != nil, err
-	}
-	// Its owner can make a directory writable, and where only files below others
-	// change, it need not be writable.
-	if unixfs.OwnerOf(info) == os.Geteuid() && !errors.Is(unix.Access(dest, unix.W_OK), unix.EROFS) {
-		return false, nil
-	}
-	return false, err
-}
-
 // source returns the archive, nil if the strategy needs none.
 func (d *deployment) source(ctx context.Context, s strategy) (*archive.Archive, error) {
 	if k, ok := s.(keeper); ok {

@@ -7,6 +7,7 @@ import (
 	"iter"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/treesync"
 )
@@ -26,7 +27,7 @@ func (s *builtinStrategy) Sync(from, to string) error {
 func (s *builtinStrategy) prepare(string) error { return nil }
 
 func (s *builtinStrategy) problem(dest string) (certain bool, err error) {
-	return directoryProblem(dest)
+	return destcheck.DirectoryProblem(dest)
 }
 
 func (s *builtinStrategy) fillsHoles() bool { return false }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/archive"
+	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/preview"
 	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/rsync"
@@ -64,7 +65,7 @@ func (s *RsyncStrategy) prepare(dest string) error {
 }
 
 func (s *RsyncStrategy) problem(dest string) (certain bool, err error) {
-	return directoryProblem(dest)
+	return destcheck.DirectoryProblem(dest)
 }
 
 // fillsHoles is true because rsync -a writes holes out.

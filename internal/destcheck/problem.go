@@ -51,6 +51,22 @@ func Problem(dest string) error {
 	return nil
 }
 
+// DirectoryProblem is Problem for a deployment that makes dest, or changes the directory
+// that is there, and whether it will certainly fail because of it.
+func DirectoryProblem(dest string) (certain bool, err error) {
+	err = Problem(dest)
+	info, statErr := os.Stat(dest)
+	if err == nil || statErr != nil || !info.IsDir() {
+		return err != nil, err
+	}
+	// Its owner can make a directory writable, and where only files below others
+	// change, it need not be writable.
+	if unixfs.OwnerOf(info) == os.Geteuid() && !errors.Is(unix.Access(dest, unix.W_OK), unix.EROFS) {
+		return false, nil
+	}
+	return false, err
+}
+
 // cannotLook explains why stat(2) of path failed: an ancestor may be a file, or
 // may be closed to this user.
 func cannotLook(dest, path string, err error) error {
