@@ -71,10 +71,10 @@ func (s *summary) printf(format string, args ...any) {
 	fmt.Fprintf(s.w, format, args...)
 }
 
-// count is how many of the slowest tests are printed.
-const count = 12
+// maxSlowest is how many of the slowest tests are printed.
+const maxSlowest = 12
 
-// print prints the summary, which total is the time of.
+// print prints the summary of what took the time total.
 func (s *summary) print(total time.Duration) {
 	fmt.Fprintf(s.w, "\nwhat ran:\n")
 	var passed, failed, skipped int
@@ -123,7 +123,7 @@ func (s *summary) printSlowest(tests []timed) {
 		return cmp.Or(cmp.Compare(b.took, a.took), strings.Compare(a.name, b.name))
 	})
 	fmt.Fprintf(s.w, "\nslowest tests:\n")
-	for _, t := range tests[:min(count, len(tests))] {
+	for _, t := range tests[:min(maxSlowest, len(tests))] {
 		fmt.Fprintf(s.w, "  %6.1fs  %s\n", t.took.Seconds(), t.name)
 	}
 }
