@@ -17,9 +17,11 @@ import (
 )
 
 const usage = `Usage: stretcher [options] [URL]
+       stretcher pack [options] DIR
 
-Deploys the manifest at URL, which may be the path of a file too. Without a
-URL, it is read from stdin, as sent by consul watch, a Serf agent or a pipe.
+Deploys the manifest at URL, which may also be the path of a file. Without an
+argument, the URL is read from stdin, as sent by consul watch, a Serf agent or a
+pipe. To make an archive and its manifest, see stretcher pack -h.
 
   -max-bandwidth SIZE    limit for the download of src, in bytes per second:
                          1048576, 10MB or 1MiB (default no limit)

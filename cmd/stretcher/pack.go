@@ -51,7 +51,8 @@ fetches only what has changed, if the manifest names the archive's index.
   -url URL               hosts find them under this URL (default: that of -upload)
   -h, -help              show this help
 
-The last line on stdout is the URL of the manifest, or else the archive.
+The last line on stdout is the URL of the manifest, or of the archive if no
+manifest is written.
 
 Example:
   stretcher pack -base app-1.tar.zst -o app-2.tar.zst -manifest app-2.yml \
