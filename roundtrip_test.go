@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -305,6 +306,7 @@ func (r *trip) dryRun(host string, archive []byte, m Manifest, conf Config) stri
 			list += line
 		}
 	}
+	list = regexp.MustCompile(`/\.stretcher-\d+/`).ReplaceAllString(list, "/STAGING/")
 	return strings.ReplaceAll(list, host, "HOST")
 }
 

@@ -146,6 +146,9 @@ type Limits struct {
 	// follows, such as rsync -a, writes its holes out. Otherwise only what the
 	// archive stores of it counts.
 	CountHoles bool
+	// Memory limits what the names and the attributes of all files take of memory, in
+	// bytes. 0 means no limit.
+	Memory int64
 }
 
 // indexFree is how many bytes of headers and of memory do not count, for the
@@ -188,6 +191,9 @@ func (a *Archive) index(stream *tarStream, limits Limits) error {
 			case h.segments != nil && limits.CountHoles:
 				unpacked += max(e.Size-h.size, 0)
 			}
+		}
+		if limits.Memory > 0 && a.Tree.memory > limits.Memory {
+			return hopelessError{fmt.Errorf("the list of its files takes more than %s of memory", humanize.IBytes(uint64(limits.Memory)))}
 		}
 		index := max(stream.pos-stored, a.Tree.memory) - indexFree
 		// Any of the sums may be close to the largest number.

@@ -70,20 +70,17 @@ type file struct {
 	mark        uint64 // of that file, see unchanging; 0 if it does not count
 }
 
-// maxPaths limits the bytes of all paths together, for the sake of memory: a small
-// index can have long ones.
-const maxPaths = 32 << 20
-
 // filesOf returns the files that have contents, in the order of the tar. It is an
 // error if these are anything but pieces, or if a piece is anywhere else: the tar
-// could then have other headers than those that were read.
-func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
+// could then have other headers than those that were read. maxPaths limits the bytes of
+// all paths together: a small index can have long ones.
+func filesOf(x *seekable.Index, tree *archive.Tree, maxPaths int64) ([]file, error) {
 	type span struct {
 		path       string
 		start, end int64
 	}
 	var spans []span
-	length := 0 // of all paths
+	length := int64(0) // of all paths
 	var walk func(dir string, e *archive.Entry)
 	walk = func(dir string, e *archive.Entry) {
 		for child := range e.Children() {
@@ -91,7 +88,7 @@ func filesOf(x *seekable.Index, tree *archive.Tree) ([]file, error) {
 				return
 			}
 			name := path.Join(dir, child.Name)
-			length += len(name)
+			length += int64(len(name))
 			if child.IsDir() {
 				walk(name, child)
 			}

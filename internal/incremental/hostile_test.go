@@ -144,7 +144,7 @@ func TestPiecesOverHeaders(t *testing.T) {
 		for _, change := range []func(){func() { p.Offset-- }, func() { p.Offset++ }, func() { p.Offset -= 512 }, func() { p.Size += 512 }} {
 			*p = v.index.Pieces[i]
 			change()
-			if _, err := filesOf(&x, a.Tree); err == nil && p.Size <= seekable.MaxChunk && !within(*p, v.index.Pieces) {
+			if _, err := filesOf(&x, a.Tree, 32<<20); err == nil && p.Size <= seekable.MaxChunk && !within(*p, v.index.Pieces) {
 				t.Errorf("piece %d: %+v is no error", i, *p)
 			}
 		}
@@ -195,7 +195,7 @@ func TestLongPaths(t *testing.T) {
 	for i := range 1 << 15 {
 		root.Put(&archive.Entry{Name: fmt.Sprint(i), Mode: syscall.S_IFREG, Size: 1, Offset: int64(i)})
 	}
-	if _, err := filesOf(&seekable.Index{}, dir); err == nil {
+	if _, err := filesOf(&seekable.Index{}, dir, 32<<20); err == nil {
 		t.Error("no error")
 	}
 }

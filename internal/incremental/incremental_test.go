@@ -393,7 +393,7 @@ func TestUnchanged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s.files, err = filesOf(v.index, a.Tree); err != nil {
+		if s.files, err = filesOf(v.index, a.Tree, 32<<20); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := search(t.Context(), s); err != nil {
