@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log"
 	"os"
@@ -35,8 +36,16 @@ type file struct {
 // so that Linux can create them (path_resolution(7)).
 const maxPath = 4095
 
-// list lists a directory.
-func list(ctx context.Context, root *os.Root, o Options) (*tree, error) {
+// list lists a directory. It is an error if out, where the archive is written to, is in
+// it: the archive would get a file more, of which nothing is known beforehand.
+func list(ctx context.Context, root *os.Root, o Options, out io.Writer) (*tree, error) {
+	var self fs.FileInfo
+	if file, ok := out.(*os.File); ok {
+		var err error
+		if self, err = file.Stat(); err != nil {
+			return nil, err
+		}
+	}
 	var rules rsyncfilter.List
 	for _, rule := range o.Excludes {
 		if err := rules.Add(rule); err != nil {
@@ -66,6 +75,9 @@ func list(ctx context.Context, root *os.Root, o Options) (*tree, error) {
 		info, err := d.Info()
 		if err != nil {
 			return err
+		}
+		if os.SameFile(info, self) {
+			return errors.New("the archive would be in the directory that is packed: write it elsewhere by -o, or exclude the directory that it is in")
 		}
 		if info.Mode().Type() == fs.ModeSocket {
 			log.Printf("[WARN] %s is a socket: left out", path)

@@ -63,15 +63,16 @@ type Patches struct {
 }
 
 // Dir writes an archive of the directory dir to out. It fails if a file changes
-// while it is read, for a name that could not be extracted, and if there is nothing to pack. Sockets are left
-// out with a warning.
+// while it is read, for a name that could not be extracted, if there is nothing to
+// pack, and if out is a file that would be packed itself. Sockets are left out with a
+// warning.
 func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return Result{}, err
 	}
 	defer root.Close()
-	t, err := list(ctx, root, o)
+	t, err := list(ctx, root, o, out)
 	if err != nil {
 		return Result{}, err
 	}

@@ -295,3 +295,22 @@ func TestErrors(t *testing.T) {
 		t.Error("a missing directory is no error")
 	}
 }
+
+// An archive in the directory that is packed would be a part of itself.
+func TestArchiveInside(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, dir, "a", nil)
+	write(t, dir, "dist/other", nil)
+	out, err := os.Create(filepath.Join(dir, "dist/archive"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if _, err := Dir(t.Context(), dir, out, Options{}); err == nil || !strings.Contains(err.Error(), "-o") {
+		t.Errorf("the archive packs itself: %v", err)
+	}
+	if r, err := Dir(t.Context(), dir, out, Options{Excludes: []string{"/dist"}}); err != nil || r.Files != 1 {
+		t.Errorf("in a directory that is excluded: %v, %d files", err, r.Files)
+	}
+}
