@@ -19,6 +19,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/treesync"
 )
 
 // indexOf returns the index of an archive of the files that write writes.
@@ -328,5 +329,76 @@ func TestPatchFrom(t *testing.T) {
 		if err != nil || !bytes.Equal(got, v.tar[p.TarOffset:][:p.TarSize]) {
 			t.Errorf("zstd: %v, %d bytes of %d", err, len(got), p.TarSize)
 		}
+	}
+}
+
+// A sparse file, which stretcher pack does not make, is compared as of any other archive:
+// its digests are those of what the tar has of it, and dest has the holes as well.
+func TestSparse(t *testing.T) {
+	t.Parallel()
+	if out, err := exec.Command("tar", "--version").Output(); err != nil || !bytes.Contains(out, []byte("GNU")) {
+		t.Skip("there is no GNU tar(1)")
+	}
+	dir, dest := t.TempDir(), filepath.Join(t.TempDir(), "dest")
+	write(t, dir, "plain", []byte("contents"))
+	write(t, dir, "sparse", []byte("at its begin"))
+	if err := os.Truncate(filepath.Join(dir, "sparse"), 3<<20); err != nil {
+		t.Fatal(err)
+	}
+	tar, err := exec.CommandContext(t.Context(), "tar", "-S", "--format=posix", "-C", dir, "-c", "plain", "sparse").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := archive.IndexTar(t.Context(), bytes.NewReader(tar), bytes.NewReader(tar), archive.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	w, err := seekable.NewWriter(&file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	at := int64(0)
+	for _, name := range []string{"plain", "sparse"} {
+		e, err := whole.Tree.LookUp(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (e.Segments() != nil) != (name == "sparse") {
+			t.Skipf("%s: sparse is not what was expected on this file system", name)
+		}
+		end := e.Offset + e.StoredSize()
+		_, first := w.Write(tar[at:e.Offset])
+		announced := w.File(e.StoredSize())
+		_, second := w.Write(tar[e.Offset:end])
+		if err := errors.Join(first, announced, second); err != nil {
+			t.Fatal(err)
+		}
+		at = end
+	}
+	if _, err := w.Write(tar[at:]); err != nil {
+		t.Fatal(err)
+	}
+	index, err := w.Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := version{file.Bytes(), tar, index}
+	if err := os.CopyFS(dest, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // with the contents of dest, and those of the archive
+		a, _, err := Open(t.Context(), v.index, Options{Older: dest, Size: 1 << 20}, v.fetch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = errors.Join(treesync.Sync(t.Context(), a, dest, treesync.Options{Mode: 0o755}), a.Close())
+		got, readErr := os.ReadFile(filepath.Join(dest, "sparse"))
+		want := append([]byte("at its begin"), make([]byte, 3<<20-12)...)
+		if err := errors.Join(err, readErr); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%v: %d bytes, expected %d", err, len(got), len(want))
+		}
+		write(t, dest, "sparse", bytes.Repeat([]byte("x"), 3<<20))
 	}
 }

@@ -69,7 +69,7 @@ func (c *cloner) update(ctx context.Context, fd int, from contents, e *archive.E
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false, err
 	}
-	if d := digestsOf(from); d != nil && st.Size == e.Size {
+	if d := digestsOf(from); d != nil && e.Segments() == nil && st.Size == e.Size {
 		if same, err := d.Same(ctx, fd, e.Offset, e.Size); err != nil {
 			return false, err
 		} else if same {

@@ -46,7 +46,7 @@ type digests interface {
 	// an offset of the tar, without reading it.
 	Unchanged(offset int64, st *unix.Stat_t) bool
 	// Same reports whether an open file begins with size bytes of the tar from
-	// offset on, which are the contents of a file.
+	// offset on, which are the contents of a file that is not sparse.
 	Same(ctx context.Context, fd int, offset, size int64) (bool, error)
 }
 
@@ -172,7 +172,7 @@ func sameContents(ctx context.Context, fd int, c contents, e *archive.Entry, cou
 	if e.Size == 0 {
 		return true, nil
 	}
-	if d := digestsOf(c); d != nil {
+	if d := digestsOf(c); d != nil && e.Segments() == nil {
 		if same, err = d.Same(ctx, fd, e.Offset, e.Size); same {
 			counted.AddBytes(e.Size)
 		}
