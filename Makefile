@@ -10,11 +10,12 @@ FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/fujiwara/stretcher.Version=$(VERSION))
 
-.PHONY: help build install demo docs check test sweep deps lint fuzz bench bench-fleet clean
+.PHONY: help build install dist demo docs check test sweep deps lint fuzz bench bench-fleet clean
 
 help:
 	@echo 'make build    build bin/stretcher ($(or $(VERSION),version unknown))'
-	@echo 'make install  install to $$DESTDIR$$PREFIX/bin (PREFIX is $(PREFIX))'
+	@echo 'make install  install to $$DESTDIR$$PREFIX (PREFIX is $(PREFIX))'
+	@echo 'make dist     build archives and packages (deb, rpm, apk) of this commit in dist/'
 	@echo 'make demo     deploy, upgrade and roll back a sample application, in a temporary directory'
 	@echo 'make check    go vet and unit tests, no servers'
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync;'
@@ -27,7 +28,7 @@ help:
 	@echo '              25 minutes on 2 cores that do nothing else'
 	@echo 'make bench-fleet  measure 200 agents that deploy from one nginx (5 minutes)'
 	@echo 'make deps     make what the tests need available: servers and system packages'
-	@echo 'make clean    remove bin'
+	@echo 'make clean    remove bin and dist'
 	@echo
 	@echo 'make check, test and lint are what a change must pass: see CONTRIBUTING.md.'
 
@@ -36,6 +37,13 @@ build:
 
 install: build
 	install -D -m 0755 bin/stretcher $(DESTDIR)$(PREFIX)/bin/stretcher
+	install -D -m 0644 packaging/stretcher.8 $(DESTDIR)$(PREFIX)/share/man/man8/stretcher.8
+	install -D -m 0644 packaging/completions/stretcher.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/stretcher
+	install -D -m 0644 packaging/completions/_stretcher $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_stretcher
+	install -D -m 0644 packaging/completions/stretcher.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/stretcher.fish
+
+dist: bin/tools/packages.built
+	VERSION='$(VERSION)' packaging/dist.sh
 
 demo: build
 	examples/demo.sh bin/stretcher
@@ -63,10 +71,14 @@ sweep: deps
 # pinned in e2e/tools.
 deps:
 	SUDO='$(SUDO)' e2e/deps.sh
-	$(MAKE) bin/tools/servers.built
+	$(MAKE) bin/tools/servers.built bin/tools/packages.built
 
 bin/tools/servers.built: e2e/tools/go.mod e2e/tools/go.sum
 	cd e2e/tools && go build -trimpath -ldflags '-s -w' -o ../../bin/tools/ tool
+	@touch $@
+
+bin/tools/packages.built: e2e/packages/go.mod e2e/packages/go.sum
+	cd e2e/packages && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/tools/ tool
 	@touch $@
 
 bin/tools/lint.built: e2e/lint/go.mod e2e/lint/go.sum
@@ -86,7 +98,7 @@ lint: bin/tools/lint.built
 	bin/tools/errcheck -ignoretests -exclude e2e/lint/errcheck.txt ./...
 	bin/tools/ineffassign ./...
 	cd e2e && ../bin/tools/ineffassign ./...
-	@if command -v shellcheck >/dev/null; then shellcheck e2e/deps.sh e2e/testdata/systemd/*.sh examples/*.sh examples/fleet/*.sh; \
+	@if command -v shellcheck >/dev/null; then shellcheck e2e/deps.sh packaging/*.sh e2e/testdata/systemd/*.sh examples/*.sh examples/fleet/*.sh; \
 	else echo 'shellcheck is not installed: the shell scripts are not checked'; fi
 
 # Each target runs in one process, as many of them at a time as there are processors.
@@ -101,4 +113,4 @@ bench-fleet:
 	cd e2e && go run ./fleetbench -update ../docs/scale.md
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

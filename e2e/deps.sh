@@ -43,6 +43,11 @@ missing_packages() {
 		mkfs.ext4 e2fsprogs
 		mkfs.xfs xfsprogs
 		mkfs.btrfs btrfs-progs
+		rpm rpm
+		lintian lintian
+		mandoc mandoc
+		zsh zsh
+		fish fish
 	LIST
 	# The race detector needs cgo, which needs a C compiler and the headers of
 	# the C library.

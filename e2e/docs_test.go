@@ -32,6 +32,14 @@ var docsElsewhere = map[string]string{
 
 // docsLines are the lines that are not run as they are, or not here, and why not.
 var docsLines = map[string]string{
+	"dpkg -i stretcher_":           "TestPackages installs and upgrades it below a directory",
+	"rpm -U stretcher_":            "TestPackages lists its files; installing it would change this machine",
+	"apk add ":                     "TestPackages lists its files; this is no Alpine",
+	"sha256sum --ignore-missing":   "TestPackages verifies the checksums",
+	"systemctl enable":             "it would change this machine; TestUnitsUnderSystemd starts the units",
+	"apt remove stretcher":         "TestPackages removes it by dpkg",
+	"apt purge stretcher":          "TestPackages purges it by dpkg",
+	"go build ./cmd/stretcher":     "the tests build it",
 	".ci/run":                      "it runs this test",
 	"examples/fleet/status.sh app": "TestFleetStatus runs it; it needs hosts that report",
 }

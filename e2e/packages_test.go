@@ -1,0 +1,252 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// buildPackages builds what make dist does, of a copy of this tree, for some systems.
+func buildPackages(t *testing.T, h *host, dir, version string, targets ...string) {
+	t.Helper()
+	list := h.command("git", "-C", sourceDir(t), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	tree := h.command("tar", "-C", sourceDir(t), "--null", "-T", "-", "-cf", dir+".tar")
+	tree.Stdin = strings.NewReader(output(t, list))
+	output(t, tree)
+	for _, d := range []string{dir, dir + "/bin"} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	output(t, h.command("tar", "-C", dir, "-xf", dir+".tar"))
+	if err := os.Symlink(filepath.Dir(tool(t, "nfpm")), dir+"/bin/tools"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := h.command(dir+"/packaging/dist.sh", targets...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+h.path("tmp"), "PACKAGE_VERSION="+version, "VERSION=", "SOURCE_DATE_EPOCH=1764460800", "MAINTAINER=Tester <tester@example.org>")
+	t.Log(output(t, cmd))
+}
+
+// sourceDir returns the directory of the program's module.
+func sourceDir(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestPackages(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("../.git"); err != nil {
+		t.Skip("this is no checkout of git, which lists the files of the tree")
+	}
+	h := newHost(t)
+	first, second := h.path("first"), h.path("another", "place")
+	if err := os.Mkdir(h.path("another"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	buildPackages(t, h, first, "1.2.3", "linux/amd64")
+	buildPackages(t, h, second, "1.2.3", "linux/amd64")
+	name := first + "/dist/stretcher_1.2.3_linux_amd64"
+
+	t.Run("same bytes", func(t *testing.T) {
+		output(t, h.command("diff", "-r", first+"/dist", second+"/dist"))
+		check := h.command("sha256sum", "-c", "SHA256SUMS")
+		check.Dir = first + "/dist"
+		if got := strings.Count(output(t, check), ": OK\n"); got != 4 {
+			t.Errorf("%d files have a checksum, want 4", got)
+		}
+	})
+	t.Run("deb", func(t *testing.T) {
+		buildPackages(t, h, h.path("third"), "1.2.4", "linux/amd64")
+		testDebian(t, name+".deb", h.path("third/dist/stretcher_1.2.4_linux_amd64.deb"))
+	})
+	t.Run("rpm", func(t *testing.T) {
+		got := output(t, h.command(program(t, "rpm"), "-qp", "--dbpath", h.path("rpmdb"), "--queryformat", "[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES}\n]", name+".rpm"))
+		for _, want := range []string{
+			"-rwxr-xr-x root /usr/bin/stretcher",
+			"-rw-r--r-- root /usr/lib/systemd/system/stretcher-consul.service",
+			"-rw-r--r-- root /usr/lib/systemd/system/stretcher-serf.service",
+			"-rw-r--r-- root /usr/share/man/man8/stretcher.8.gz",
+			"-rw-r--r-- root /usr/share/bash-completion/completions/stretcher",
+			"-rw-r--r-- root /usr/share/zsh/site-functions/_stretcher",
+			"-rw-r--r-- root /usr/share/fish/vendor_completions.d/stretcher.fish",
+			"drwxr-xr-x root /usr/share/doc/stretcher",
+			"-rw-r--r-- root /usr/share/doc/stretcher/copyright",
+			"-rw-r--r-- root /usr/share/doc/stretcher/docs/manifest.md",
+		} {
+			if !strings.Contains(got, want+"\n") {
+				t.Errorf("it lacks %s", want)
+			}
+		}
+		// Every package would else overwrite it, and nothing may be enabled.
+		if other := regexp.MustCompile(`(?m) (/etc.*|/usr/bin|/usr/lib/systemd/system)$`).FindString(got); other != "" {
+			t.Errorf("it has%s", other)
+		}
+	})
+	t.Run("apk", func(t *testing.T) {
+		list := strings.Split(output(t, h.command("tar", "-tzf", name+".apk", "--ignore-zeros", "--warning=none")), "\n")
+		for _, want := range []string{".PKGINFO", "usr/bin/stretcher", "usr/lib/systemd/system/stretcher-consul.service", "usr/share/zsh/site-functions/_stretcher"} {
+			if !slices.Contains(list, want) {
+				t.Errorf("it lacks %s: %q", want, list)
+			}
+		}
+		info := output(t, h.command("tar", "-xzOf", name+".apk", "--ignore-zeros", "--warning=none", ".PKGINFO"))
+		if !regexp.MustCompile(`(?m)^pkgver = 1\.2\.3(-r\d+)?$`).MatchString(info) {
+			t.Errorf("it says\n%s", info)
+		}
+	})
+	t.Run("archive", func(t *testing.T) {
+		output(t, h.command("tar", "-C", h.path("work"), "-xzf", name+".tar.gz"))
+		if got := output(t, h.command(h.path("work/stretcher_1.2.3_linux_amd64/stretcher"), "-version")); got != "version: 1.2.3\n" {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// testDebian installs a package by dpkg below a directory, deploys with it, upgrades it
+// and purges it.
+func testDebian(t *testing.T, old, newer string) {
+	h := newHost(t)
+	root := h.path("root")
+	for _, d := range []string{"var/lib/dpkg/updates", "var/lib/dpkg/info", "var/lib/dpkg/triggers"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, root+"/var/lib/dpkg/status", nil)
+	dpkg := func(args ...string) {
+		t.Helper()
+		// The scripts run outside of root, and know that by DPKG_ROOT.
+		output(t, h.command(program(t, "dpkg"), append([]string{"--root=" + root, "--force-script-chrootless", "--force-not-root", "--force-bad-path", "--log=" + h.path("dpkg.log")}, args...)...))
+	}
+	version := func() string { return output(t, h.command(root+"/usr/bin/stretcher", "-version")) }
+
+	dpkg("--install", old)
+	if got := version(); got != "version: 1.2.3\n" {
+		t.Errorf("got %q", got)
+	}
+	if _, err := os.Lstat(root + "/etc"); err == nil {
+		t.Error("something was enabled, or a file of the administrator made")
+	}
+	unit := wantReadFile(t, root+"/lib/systemd/system/stretcher-consul.service")
+	if !strings.Contains(unit, " /usr/bin/stretcher ") || strings.Contains(unit, "/usr/local") {
+		t.Errorf("the unit is\n%s", unit)
+	}
+
+	r := newRelease(t, "one")
+	write(t, h.path("work", "app.tar.gz"), r.archive)
+	write(t, h.path("work", "deploy.yml"), []byte(r.manifest(fileURL(h.path("work", "app.tar.gz")), h.path("dest"), "sync_strategy: builtin")))
+	output(t, h.command(root+"/usr/bin/stretcher", "-state-dir", root+"/var/lib/stretcher", "deploy.yml"))
+	r.wantDeployed(t, h.path("dest"))
+
+	dpkg("--install", newer)
+	if got := version(); got != "version: 1.2.4\n" {
+		t.Errorf("after the upgrade: got %q", got)
+	}
+	dpkg("--remove", "stretcher")
+	wantMissing(t, root+"/usr/bin/stretcher")
+	if _, err := os.Stat(root + "/var/lib/stretcher"); err != nil {
+		t.Error("the removal has removed the history:", err)
+	}
+	dpkg("--purge", "stretcher")
+	wantMissing(t, root+"/var/lib/stretcher")
+	wantMissing(t, root+"/usr")
+
+	lint := h.command(program(t, "lintian"), "--allow-root", "--fail-on", "error,warning", old)
+	lint.Env = append(os.Environ(), "TMPDIR="+h.path("tmp"))
+	output(t, lint)
+}
+
+func wantReadFile(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// The manual page is one that both formatters take without a warning.
+func TestManPage(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	page := filepath.Join(sourceDir(t), "packaging/stretcher.8")
+	output(t, h.command(program(t, "mandoc"), "-Tlint", "-Wwarning", page))
+	if groff, err := exec.LookPath("groff"); err == nil {
+		if got := output(t, h.command(groff, "-ww", "-mandoc", "-Tascii", "-z", page)); got != "" {
+			t.Errorf("groff: %s", got)
+		}
+	}
+}
+
+// The shells offer every option that the program has.
+func TestCompletions(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.env = append(h.env, "TERM=dumb")
+	file := func(name string) string { return filepath.Join(sourceDir(t), "packaging/completions", name) }
+	options := func(args ...string) (list []string) {
+		for _, m := range regexp.MustCompile(`(?m)^  (-[a-z][a-z-]*)(?:, (-[a-z]+))?`).FindAllStringSubmatch(output(t, h.command(stretcherPath, args...)), -1) {
+			list = append(list, m[1])
+			if m[2] != "" {
+				list = append(list, m[2])
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	bash := func(words ...string) []string {
+		script := `source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _stretcher; printf '%s\n' "${COMPREPLY[@]}"`
+		return strings.Fields(output(t, h.command("bash", append([]string{"-c", script, "bash", file("stretcher.bash"), "stretcher"}, words...)...)))
+	}
+	fish := func(line string) (list []string) {
+		for l := range strings.Lines(output(t, h.command(program(t, "fish"), "-c", `source $argv[1]; complete -C $argv[2]`, file("stretcher.fish"), line))) {
+			word, _, _ := strings.Cut(strings.TrimSpace(l), "\t")
+			list = append(list, word)
+		}
+		return list
+	}
+	// The rest of zsh's completion needs a terminal: this sees what it is called with.
+	zsh := func(words ...string) []string {
+		script := `_arguments() { print -l -- "$@" }; f=$1; shift; words=("$@"); CURRENT=$#; source $f`
+		out := output(t, h.command(program(t, "zsh"), append([]string{"-f", "-c", script, "zsh", file("_stretcher"), "stretcher"}, words...)...))
+		var list []string
+		for _, m := range regexp.MustCompile(`(?m)^\*?(-[a-z-]+?)(=-)?\[`).FindAllStringSubmatch(out, -1) {
+			list = append(list, m[1])
+		}
+		return list
+	}
+	for _, test := range []struct {
+		shell     string
+		got, want []string
+	}{
+		{"bash", bash("-"), options("-h")},
+		{"bash", bash("pack", "-"), options("pack", "-h")},
+		{"fish", fish("stretcher -"), options("-h")},
+		{"fish", fish("stretcher pack -"), options("pack", "-h")},
+		{"zsh", zsh("-"), options("-h")},
+		{"zsh", zsh("pack", "-"), options("pack", "-h")},
+		{"bash", bash("pa"), []string{"pack"}},
+		{"fish", fish("stretcher pa"), []string{"pack"}},
+		{"bash", bash("-log-level", "D"), []string{"DEBUG"}},
+		{"bash", bash("-log-level", "=", "D"), []string{"DEBUG"}},
+		{"fish", fish("stretcher -log-level D"), []string{"DEBUG"}},
+		{"bash", bash("pack", "-format", ""), []string{"gz", "tar", "zst"}},
+	} {
+		var got []string
+		for _, word := range test.got {
+			got = append(got, strings.TrimSuffix(word, "=false"))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s offers %q, want %q", test.shell, got, test.want)
+		}
+	}
+}
