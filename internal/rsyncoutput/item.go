@@ -168,9 +168,15 @@ func (i item) differs(now, old *unix.Stat_t) []string {
 	return list
 }
 
-// stat is lstat(2) of a path below a directory, nil if it fails.
+// stat is lstat(2) of a path below a directory, nil if it fails. What a symbolic link
+// in the path leads to does not count: a directory will take the place of the link.
 func stat(dir, path string) *unix.Stat_t {
 	var st unix.Stat_t
+	for parent := filepath.Dir(path); parent != "." && parent != "/"; parent = filepath.Dir(parent) {
+		if unix.Lstat(filepath.Join(dir, parent), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return nil
+		}
+	}
 	if unix.Lstat(filepath.Join(dir, path), &st) != nil {
 		return nil
 	}

@@ -34,6 +34,7 @@ func TestParseItem(t *testing.T) {
 func FuzzParseItem(f *testing.F) {
 	f.Add(`@>f+++++++++ 12 a\#012b`)
 	f.Add("@*deleting   0 d/")
+	f.Add("@>f+++++++++ 1 /x")
 	f.Fuzz(func(t *testing.T, line string) {
 		i, ok := parseItem(line)
 		if !ok {
@@ -57,7 +58,7 @@ func TestChanges(t *testing.T) {
 touch -d @1000000000 from/same to/same from/mode to/mode from/time; touch -d @1000000001 to/time; chmod 600 from/mode
 echo new > from/contents; echo older > to/contents; ln -s a from/link; ln -s b to/link; echo x > from/type; touch to/type/x
 echo x > "from/new
-line"; echo x > to/gone/sub/x; touch to/kept/x.pid; touch -d @1000000000 from/dir to/dir from; touch -d @1000000001 to; touch -d @1000000002 from/contents; touch -h -d @1000000000 from/link to/link`
+line"; echo x > to/gone/sub/x; mkdir from/was-link; echo x > from/was-link/same; ln -s . to/was-link; touch to/kept/x.pid; touch -d @1000000000 from/dir to/dir from; touch -d @1000000001 to; touch -d @1000000002 from/contents; touch -h -d @1000000000 from/link to/link`
 	for _, verbose := range [][]string{nil, {"-v"}, {"-vv"}, {"-vvv"}} {
 		dir := filepath.Join(base, fmt.Sprint(verbose))
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -83,7 +84,8 @@ line"; echo x > to/gone/sub/x; touch to/kept/x.pid; touch -d @1000000000 from/di
 		}
 		want := []string{"would change ./: time", "would change contents: contents, time", "would delete gone/", "would delete gone/sub/", "would delete gone/sub/x",
 			"would change link: target", "would change mode: mode 0644 -> 0600", `would create new\nline`, "would change time: copied, time",
-			"would change type: type directory -> file", "would delete type/x"}
+			"would change type: type directory -> file", "would delete type/x",
+			"would change was-link/: type symlink -> directory", "would create was-link/same"}
 		if got, want := strings.Join(got, "\n"), strings.Join(want, "\n"); got != want {
 			t.Errorf("%q: got\n%s\nexpected\n%s", verbose, got, want)
 		}
