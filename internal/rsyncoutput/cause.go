@@ -110,23 +110,23 @@ func plain(text string) string {
 // hints tell what to do about the first message that matches, of those that are
 // in the error. The more specific ones come first.
 var hints = []struct {
-	message *regexp.Regexp
+	message string // a regular expression, compiled only after a failure
 	hint    string
 }{
-	{regexp.MustCompile(`^rsync: (\[Receiver\] )?mkdir .*\(2\)$`), "the parent of dest is missing, make it first"},
-	{regexp.MustCompile(`^rsync: (\[Receiver\] )?mkdir .*\(17\)$`), "dest is a symbolic link to nothing"},
-	{regexp.MustCompile(`\(28\)$`), "free some space there (or inodes)"},
-	{regexp.MustCompile(`\(122\)$`), "the disk quota is used up"},
-	{regexp.MustCompile(`\(30\)$`), "it is mounted read-only"},
-	{regexp.MustCompile(`ERROR: (destination|cannot overwrite non-directory)|cannot stat destination .*\(20\)$`), "dest is a file or below one, expected a directory or nothing"},
-	{regexp.MustCompile(`send_files failed to open .*\(13\)$|opendir .*\(13\)$`), "its mode or owner forbids this user to read it"},
-	{regexp.MustCompile(`\(13\)$`), "this user may not do that there"},
-	{regexp.MustCompile(`\(1\)$`), "it belongs to another user, or is immutable (lsattr tells)"},
-	{regexp.MustCompile(`\(16\)$`), "it is a mount point or in use"},
-	{regexp.MustCompile(`file has vanished`), "another program deletes files from TMPDIR"},
-	{regexp.MustCompile(`unknown option`), "this version of rsync does not have it"},
-	{regexp.MustCompile(`\(code 20\)`), "another process has sent rsync a signal"},
-	{regexp.MustCompile(`connection unexpectedly closed|\(32\)$|\(104\)$`), "a process of rsync has ended early, perhaps killed for lack of memory (dmesg tells)"},
+	{`^rsync: (\[Receiver\] )?mkdir .*\(2\)$`, "the parent of dest is missing, make it first"},
+	{`^rsync: (\[Receiver\] )?mkdir .*\(17\)$`, "dest is a symbolic link to nothing"},
+	{`\(28\)$`, "free some space there (or inodes)"},
+	{`\(122\)$`, "the disk quota is used up"},
+	{`\(30\)$`, "it is mounted read-only"},
+	{`ERROR: (destination|cannot overwrite non-directory)|cannot stat destination .*\(20\)$`, "dest is a file or below one, expected a directory or nothing"},
+	{`send_files failed to open .*\(13\)$|opendir .*\(13\)$`, "its mode or owner forbids this user to read it"},
+	{`\(13\)$`, "this user may not do that there"},
+	{`\(1\)$`, "it belongs to another user, or is immutable (lsattr tells)"},
+	{`\(16\)$`, "it is a mount point or in use"},
+	{`file has vanished`, "another program deletes files from TMPDIR"},
+	{`unknown option`, "this version of rsync does not have it"},
+	{`\(code 20\)`, "another process has sent rsync a signal"},
+	{`connection unexpectedly closed|\(32\)$|\(104\)$`, "a process of rsync has ended early, perhaps killed for lack of memory (dmesg tells)"},
 }
 
 func (c *causes) hint() string {
@@ -135,8 +135,9 @@ func (c *causes) hint() string {
 		messages = []string{c.effect, c.summary}
 	}
 	for _, h := range hints {
+		message := regexp.MustCompile(h.message)
 		for _, m := range messages {
-			if h.message.MatchString(m) {
+			if message.MatchString(m) {
 				return h.hint
 			}
 		}
