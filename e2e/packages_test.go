@@ -10,23 +10,29 @@ import (
 	"testing"
 )
 
-// buildPackages builds what make dist does, of a copy of this tree, for some systems.
-func buildPackages(t *testing.T, h *host, dir, version string, targets ...string) {
+// packSources returns a tar of this tree.
+func packSources(t *testing.T, h *host) string {
 	t.Helper()
+	sources := h.path("sources.tar")
 	list := h.command("git", "-C", sourceDir(t), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-	tree := h.command("tar", "-C", sourceDir(t), "--null", "-T", "-", "-cf", dir+".tar")
+	tree := h.command("tar", "-C", sourceDir(t), "--null", "-T", "-", "-cf", sources)
 	tree.Stdin = strings.NewReader(output(t, list))
 	output(t, tree)
-	for _, d := range []string{dir, dir + "/bin"} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	return sources
+}
+
+// buildPackages unpacks the sources to dir and builds there what make dist does, for
+// one system.
+func buildPackages(t *testing.T, h *host, sources, dir, version string) {
+	t.Helper()
+	if err := os.MkdirAll(dir+"/bin", 0o755); err != nil {
+		t.Fatal(err)
 	}
-	output(t, h.command("tar", "-C", dir, "-xf", dir+".tar"))
+	output(t, h.command("tar", "-C", dir, "-xf", sources))
 	if err := os.Symlink(filepath.Dir(tool(t, "nfpm")), dir+"/bin/tools"); err != nil {
 		t.Fatal(err)
 	}
-	cmd := h.command(dir+"/packaging/dist.sh", targets...)
+	cmd := h.command(dir+"/packaging/dist.sh", "linux/amd64")
 	cmd.Env = append(os.Environ(), "TMPDIR="+h.path("tmp"), "PACKAGE_VERSION="+version, "VERSION=", "SOURCE_DATE_EPOCH=1764460800", "MAINTAINER=Tester <tester@example.org>")
 	t.Log(output(t, cmd))
 }
@@ -48,11 +54,9 @@ func TestPackages(t *testing.T) {
 	}
 	h := newHost(t)
 	first, second := h.path("first"), h.path("another", "place")
-	if err := os.Mkdir(h.path("another"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	buildPackages(t, h, first, "1.2.3", "linux/amd64")
-	buildPackages(t, h, second, "1.2.3", "linux/amd64")
+	sources := packSources(t, h)
+	buildPackages(t, h, sources, first, "1.2.3")
+	buildPackages(t, h, sources, second, "1.2.3")
 	name := first + "/dist/stretcher_1.2.3_linux_amd64"
 
 	t.Run("same bytes", func(t *testing.T) {
@@ -64,7 +68,7 @@ func TestPackages(t *testing.T) {
 		}
 	})
 	t.Run("deb", func(t *testing.T) {
-		buildPackages(t, h, h.path("third"), "1.2.4", "linux/amd64")
+		buildPackages(t, h, sources, h.path("third"), "1.2.4")
 		testDebian(t, name+".deb", h.path("third/dist/stretcher_1.2.4_linux_amd64.deb"))
 	})
 	t.Run("rpm", func(t *testing.T) {
