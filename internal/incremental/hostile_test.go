@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/seekable"
 	"github.com/fujiwara/stretcher/internal/treesync"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // indexOf returns the index of an archive of the files that write writes.
@@ -400,5 +402,45 @@ func TestSparse(t *testing.T) {
 			t.Fatalf("%v: %d bytes, expected %d", err, len(got), len(want))
 		}
 		write(t, dest, "sparse", bytes.Repeat([]byte("x"), 3<<20))
+	}
+}
+
+// Copying from dest and verifying end with the context, however large a file is.
+func TestLargeFileIsCancelled(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 40 // bytes, all of them in holes
+	dir := t.TempDir()
+	write(t, dir, "huge", nil)
+	if err := os.Truncate(filepath.Join(dir, "huge"), size); err != nil {
+		t.Skipf("the file system cannot have the file: %v", err)
+	}
+	zeros := seekable.SumOf(make([]byte, seekable.MaxChunk))
+	x := &seekable.Index{TarSize: size}
+	for i := range int64(1 << 19) {
+		x.Pieces = append(x.Pieces, seekable.Piece{Offset: i * seekable.MaxChunk, Size: seekable.MaxChunk, Sum: zeros})
+	}
+	s := scatteredOver(t, dir, x, file{path: "huge", last: int32(len(x.Pieces) - 1), kept: true})
+	for name, work := range map[string]func(context.Context) error{
+		"verify": func(ctx context.Context) error { return s.writeTar(ctx, bytes.NewReader(nil), io.Discard) },
+		"copy": func(ctx context.Context) (err error) {
+			if s.tar, err = unixfs.TempFile(); err != nil {
+				return err
+			}
+			defer s.tar.Close()
+			return (&had{scattered: s}).copy(ctx, true)
+		},
+	} {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("stopped"))
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- work(ctx) }()
+		select {
+		case err := <-ended:
+			if err == nil || err.Error() != "stopped" {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s goes on after the context has ended", name)
+		}
 	}
 }

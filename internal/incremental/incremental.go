@@ -202,6 +202,9 @@ func (h *had) copy(ctx context.Context, also bool) error {
 		}
 		defer unix.Close(fd)
 		for _, part := range parts[paths[i]] {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
 			b := r.buf[:part.piece.Size]
 			if err := readPiece(fd, part.offset, part.piece, b); err != nil {
 				return changedError(paths[i], err)
@@ -254,15 +257,12 @@ func (s *scattered) writeTar(ctx context.Context, between io.Reader, w io.Writer
 	defer s.older.done(r)
 	end := int64(0)
 	for i := range s.files {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
 		f := &s.files[i]
 		if _, err := io.CopyN(w, between, s.start(f)-end); err != nil {
 			return fmt.Errorf("index of the archive: %w", noEOF(err))
 		}
 		end = s.end(f)
-		if err := s.writeFile(r, f, w); err != nil {
+		if err := s.writeFile(ctx, r, f, w); err != nil {
 			return err
 		}
 	}
@@ -273,7 +273,7 @@ func (s *scattered) writeTar(ctx context.Context, between io.Reader, w io.Writer
 }
 
 // writeFile writes the contents of a file.
-func (s *scattered) writeFile(r *reader, f *file, w io.Writer) error {
+func (s *scattered) writeFile(ctx context.Context, r *reader, f *file, w io.Writer) error {
 	from, at := int(s.tar.Fd()), s.start(f)
 	if f.kept {
 		var st unix.Stat_t
@@ -285,6 +285,9 @@ func (s *scattered) writeFile(r *reader, f *file, w io.Writer) error {
 		from, at = fd, 0
 	}
 	for left := s.end(f) - s.start(f); left > 0; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
 		b := r.buf[:min(int64(len(r.buf)), left)]
 		full, err := unixfs.ReadAt(from, b, at)
 		if err == nil && !full {

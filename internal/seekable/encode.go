@@ -32,7 +32,7 @@ const version = 1
 // Encode returns the encoded index. It fails for an archive that is too large for one.
 func (x *Index) Encode() ([]byte, error) {
 	if len(x.Pieces) > maxPieces || len(x.Frames) > maxFrames || len(x.Patches) > maxPatches {
-		return nil, fmt.Errorf("the archive is too large for an index: %d pieces, %d frames and %d patches, of %d, %d and %d", len(x.Pieces), len(x.Frames), len(x.Patches), maxPieces, maxFrames, maxPatches)
+		return nil, fmt.Errorf("the archive is too large for an index: %d pieces, %d frames and %d patches, of %d, %d and %d: pack it in a format without one", len(x.Pieces), len(x.Frames), len(x.Patches), maxPieces, maxFrames, maxPatches)
 	}
 	t := []byte{version}
 	t = append(t, x.TarSum[:]...)
@@ -74,7 +74,7 @@ func (x *Index) Encode() ([]byte, error) {
 	encoded := binary.AppendUvarint(nil, uint64(len(packed)))
 	encoded = append(append(encoded, packed...), x.between...)
 	if len(t) > maxTables || len(encoded) > MaxIndex {
-		return nil, fmt.Errorf("the archive is too large for an index, which would have %d bytes of %d, and tables of %d bytes of %d", len(encoded), MaxIndex, len(t), maxTables)
+		return nil, fmt.Errorf("the archive is too large for an index, which would have %d bytes of %d, and tables of %d bytes of %d: pack it in a format without one", len(encoded), MaxIndex, len(t), maxTables)
 	}
 	return encoded, nil
 }
