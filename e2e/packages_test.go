@@ -164,7 +164,7 @@ func testDebian(t *testing.T, old, newer string) {
 	wantMissing(t, root+"/usr")
 
 	lint := h.command(program(t, "lintian"), "--allow-root", "--fail-on", "error,warning", old)
-	lint.Env = append(os.Environ(), "TMPDIR="+h.path("tmp"))
+	lint.Env = append(os.Environ(), "TMPDIR="+t.TempDir()) // where it leaves files
 	output(t, lint)
 }
 
