@@ -2,9 +2,19 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -60,7 +70,7 @@ func testUpload(t *testing.T, h *host, prefix, scheme string) {
 	h.stretcher(url, "-public-key", s.public("release"), "-allow", prefix).wantSuccess()
 	wantFile(t, h.path("dest", "data"), "v2")
 
-	// An archive of more than one part of a resumable upload, which holds 16 MiB.
+	// An archive of more than one part of an upload, which has 16 MiB.
 	write(t, h.path("work", "large", "data"), incompressible(t, 20<<20).archive)
 	url, log, err = pack("-o", "large.tar", "-format", "tar", "-manifest", "large.yml", "large")
 	if err != nil {
@@ -85,6 +95,109 @@ func TestUploadS3(t *testing.T) {
 		t.Fatal(err)
 	}
 	testUpload(t, s3Host(t, endpoint), "s3://releases/app/", "s3")
+}
+
+// faultyS3 is between the packer and a store, and does something with the requests that
+// send the second part of an object.
+func faultyS3(t *testing.T, endpoint string, second http.HandlerFunc) (url string) {
+	t.Helper()
+	target, err := neturl.Parse(endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host // which is signed
+	}}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("partNumber") == "2" {
+			second(w, r)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// A part whose connection is cut is sent again. An interrupted upload leaves nothing.
+func TestUploadParts(t *testing.T) {
+	t.Parallel()
+	endpoint, root := startS3(t)
+	bucket := filepath.Join(root, "releases")
+	if err := os.Mkdir(bucket, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// stored returns the regular files below the bucket.
+	stored := func() (names []string) {
+		err := filepath.WalkDir(bucket, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				names = append(names, strings.TrimPrefix(path, bucket+"/"))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	start := func(h *host) (*exec.Cmd, *bytes.Buffer) {
+		write(t, h.path("work", "large", "data"), incompressible(t, 40<<20).archive)
+		cmd := h.command(stretcherPath, "pack", "-format", "tar", "-o", "large.tar", "-upload", "s3://releases/app", "large")
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill() })
+		return cmd, &out
+	}
+
+	waiting, ended := make(chan struct{}), make(chan struct{})
+	defer close(ended)
+	h := s3Host(t, faultyS3(t, endpoint, func(http.ResponseWriter, *http.Request) {
+		waiting <- struct{}{}
+		<-ended
+	}))
+	cmd, out := start(h)
+	<-waiting
+	waitFor(t, "parts in the store", func() error {
+		if len(stored()) == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	err := cmd.Wait()
+	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(out.String(), "stretcher pack: upload to s3://releases/app/large.tar: interrupted by SIGINT: nothing is stored there: repeat the command") {
+		t.Errorf("interrupted: %v: %s", err, out)
+	}
+	if names := stored(); len(names) > 0 {
+		t.Errorf("after an interrupted upload the store has %q", names)
+	}
+
+	var cut atomic.Int32
+	h = s3Host(t, faultyS3(t, endpoint, func(_ http.ResponseWriter, r *http.Request) {
+		if cut.Add(1) <= 2 {
+			io.CopyN(io.Discard, r.Body, 1<<20)
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	cmd, out = start(h)
+	if err := cmd.Wait(); err != nil || cut.Load() != 3 {
+		t.Fatalf("cut %d times: %v: %s", cut.Load(), err, out)
+	}
+	want, err := os.ReadFile(h.path("work", "large.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := stored(); len(names) != 1 {
+		t.Errorf("the store has %q", names)
+	}
+	wantFile(t, filepath.Join(bucket, "app", "large.tar"), string(want))
 }
 
 func TestUploadGCS(t *testing.T) {

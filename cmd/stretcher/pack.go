@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,9 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/pack"
 	"github.com/fujiwara/stretcher/internal/redact"
+	"github.com/fujiwara/stretcher/internal/seekable"
 	"github.com/fujiwara/stretcher/internal/signature"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 	"github.com/fujiwara/stretcher/internal/upload"
 )
 
@@ -52,7 +55,8 @@ fetches only what has changed, if the manifest names the archive's index.
   -h, -help              show this help
 
 The last line on stdout is the URL of the manifest, or of the archive if no
-manifest is written.
+manifest is written. The exit status is 0 after a success, 1 after a failure, and 2
+for an invalid option or argument.
 
 Example:
   stretcher pack -base app-1.tar.zst -o app-2.tar.zst -manifest app-2.yml \
@@ -172,6 +176,11 @@ func packMain(args []string) {
 	if err != nil {
 		exitUsage(err, "stretcher pack", "")
 	}
+	if os.Getenv("GOGC") == "" {
+		// The tables of the encoders are large, and live as long as there is work.
+		debug.SetGCPercent(50)
+		debug.SetMemoryLimit(384 << 20)
+	}
 	ctx, _ := onSignals()
 	if err := runPack(ctx, o); err != nil {
 		fmt.Fprintf(os.Stderr, "stretcher pack: %s\n", redact.Printable(redact.Error(err).Error()))
@@ -181,10 +190,21 @@ func packMain(args []string) {
 
 // runPack packs a directory and writes the manifest.
 func runPack(ctx context.Context, o *packOptions) (err error) {
+	if info, err := os.Stat(o.dir); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return fmt.Errorf("%s: not a directory", o.dir)
+	}
 	var key signature.SecretKey
 	if o.sign != "" {
 		key, err = signature.ReadSecretKey(o.sign, func() (string, error) { return readPassword(ctx, o.passwordFile, o.sign) })
 		if err != nil {
+			return err
+		}
+	}
+	var template []byte
+	if o.manifest != "" {
+		if template, err = o.readTemplate(ctx); err != nil {
 			return err
 		}
 	}
@@ -196,12 +216,6 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 		}
 		defer base.Close()
 		o.Bases = append(o.Bases, base)
-	}
-	var template []byte
-	if o.manifestFrom != "" {
-		if template, err = os.ReadFile(o.manifestFrom); err != nil {
-			return err
-		}
 	}
 	r, err := packTo(ctx, o)
 	if err != nil {
@@ -218,7 +232,7 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 	files := []upload.File{{Path: o.output}}
 	if o.manifest != "" {
 		text := pack.Manifest(template, result, hex.EncodeToString(r.Sum[:]), r.Index)
-		if err := writeManifest(ctx, o.manifest, text); err != nil {
+		if err := writeFile(o.manifest, text); err != nil {
 			return err
 		}
 		if result, err = o.urlOf(o.manifest); err != nil {
@@ -254,19 +268,39 @@ func (o *packOptions) urlOf(name string) (string, error) {
 	return (&url.URL{Scheme: "file", Path: abs}).String(), err
 }
 
-// writeManifest writes a manifest. It is an error if agents would refuse it.
-func writeManifest(ctx context.Context, name string, text []byte) error {
-	if err := writeFile(name, func(f *os.File) error { _, err := f.Write(text); return err }); err != nil {
-		return err
-	}
-	problems, err := stretcher.Check(ctx, name, stretcher.Config{})
-	for _, p := range problems {
-		fmt.Fprintf(os.Stderr, "%s:%d: %s\n", name, p.Line, p.Text)
-		if !p.Warning {
-			err = fmt.Errorf("the manifest %s would be refused", name)
+// readTemplate reads the template of the manifest. It is an error if agents would
+// refuse the manifest, before the archive is made, which may take minutes.
+func (o *packOptions) readTemplate(ctx context.Context) (template []byte, err error) {
+	if o.manifestFrom != "" {
+		if template, err = os.ReadFile(o.manifestFrom); err != nil {
+			return nil, err
 		}
 	}
-	return err
+	src, err := o.urlOf(o.output)
+	if err != nil {
+		return nil, err
+	}
+	var index *seekable.Place
+	if o.Format == "" || o.Format == "zst" {
+		index = &seekable.Place{Offset: 1, Size: 1}
+	}
+	draft, err := os.CreateTemp("", "stretcher-pack-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(draft.Name())
+	_, err = draft.Write(pack.Manifest(template, src, strings.Repeat("0", 64), index))
+	if err = errors.Join(err, draft.Close()); err != nil {
+		return nil, err
+	}
+	problems, err := stretcher.Check(ctx, draft.Name(), stretcher.Config{})
+	for _, p := range problems {
+		fmt.Fprintf(os.Stderr, "%s:%d: %s\n", redact.Printable(o.manifest), p.Line, p.Text)
+		if !p.Warning {
+			err = fmt.Errorf("the manifest %s would be refused", o.manifest)
+		}
+	}
+	return template, err
 }
 
 // writeSignature signs a manifest, and returns the file of the signature. A stored
@@ -277,34 +311,38 @@ func writeSignature(manifest string, text []byte, key signature.SecretKey) (uplo
 		return upload.File{}, err
 	}
 	name := manifest + ".minisig"
-	err = writeFile(name, func(f *os.File) error { _, err := f.Write(signed); return err })
+	err = writeFile(name, signed)
 	return upload.File{Path: name, Same: func(stored []byte) bool { return key.Signed(text, stored) }}, err
 }
 
 // packTo writes the archive.
 func packTo(ctx context.Context, o *packOptions) (r pack.Result, err error) {
-	err = writeFile(o.output, func(f *os.File) error {
+	if err := checkReplaced(o.output); err != nil {
+		return r, err
+	}
+	err = unixfs.WriteFile(o.output, 0o644, os.Rename, func(f *os.File) error {
 		r, err = pack.Dir(ctx, o.dir, f, o.Options)
 		return err
 	})
 	return r, err
 }
 
-// writeFile writes a file that replaces any other one of its name once it is complete.
-func writeFile(name string, write func(*os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".")
-	if err != nil {
+// writeFile writes a file that replaces any other one of its name.
+func writeFile(name string, contents []byte) error {
+	if err := checkReplaced(name); err != nil {
 		return err
 	}
-	err = write(f)
-	if err == nil {
-		err = f.Chmod(0o644)
+	return unixfs.WriteFile(name, 0o644, os.Rename, func(f *os.File) error {
+		_, err := f.Write(contents)
+		return err
+	})
+}
+
+// checkReplaced fails for a path where something else than a file is, such as
+// /dev/null, which root would replace.
+func checkReplaced(name string) error {
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("write %s: not a regular file is there", name)
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
+	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/seekable"
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -139,7 +140,13 @@ func archiveBase(ctx context.Context, name string, a *archive.Archive) (*Base, e
 
 func newBase(ctx context.Context, name string, files []*oldFile) (*Base, error) {
 	b := &Base{Name: name, files: map[string]*oldFile{}, byPath: map[string]*oldFile{}, byName: map[string]*oldFile{}, whole: map[seekable.Sum]bool{}}
-	if err := hashAll(ctx, files); err != nil {
+	var total int64
+	for _, f := range files {
+		total += f.size
+	}
+	step := progress.Reporter{}.Start("Reading "+redact.Printable(name), func() (files, bytes int64) { return 0, total })
+	defer step.End()
+	if err := hashAll(ctx, files, step); err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	for _, f := range files {
@@ -182,7 +189,7 @@ func (b *Base) find(name string) *oldFile {
 }
 
 // hashAll sets the digests of files.
-func hashAll(ctx context.Context, files []*oldFile) error {
+func hashAll(ctx context.Context, files []*oldFile, done *progress.Step) error {
 	var wg sync.WaitGroup
 	errs := make([]error, runtime.GOMAXPROCS(0))
 	for worker := range errs {
@@ -190,6 +197,7 @@ func hashAll(ctx context.Context, files []*oldFile) error {
 			for i := worker; i < len(files) && errs[worker] == nil; i += len(errs) {
 				if errs[worker] = context.Cause(ctx); errs[worker] == nil {
 					errs[worker] = files[i].hash()
+					done.AddBytes(files[i].size)
 				}
 			}
 		})

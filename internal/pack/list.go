@@ -12,14 +12,16 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/rsyncfilter"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // tree is what is packed.
 type tree struct {
-	root  *os.Root
-	files []*file // of all types, in the order of the tar
+	root   *os.Root
+	files  []*file        // of all types, in the order of the tar
+	packed *progress.Step // of writing the tar
 }
 
 // file is a file of any type.

@@ -26,6 +26,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
@@ -79,6 +80,13 @@ func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, err
 	if len(t.files) == 0 { // the agent takes an empty archive for a mistake of whoever made it
 		return Result{}, fmt.Errorf("pack %s: there is nothing in it, or all of it is excluded: agents refuse an empty archive", dir)
 	}
+	var size int64
+	for _, f := range t.files {
+		size += f.size
+	}
+	step := progress.Reporter{}.Start("Packing", func() (files, bytes int64) { return int64(len(t.files)), size })
+	defer step.End()
+	t.packed = step
 	counted := &counter{Writer: out, sum: sha256.New()}
 	r := Result{Files: len(t.files)}
 	switch o.Format {
@@ -156,6 +164,7 @@ func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
+		t.packed.AddFiles(1)
 		if err := w.WriteHeader(f.header); err != nil {
 			return 0, fmt.Errorf("pack %s: %w", f.path, err)
 		}
@@ -165,7 +174,7 @@ func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error
 		if err := begin(f); err != nil {
 			return 0, err
 		}
-		if err := t.copy(w, f, buf); err != nil {
+		if err := t.copy(ctx, w, f, buf); err != nil {
 			return 0, err
 		}
 		if err := w.Flush(); err != nil { // the padding, which is no contents
@@ -177,18 +186,26 @@ func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error
 }
 
 // copy writes the contents of a file, which it reads by buf.
-func (t *tree) copy(w io.Writer, f *file, buf *bufio.Reader) error {
+func (t *tree) copy(ctx context.Context, w io.Writer, f *file, buf *bufio.Reader) error {
 	in, err := t.open(f)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
 	buf.Reset(in)
-	if _, err := io.CopyN(w, buf, f.size); err != nil {
+	for left := f.size; left > 0; { // in parts, because a file may be large
+		n, err := io.CopyN(w, buf, min(left, 16<<20))
 		if err == io.EOF {
 			return f.changed()
 		}
-		return fmt.Errorf("pack %s: %w", f.path, err)
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", f.path, err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		t.packed.AddBytes(n)
+		left -= n
 	}
 	if _, err := buf.ReadByte(); err != io.EOF {
 		return f.changed()

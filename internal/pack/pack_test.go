@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -277,6 +278,24 @@ func (w *onWrite) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// An interruption ends the packing of a large file.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, dir, "large", nil)
+	if err := os.Truncate(filepath.Join(dir, "large"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"tar", "zst"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		interrupted := errors.New("interrupted")
+		out := &onWrite{do: func() error { cancel(interrupted); return nil }}
+		if _, err := Dir(ctx, dir, out, Options{Format: format}); !errors.Is(err, interrupted) {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -286,7 +305,7 @@ func TestErrors(t *testing.T) {
 	if _, err := Dir(ctx, dir, &bytes.Buffer{}, Options{}); err == nil {
 		t.Error("a cancelled context is no error")
 	}
-	for _, o := range []Options{{Format: "zip"}, {Excludes: []string{"*"}}} {
+	for _, o := range []Options{{Format: "zip"}, {Excludes: []string{"*"}}, {Excludes: []string{"+ "}}} {
 		if _, err := Dir(t.Context(), dir, &bytes.Buffer{}, o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/fujiwara/stretcher/internal/progress"
+	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
@@ -59,8 +61,15 @@ func (t *tree) writePatches(ctx context.Context, w *seekable.Writer, index *seek
 	if err := os.Remove(spool.Name()); err != nil {
 		return result, err
 	}
+	var total int64
+	for _, p := range parts {
+		total += p.size()
+	}
+	step := progress.Reporter{}.Start("Making patches against "+redact.Printable(base.Name), func() (files, bytes int64) { return 0, total })
+	defer step.End()
 	var patches []seekable.Patch
 	add := func(p *part, made patch) error {
+		step.AddBytes(p.size())
 		size := int64(len(made.frame))
 		if float64(size) > worthwhile*float64(p.saved) {
 			return nil
@@ -228,9 +237,9 @@ type encoders struct{ best, better *zstd.Encoder }
 
 // encode compresses contents with a raw dictionary, which may be nil.
 func (e *encoders) encode(contents, dictionary []byte) ([]byte, error) {
-	to, level := &e.best, zstd.SpeedBestCompression
+	to, level, window := &e.best, zstd.SpeedBestCompression, 2*seekable.MaxBase
 	if len(contents)+len(dictionary) <= small {
-		to, level = &e.better, zstd.SpeedBetterCompression
+		to, level, window = &e.better, zstd.SpeedBetterCompression, small
 	}
 	options := []zstd.EOption{zstd.WithEncoderDictDelete()}
 	if len(dictionary) > 0 {
@@ -239,7 +248,7 @@ func (e *encoders) encode(contents, dictionary []byte) ([]byte, error) {
 	var err error
 	if *to == nil {
 		*to, err = zstd.NewWriter(nil, append(options, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
-			zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true), zstd.WithWindowSize(2*seekable.MaxBase))...)
+			zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))...)
 	} else {
 		err = (*to).ResetWithOptions(nil, options...)
 	}
@@ -258,7 +267,7 @@ func inOrder(ctx context.Context, parts []*part, work func(*part, *encoders) (pa
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	workers := min(runtime.GOMAXPROCS(0), 4) // each takes up to 100 MB
+	workers := min(runtime.GOMAXPROCS(0), 2) // each takes up to 150 MB
 	todo := make(chan int)
 	results := make([]chan result, len(parts))
 	for i := range results {

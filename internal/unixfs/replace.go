@@ -90,13 +90,52 @@ func ReplaceFile(path string, data []byte, mode fs.FileMode) error {
 		f.Close() // a second call does nothing
 		return errors.Join(err, os.Remove(temporary))
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err == nil {
-		err = FlushDir(int(dir.Fd()))
-		dir.Close()
-	}
-	Warn(path+" may be the old one after a power cut", err) // it is in place, so this is not a failure
+	flushNames(filepath.Dir(path), path)
 	return nil
+}
+
+// WriteFile calls write with a new file of the mode, and then rename with its path and
+// the path that it is to have: os.Rename, or RenameNew where no file may be replaced.
+// So the file at path is complete or not there, also after a power cut, and any number
+// of processes may write it at a time. After an error, it is what it was.
+func WriteFile(path string, mode fs.FileMode, rename func(from, to string) error, write func(*os.File) error) error {
+	dir := filepath.Dir(path)
+	base := filepath.Base(path)
+	f, err := os.CreateTemp(dir, "."+base[:min(len(base), 200)]+".") // the kernel takes names of up to 255 bytes
+	if err != nil {
+		if failed, ok := errors.AsType[*fs.PathError](err); ok {
+			err = failed.Err
+		}
+		return &fs.PathError{Op: "create", Path: path, Err: err}
+	}
+	for _, step := range []func() error{
+		func() error { return write(f) },
+		func() error { return f.Chmod(mode) },
+		f.Sync,
+		f.Close,
+		func() error { return rename(f.Name(), path) },
+	} {
+		if err == nil {
+			err = step()
+		}
+	}
+	if err != nil {
+		f.Close() // a second call does nothing
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	flushNames(dir, path)
+	return nil
+}
+
+// flushNames makes the rename of the file at path durable. The file is in place, so
+// an error is no failure.
+func flushNames(dir, path string) {
+	d, err := os.Open(dir)
+	if err == nil {
+		err = FlushDir(int(d.Fd()))
+		d.Close()
+	}
+	Warn(path+" may be the old one after a power cut", err)
 }
 
 // FlushDir waits until the names in an open directory are on disk. A file system

@@ -140,3 +140,42 @@ func TestLockFileHeld(t *testing.T) {
 		t.Error("it followed a symbolic link")
 	}
 }
+
+// A file is written completely or not at all, and nothing is left beside it.
+func TestWriteFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, strings.Repeat("n", 255))
+	write := func(text string, err error) func(*os.File) error {
+		return func(f *os.File) error {
+			f.WriteString(text)
+			return err
+		}
+	}
+	failed := errors.New("failed")
+	for _, test := range []struct {
+		rename func(from, to string) error
+		write  func(*os.File) error
+		err    error
+		want   string
+	}{
+		{os.Rename, write("1", nil), nil, "1"},
+		{os.Rename, write("2", nil), nil, "2"},
+		{os.Rename, write("3", failed), failed, "2"},
+		{RenameNew, write("4", nil), unix.EEXIST, "2"},
+	} {
+		err := WriteFile(path, 0o604, test.rename, test.write)
+		text, problem := os.ReadFile(path)
+		if !errors.Is(err, test.err) || string(text) != test.want || problem != nil {
+			t.Errorf("%v, %q, %v, want %v, %q", err, text, problem, test.err, test.want)
+		}
+	}
+	info, err := os.Stat(path)
+	if list, _ := os.ReadDir(dir); err != nil || info.Mode() != 0o604 || len(list) != 1 {
+		t.Errorf("%v, %v, %v", info, list, err)
+	}
+	err = WriteFile(filepath.Join(dir, "missing", "x"), 0o644, os.Rename, write("", nil))
+	if want := "create " + dir + "/missing/x: no such file or directory"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}

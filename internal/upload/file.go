@@ -32,50 +32,33 @@ func (p file) size(context.Context) (int64, error) {
 
 // put makes the directories that are missing. The file appears complete, also after a
 // power cut.
-func (p file) put(ctx context.Context, f *os.File, size int64) error {
-	dir := filepath.Dir(string(p))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func (p file) put(ctx context.Context, f *os.File, size int64, sent func(int64)) error {
+	if err := os.MkdirAll(filepath.Dir(string(p)), 0o755); err != nil {
 		return err
 	}
-	temporary, err := os.CreateTemp(dir, "."+filepath.Base(string(p))+".")
-	if err != nil {
+	err := unixfs.WriteFile(string(p), 0o644, unixfs.RenameNew, func(to *os.File) error {
+		_, err := io.Copy(to, &counted{ctx, io.NewSectionReader(f, 0, size), sent})
 		return err
-	}
-	_, err = io.Copy(temporary, interrupted{ctx, io.NewSectionReader(f, 0, size)})
-	for _, step := range []func() error{
-		func() error { return temporary.Chmod(0o644) },
-		temporary.Sync,
-		temporary.Close,
-		func() error { return unixfs.RenameNew(temporary.Name(), string(p)) },
-	} {
-		if err == nil {
-			err = step()
-		}
-	}
+	})
 	if errors.Is(err, unix.EEXIST) {
-		err = errExists
+		return errExists
 	}
-	if err != nil {
-		temporary.Close() // a second call does nothing
-		return errors.Join(err, os.Remove(temporary.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return unixfs.FlushDir(int(d.Fd()))
+	return err
 }
 
-// interrupted is a reader that fails once its context is cancelled.
-type interrupted struct {
+// counted is a reader that says how much is read, and fails once its context is
+// cancelled.
+type counted struct {
 	ctx context.Context
 	io.Reader
+	read func(int64)
 }
 
-func (r interrupted) Read(p []byte) (int, error) {
+func (r *counted) Read(p []byte) (int, error) {
 	if r.ctx.Err() != nil {
 		return 0, context.Cause(r.ctx)
 	}
-	return r.Reader.Read(p)
+	n, err := r.Reader.Read(p)
+	r.read(int64(n))
+	return n, err
 }

@@ -65,7 +65,7 @@ func (g gcsObject) size(ctx context.Context) (size int64, err error) {
 	return size, cmp.Or(err, known)
 }
 
-func (g gcsObject) put(ctx context.Context, f *os.File, size int64) error {
+func (g gcsObject) put(ctx context.Context, f *os.File, size int64, sent func(int64)) error {
 	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, size)); err != nil {
 		return err
@@ -87,6 +87,11 @@ func (g gcsObject) put(ctx context.Context, f *os.File, size int64) error {
 		})
 		if err == nil && !s.stored && !s.exists && s.offset <= offset {
 			err = fmt.Errorf("the server does not take more than the first %d bytes", s.offset)
+		}
+		if err == nil && s.stored {
+			sent(size - offset)
+		} else if err == nil {
+			sent(s.offset - offset)
 		}
 	}
 	if err == nil && s.exists {

@@ -135,7 +135,8 @@ func TestGCSPut(t *testing.T) {
 			if _, err := o.size(t.Context()); err != errMissing {
 				t.Errorf("size: %v", err)
 			}
-			err = o.put(t.Context(), f, int64(test.size))
+			sent := int64(0)
+			err = o.put(t.Context(), f, int64(test.size), func(n int64) { sent += n })
 			if test.want != "" {
 				if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "s3cret") || errors.Is(err, errExists) != (test.want == errExists.Error()) {
 					t.Errorf("got error %v", err)
@@ -144,6 +145,9 @@ func TestGCSPut(t *testing.T) {
 			}
 			if err != nil || !b.stored || sha256.Sum256(b.data) != sha256.Sum256(content[:test.size]) {
 				t.Errorf("%v, stored %v, %d bytes of %d", err, b.stored, len(b.data), test.size)
+			}
+			if sent != int64(test.size) {
+				t.Errorf("%d bytes were sent of %d", sent, test.size)
 			}
 			if b.begun != 2 {
 				t.Errorf("the session was begun %d times", b.begun)

@@ -18,9 +18,14 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 )
 
-// maxS3 is the size of an object that one request can store
-// (https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html).
-const maxS3 = 5 << 30
+// Objects of more than partSize bytes are stored in parts, each of which can be retried
+// alone. S3 takes at most 10,000 parts
+// (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html), so those of
+// objects above 156 GiB are larger.
+const (
+	partSize = 16 << 20
+	maxParts = 10_000
+)
 
 // s3Object is an object of Amazon S3, or of another server with its protocol.
 type s3Object struct {
@@ -28,15 +33,14 @@ type s3Object struct {
 	client *s3.Client
 }
 
-func newS3(ctx context.Context, place *fetch.S3Place, size int64) (object, error) {
-	if size > maxS3 {
-		return nil, errors.New("it is larger than 5 GiB, which S3 stores only in parts: upload archive, signature and manifest by aws s3 cp")
-	}
+func newS3(ctx context.Context, place *fetch.S3Place) (object, error) {
 	client, err := place.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s3Object{place, s3.New(client.Options(), func(o *s3.Options) { o.Retryer = retry.NewStandard() })}, nil
+	return s3Object{place, s3.New(client.Options(), func(o *s3.Options) {
+		o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = attempts })
+	})}, nil
 }
 
 func (s s3Object) size(ctx context.Context) (int64, error) {
@@ -54,39 +58,73 @@ func (s s3Object) size(ctx context.Context) (int64, error) {
 	return aws.ToInt64(out.ContentLength), nil
 }
 
-func (s s3Object) put(ctx context.Context, f *os.File, size int64) error {
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, size)); err != nil {
-		return err
+func (s s3Object) put(ctx context.Context, f *os.File, size int64, sent func(int64)) error {
+	store := s.putWhole
+	if size > partSize {
+		store = s.putParts
 	}
-	in := &s3.PutObjectInput{
-		Bucket:         s.place.Bucket(),
-		Key:            s.place.Key(),
-		Body:           io.NewSectionReader(f, 0, size),
-		ContentLength:  &size,
-		ChecksumSHA256: aws.String(base64.StdEncoding.EncodeToString(sum.Sum(nil))),
-		IfNoneMatch:    aws.String("*"),
-	}
-	_, err := s.client.PutObject(ctx, in)
+	err := store(ctx, f, size, sent, aws.String("*"))
 	if status(err) == http.StatusNotImplemented {
 		// This service does not know the condition. Ask again what it would have.
 		if _, err := s.size(ctx); !errors.Is(err, errMissing) {
 			return fmt.Errorf("the service does not support If-None-Match, and it is not certain that nothing is stored there: %w", err)
 		}
-		in.IfNoneMatch, in.Body = nil, io.NewSectionReader(f, 0, size)
-		_, err = s.client.PutObject(ctx, in)
+		err = store(ctx, f, size, sent, nil)
 	}
 	if status(err) == http.StatusPreconditionFailed {
 		return errExists
 	}
+	return err
+}
+
+// putWhole stores the object by one request. It fails if the object exists, unless
+// absent is nil.
+func (s s3Object) putWhole(ctx context.Context, f *os.File, size int64, sent func(int64), absent *string) error {
+	sum, err := base64Sum(io.NewSectionReader(f, 0, size))
 	if err != nil {
-		return s.place.Error(err)
+		return err
 	}
+	_, err = s.client.PutObject(ctx, &s3.PutObjectInput{
+		Bucket:         s.place.Bucket(),
+		Key:            s.place.Key(),
+		Body:           io.NewSectionReader(f, 0, size),
+		ContentLength:  &size,
+		ChecksumSHA256: sum,
+		IfNoneMatch:    absent,
+	})
+	if err != nil {
+		return s.error(err)
+	}
+	sent(size)
 	return nil
+}
+
+// error is the short form of an error of the client, with its status.
+func (s s3Object) error(err error) error {
+	return &s3Error{s.place.Error(err), status(err)}
+}
+
+type s3Error struct {
+	error
+	status int
+}
+
+func (e *s3Error) Unwrap() error { return e.error }
+
+// base64Sum returns the SHA-256 of what is read, as S3 has it in its headers.
+func base64Sum(r io.Reader) (*string, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, r); err != nil {
+		return nil, err
+	}
+	return aws.String(base64.StdEncoding.EncodeToString(sum.Sum(nil))), nil
 }
 
 // status returns the status of the answer that an error stands for, 0 for none.
 func status(err error) int {
+	if e, ok := errors.AsType[*s3Error](err); ok {
+		return e.status
+	}
 	if resp, ok := errors.AsType[*awshttp.ResponseError](err); ok {
 		return resp.HTTPStatusCode()
 	}

@@ -110,16 +110,4 @@ func TestS3(t *testing.T) {
 			t.Errorf("%s: %q is stored", test.name, stored)
 		}
 	}
-	large := filepath.Join(t.TempDir(), "large")
-	f, err := os.Create(large)
-	if err == nil {
-		err = f.Truncate(maxS3 + 1)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	if err := Files(t.Context(), "s3://bucket/app", []File{{Path: large}}, fetch.Options{}, nil); err == nil || !strings.Contains(err.Error(), "larger than 5 GiB") {
-		t.Errorf("more than 5 GiB: %v", err)
-	}
 }

@@ -12,10 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/fujiwara/stretcher/internal/fetch"
+	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/redact"
 )
+
+// attempts is how often a request is tried at most.
+const attempts = 5
 
 // maxSmall is the size of a stored file that File.Same is asked about, in bytes.
 const maxSmall = 64 << 10
@@ -25,6 +30,9 @@ var (
 	errMissing = errors.New("it does not exist")
 	// errUnknown is the error of a store that does not tell whether an object exists.
 	errUnknown = errors.New("not known")
+	// errLeft is the error of an interrupted upload that could not remove what it had
+	// stored.
+	errLeft = errors.New("what was sent could not be removed")
 )
 
 // object is an object in a store.
@@ -33,8 +41,9 @@ type object interface {
 	// errUnknown.
 	size(context.Context) (int64, error)
 	// put stores the contents of the file. It fails with errExists, and changes
-	// nothing, if there is something already.
-	put(ctx context.Context, f *os.File, size int64) error
+	// nothing, if there is something already. It calls sent, by several goroutines at
+	// once, with the number of bytes whenever some are stored.
+	put(ctx context.Context, f *os.File, size int64, sent func(bytes int64)) error
 }
 
 // Prefix is a URL under which files are stored.
@@ -122,7 +131,7 @@ func Files(ctx context.Context, p Prefix, files []File, o fetch.Options, report 
 		}
 	}
 	for _, u := range todo {
-		err := u.object.put(ctx, u.file, u.size)
+		err := u.put(ctx)
 		if errors.Is(err, errExists) {
 			// Another upload, or an attempt of this one whose answer was lost.
 			var same bool
@@ -137,6 +146,26 @@ func Files(ctx context.Context, p Prefix, files []File, o fetch.Options, report 
 	}
 	return nil
 }
+
+// put stores the file, and shows the progress.
+func (u *upload) put(ctx context.Context) error {
+	step := progress.Reporter{}.Start("Uploading "+u.name(), func() (files, bytes int64) { return 0, u.size })
+	defer step.End()
+	err := u.object.put(ctx, u.file, u.size, step.AddBytes)
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	// What was interrupted may have been complete, but for its answer.
+	check, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if _, missing := u.object.size(check); errors.Is(missing, errMissing) && !errors.Is(err, errLeft) {
+		return fmt.Errorf("%w: nothing is stored there: repeat the command to upload what is missing", context.Cause(ctx))
+	}
+	return err
+}
+
+// name is what the file is called in the log.
+func (u *upload) name() string { return redact.Printable(filepath.Base(u.Path)) }
 
 // prepare opens the file and its object, and reports whether it is stored already.
 func (u *upload) prepare(ctx context.Context) (stored bool, err error) {
@@ -154,7 +183,7 @@ func (u *upload) prepare(ctx context.Context) (stored bool, err error) {
 	}
 	switch {
 	case place.S3 != nil:
-		u.object, err = newS3(ctx, place.S3, u.size)
+		u.object, err = newS3(ctx, place.S3)
 	case place.GCS != nil:
 		u.object, err = newGCS(place.GCS)
 	default:
@@ -187,7 +216,9 @@ func (u *upload) stored(ctx context.Context) (bool, error) {
 		same = u.Same(b.Bytes())
 	case u.Same == nil && size == u.size:
 		err = u.fetch(ctx, size, func(body io.Reader) (err error) {
-			same, err = equal(body, io.NewSectionReader(u.file, 0, size))
+			step := progress.Reporter{}.Start("Comparing "+u.name()+" with what is stored", func() (files, bytes int64) { return 0, size })
+			defer step.End()
+			same, err = equal(body, io.NewSectionReader(u.file, 0, size), step)
 			return err
 		})
 	}
@@ -211,7 +242,7 @@ func (u *upload) fetch(ctx context.Context, size int64, read func(io.Reader) err
 }
 
 // equal reports whether two readers have the same bytes.
-func equal(a, b io.Reader) (bool, error) {
+func equal(a, b io.Reader, done *progress.Step) (bool, error) {
 	p, q := make([]byte, 64<<10), make([]byte, 64<<10)
 	for {
 		n, err := io.ReadFull(a, p)
@@ -225,6 +256,7 @@ func equal(a, b io.Reader) (bool, error) {
 		if !bytes.Equal(p[:n], q[:m]) {
 			return false, nil
 		}
+		done.AddBytes(int64(n))
 		if n < len(p) {
 			return true, nil
 		}

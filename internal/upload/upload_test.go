@@ -76,16 +76,18 @@ func TestFile(t *testing.T) {
 	to := file(filepath.Join(store, "to"))
 	cancelled, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("interrupted"))
-	if err := to.put(cancelled, f, 7); err == nil || err.Error() != "interrupted" {
+	var sent int64
+	count := func(n int64) { sent += n }
+	if err := to.put(cancelled, f, 7, count); err == nil || err.Error() != "interrupted" {
 		t.Errorf("interrupted: %v", err)
 	}
 	if _, err := to.size(t.Context()); err != errMissing {
 		t.Errorf("after that: %v", err)
 	}
-	if err := to.put(t.Context(), f, 7); err != nil {
-		t.Error(err)
+	if err := to.put(t.Context(), f, 7, count); err != nil || sent != 7 {
+		t.Errorf("%d bytes are sent: %v", sent, err)
 	}
-	if err := to.put(t.Context(), f, 3); !errors.Is(err, errExists) {
+	if err := to.put(t.Context(), f, 3, count); !errors.Is(err, errExists) {
 		t.Errorf("a second time: %v", err)
 	}
 	if text, err := os.ReadFile(string(to)); err != nil || string(text) != "content" {
