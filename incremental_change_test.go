@@ -158,3 +158,29 @@ func TestIncrementalNoNetworkAfterPre(t *testing.T) {
 		}
 	}
 }
+
+// A pre command may unmount dest, whether or not something is new.
+func TestIncrementalUnmounted(t *testing.T) {
+	dest := filepath.Join(t.TempDir(), "dest")
+	must(t, os.Mkdir(dest, 0o755))
+	if err := syscall.Mount("tmpfs", dest, "tmpfs", 0, ""); err != nil {
+		t.Skipf("only root can mount: %v", err)
+	}
+	t.Cleanup(func() { must(t, syscall.Unmount(dest, 0)) })
+	tree := filepath.Join(t.TempDir(), "tree")
+	must(t, os.MkdirAll(filepath.Join(tree, "sub"), 0o755))
+	for i, name := range []string{"kept", "sub/kept", "new"} {
+		must(t, os.WriteFile(filepath.Join(tree, name), bytes.Repeat([]byte(name), 1000<<i), 0o644))
+		archive, m := packed(t, tree, pack.Options{})
+		m.Dest, m.SyncStrategy, m.Src = dest, "builtin", fmt.Sprintf("file://%s%d.tar.zst", tree, i)
+		must(t, os.WriteFile(fmt.Sprintf("%s%d.tar.zst", tree, i), archive, 0o644))
+		for range 2 { // the second time, nothing is new
+			m.Commands.Pre = CommandLines{CommandLine("umount " + dest + " && mount -t tmpfs tmpfs " + dest)}
+			var err error
+			if said := logOf(func() { err = m.DeployContext(t.Context(), Config{}) }); err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+			wantTree(t, tree, dest, "builtin")
+		}
+	}
+}

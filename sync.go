@@ -187,6 +187,7 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 	if errors.Is(err, incremental.ErrChanged) { // while files were staged, so it is not too late
 		log.Printf("[WARN] %v: downloading the whole archive", redact.Printable(err.Error()))
 		d.conf.Whole = true
+		unixfs.Warn("free the archive", src.Close()) // the whole one may need its space
 		var whole *archive.Archive
 		if whole, err = d.getSrc(ctx, s); err == nil {
 			defer func() { unixfs.Warn("free the archive", whole.Close()) }()

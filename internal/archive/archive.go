@@ -248,7 +248,7 @@ func (a *Archive) TakeOver(spool io.Closer) {
 	a.closing.Go(func() { unixfs.Warn("free the download", spool.Close()) })
 }
 
-// Close frees the tar, and with it the spool if the archive owns it.
+// Close frees the tar, and with it the spool if the archive owns it. Closing again does nothing.
 func (a *Archive) Close() error {
 	a.closing.Wait()
 	var errs []error
@@ -258,5 +258,6 @@ func (a *Archive) Close() error {
 	if a.spool != nil {
 		errs = append(errs, a.spool.Close())
 	}
+	a.decompressed, a.spool = nil, nil
 	return errors.Join(errs...)
 }

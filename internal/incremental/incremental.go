@@ -71,7 +71,7 @@ func (e wholeError) Is(target error) bool { return target == ErrWhole }
 
 // Options says what Open works from.
 type Options struct {
-	Older   string // the directory of an older version of the tree, which may lack anything
+	Older   string // the directory of an older version of the tree, which may lack anything; it is opened again after Changes
 	Changes bool   // commands that may change it will be run before the archive is read
 	Limits  archive.Limits
 
@@ -120,6 +120,9 @@ func Open(ctx context.Context, x *seekable.Index, o Options, fetch Ranges) (_ *a
 	stats, err := s.fill(ctx, o, fetch)
 	if err != nil {
 		return nil, stats, err
+	}
+	if o.Changes {
+		s.older.close() // a command may unmount it
 	}
 	a.TakeOver(s)
 	return a, stats, nil

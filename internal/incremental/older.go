@@ -19,34 +19,50 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// older is the directory of an older version of the tree. It stays open, so that it
-// is the same one also after it was moved away.
+// older is the directory of an older version of the tree, which may not exist.
 type older struct {
-	fd int // -1 if there is no such directory
+	path string
 
 	mu   sync.Mutex
+	fd   int // -1 if it is not open
 	free []*reader
 }
 
 // reader reads files of the older tree. Each is used by one goroutine at a time.
 type reader struct {
-	*unixfs.Walker
-	buf []byte // of MaxChunk bytes
+	walker *unixfs.Walker
+	err    error  // of opening the directory
+	buf    []byte // of MaxChunk bytes
+}
+
+// OpenRegular is that of the Walker.
+func (r *reader) OpenRegular(path string, st *unix.Stat_t) (fd int, err error) {
+	if r.err != nil {
+		return -1, r.err
+	}
+	return r.walker.OpenRegular(path, st)
 }
 
 func openOlder(path string) (*older, error) {
-	// Without O_NOFOLLOW: a dest may be a symbolic link.
-	fd, err := unixfs.Openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &older{fd: -1}, nil
+	o := &older{path: path, fd: -1}
+	if err := o.open(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return &older{fd: fd}, nil
+	return o, nil
 }
 
-// reader returns a reader, to be given back to done.
+// open opens the directory.
+func (o *older) open() (err error) {
+	// Without O_NOFOLLOW: a dest may be a symbolic link.
+	if o.fd, err = unixfs.Openat(unix.AT_FDCWD, o.path, unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+		o.fd = -1
+		return &os.PathError{Op: "open", Path: o.path, Err: err}
+	}
+	return nil
+}
+
+// reader returns a reader, to be given back to done. It opens the directory if it was
+// closed meanwhile.
 func (o *older) reader() *reader {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -55,7 +71,12 @@ func (o *older) reader() *reader {
 		o.free = o.free[:last]
 		return r
 	}
-	return &reader{unixfs.NewWalker(o.fd), make([]byte, seekable.MaxChunk)}
+	r := &reader{buf: make([]byte, seekable.MaxChunk)}
+	if o.fd < 0 {
+		r.err = o.open()
+	}
+	r.walker = unixfs.NewWalker(o.fd)
+	return r
 }
 
 func (o *older) done(r *reader) {
@@ -64,13 +85,18 @@ func (o *older) done(r *reader) {
 	o.free = append(o.free, r)
 }
 
+// close closes the directory until a reader is asked for.
 func (o *older) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for _, r := range o.free {
-		r.Close()
+		r.walker.Close()
 	}
+	o.free = nil
 	if o.fd >= 0 {
 		unix.Close(o.fd)
 	}
+	o.fd = -1
 }
 
 // eachWith calls work for the numbers below n, on all processors, until ctx ends or
