@@ -288,7 +288,7 @@ func (o *packOptions) readTemplate(ctx context.Context) (template []byte, err er
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(draft.Name())
+	defer func() { err = errors.Join(err, os.Remove(draft.Name())) }()
 	_, err = draft.Write(pack.Manifest(template, src, strings.Repeat("0", 64), index))
 	if err = errors.Join(err, draft.Close()); err != nil {
 		return nil, err
