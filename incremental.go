@@ -65,7 +65,11 @@ func (d *deployment) openChanged(ctx context.Context, limits archive.Limits) (*a
 	if err != nil {
 		return nil, err
 	}
-	log.Printf("Fetched %s of %s in %s: %s, %s as they were, %d patched, %d new", humanize.IBytes(uint64(stats.Fetched)), humanize.IBytes(uint64(stats.Size)),
-		time.Since(start).Round(time.Millisecond), runlog.Count(stats.Requests, "request"), runlog.Count(stats.Kept, "file"), stats.Patched, stats.New)
+	kept := "1 file as it was"
+	if stats.Kept != 1 {
+		kept = humanize.Comma(int64(stats.Kept)) + " files as they were"
+	}
+	log.Printf("Fetched %s of %s: %s, %s, %s patched, %s new, in %s", humanize.IBytes(uint64(stats.Fetched)), humanize.IBytes(uint64(stats.Size)), runlog.Count(stats.Requests, "request"),
+		kept, humanize.Comma(int64(stats.Patched)), humanize.Comma(int64(stats.New)), time.Since(start).Round(time.Millisecond))
 	return a, nil
 }

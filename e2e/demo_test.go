@@ -44,7 +44,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, words := range []string{
 		`Patches against app-1\.tar\.zst: 2, `,
-		`Fetched \d(\.\d)? KiB of 2\.9 MiB in .*: 2 requests, 2 files as they were, 2 patched, 0 new`,
+		`Fetched \d(\.\d)? KiB of 2\.9 MiB: 2 requests, 2 files as they were, 2 patched, 0 new`,
 		`Get src failed: Checksum mismatch`,
 		`post command: failed: cd "\$STRETCHER_DEST" && sh check\.sh exit status 1`,
 		`The failure command runs after post command: failed`,

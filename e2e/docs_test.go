@@ -18,7 +18,6 @@ import (
 var docsElsewhere = map[string]string{
 	"docs/flags.md\n  -max-bandwidth SIZE":               "TestDocsOptions in cmd/stretcher compares it with the usage",
 	"docs/packing.md\n  -o FILE":                         "TestDocsOptions in cmd/stretcher compares it with the usage",
-	"docs/install.md\n":                                  "the tests of packages install them, remove them, and verify their checksums",
 	"docs/performance.md\n":                              "the measurements take an hour",
 	"docs/scale.md\n":                                    "they are for thousands of hosts; TestFleet and the other pages run commands like these",
 	"docs/operations.md\n[ERROR] Deploy manifest failed": "TestTortureDisk fills disks",

@@ -55,6 +55,9 @@ const (
 	inodeMemory = 128
 )
 
+// FileMemory returns about how many bytes of memory a file with a base name takes.
+func FileMemory(base string) int64 { return entryMemory + int64(len(base)) }
+
 // warnOnce logs a warning, unless one of the same kind has been logged before.
 func (t *Tree) warnOnce(kind, format string, args ...any) {
 	if !t.warned[kind] {
@@ -113,7 +116,7 @@ func (t *Tree) add(h *header, offset int64) (*Entry, error) {
 	}
 	// Without Clone, the name would keep the memory of the whole path.
 	base = strings.Clone(base)
-	t.memory += entryMemory + int64(len(base))
+	t.memory += FileMemory(base)
 	if e != nil && e.inode != nil {
 		t.memory += inodeMemory + int64(len(e.inode.target)) + 16*int64(len(e.inode.segments))
 	}

@@ -56,11 +56,6 @@ type Ranges func(ctx context.Context, ranges []fetch.Range, read func(context.Co
 // ErrWhole is the error of Open where it would fetch most of the archive.
 var ErrWhole = errors.New("most of the archive would have to be fetched")
 
-// maxMemory limits how much memory an index may take, in bytes, whatever it says: about
-// pieceMemory for each piece and each patch, and that of the names. An archive of
-// more than about 150,000 files is downloaded whole.
-const maxMemory, pieceMemory = 60 << 20, 300
-
 const errLarge wholeError = "the archive has too many files"
 
 // wholeError is another reason for ErrWhole.
@@ -91,7 +86,7 @@ type Stats struct {
 // Open returns the archive that an index describes. Its contents are in the older tree
 // and in a temporary file, which is freed when the archive is closed.
 func Open(ctx context.Context, x *seekable.Index, o Options, fetch Ranges) (_ *archive.Archive, _ Stats, err error) {
-	o.Limits.Memory = maxMemory - pieceMemory*int64(len(x.Pieces)+len(x.Patches))
+	o.Limits.Memory = seekable.MaxMemory - seekable.Memory(len(x.Pieces), len(x.Patches))
 	if o.Limits.Memory <= 0 {
 		return nil, Stats{}, errLarge
 	}

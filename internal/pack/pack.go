@@ -23,9 +23,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log"
 	"os"
+	"path"
 	"time"
 
+	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
@@ -152,6 +155,17 @@ func (t *tree) writeSeekable(ctx context.Context, out io.Writer, bases []*Base, 
 	}
 	place, err := w.Finish()
 	r.Index = &place
+	patches := 0
+	for _, p := range r.Patches {
+		patches += p.Count
+	}
+	memory := seekable.Memory(len(index.Pieces), patches)
+	for _, f := range t.files {
+		memory += archive.FileMemory(path.Base(f.path))
+	}
+	if memory > seekable.MaxMemory {
+		log.Printf("[WARN] so many files and patches, %d and %d, make an index for which agents would need too much memory: they may download the archive whole", len(t.files), patches)
+	}
 	return err
 }
 

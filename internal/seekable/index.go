@@ -60,6 +60,10 @@ const (
 	// MaxBase limits the dictionary of a patch, in bytes.
 	MaxBase = 16 << 20
 
+	// MaxMemory limits what an agent lets an index take of its memory, in bytes, whatever
+	// the index says. See Memory.
+	MaxMemory = 60 << 20
+
 	maxTables  = 14 << 20 // bytes of the tables in an index
 	maxPieces  = 512 << 10
 	maxFrames  = 128 << 10
@@ -81,6 +85,10 @@ func CheckPlace(offset, size int64, sum string) error {
 	}
 	return nil
 }
+
+// Memory returns about how many bytes of memory deploying by an index takes at most,
+// besides what the headers of the tar take.
+func Memory(pieces, patches int) int64 { return 300 * int64(pieces+patches) }
 
 // DataSize returns the size of all data frames together.
 func (x *Index) DataSize() int64 {
