@@ -117,6 +117,18 @@ func (r *Report) Count(names []string) (missedGoals, notMeasuredGoals int) {
 	return missedGoals, notMeasuredGoals
 }
 
+// Why goals are missed on a machine with two processors.
+const (
+	twice = "the network takes 0.1 s of the time. The host has 233 MB, which the agent reads and hashes twice: once to find out what is missing, " +
+		"and once to compare the whole tar with its SHA-256 before anything is put in place. The second time has to be in the order of the tar, on one processor."
+	freshPacked = "the agent needs 1.1 s of processor time to decompress, to hash, and to create 15,036 files. " +
+		"Even if both processors shared that perfectly, it would take 0.27 of by hand."
+	oneFrame = "what zstd(1) writes is one frame, which only one processor can decompress, and nothing is extracted before the checksum is verified. " +
+		"This takes about as long as zstd -dc, a third of what by hand takes."
+	gate = "nothing is extracted before the checksum of the archive is verified, so that decompressing and creating the files are one after the other. " +
+		"Decompressing alone takes zstd(1) 0.3 to 0.4 s, on one processor; a tmpfs cannot clone what has not changed."
+)
+
 // Goals are all that the bench compares figures with, in the order of the page.
 var Goals = []Goal{
 	// Deploying only what changed, and packing.
@@ -125,9 +137,9 @@ var Goals = []Goal{
 	{Part: "bytes", Case: "node_modules of next 16.4.5 to 16.4.6", Unit: OfArchive, Limit: 15},
 	{Part: "bytes", Case: "caddy 2.11.8 to 2.11.9, one binary", Unit: OfArchive, Limit: 20},
 	{Part: "bytes", Case: "Go tree, unchanged", Unit: OfIndex, Limit: 1},
-	{Part: "network", Case: "1 % changed, builtin", Unit: OfByHand, Limit: 0.10},
+	{Part: "network", Case: "1 % changed, builtin", Unit: OfByHand, Limit: 0.10, Missed: twice},
 	{Part: "deploy", Case: "unchanged, packed, builtin", Unit: OfByHand, Limit: 0.30},
-	{Part: "deploy", Case: "fresh, packed, builtin", Unit: OfByHand, Limit: 0.25},
+	{Part: "deploy", Case: "fresh, packed, builtin", Unit: OfByHand, Limit: 0.25, Missed: freshPacked},
 	{Part: "pack", Case: "size", Unit: OfGzip, Limit: 1.05},
 	{Part: "pack", Case: "speed", Unit: MBPerCore, Limit: 15, AtLeast: true},
 	{Part: "memory", Case: "1.5 GB, packed, builtin, fresh", Unit: MiB, Limit: 96},
@@ -140,12 +152,12 @@ var Goals = []Goal{
 	{Part: "download", Case: "not limited, stretcher", Unit: OfCurl, Limit: 1.2},
 	{Part: "deploy", Case: "fresh, gzip, default", Unit: OfByHand, Limit: 0.78},
 	{Part: "deploy", Case: "fresh, gzip, builtin", Unit: OfByHand, Limit: 0.42},
-	{Part: "deploy", Case: "fresh, zstd, builtin", Unit: OfByHand, Limit: 0.36},
+	{Part: "deploy", Case: "fresh, zstd, builtin", Unit: OfByHand, Limit: 0.36, Missed: oneFrame},
 	{Part: "deploy", Case: "unchanged, gzip, default", Unit: OfByHand, Limit: 0.65},
 	{Part: "deploy", Case: "unchanged, gzip, builtin", Unit: OfByHand, Limit: 0.45},
-	{Part: "deploy", Case: "unchanged, zstd, builtin", Unit: OfByHand, Limit: 0.42},
+	{Part: "deploy", Case: "unchanged, zstd, builtin", Unit: OfByHand, Limit: 0.42, Missed: oneFrame},
 	{Part: "deploy", Case: "1 % changed, gzip, builtin", Unit: OfByHand, Limit: 0.48},
-	{Part: "deploy", Case: "1 % changed, zstd, builtin", Unit: OfByHand, Limit: 0.45},
+	{Part: "deploy", Case: "1 % changed, zstd, builtin", Unit: OfByHand, Limit: 0.45, Missed: oneFrame},
 	{Part: "growth", Case: "fresh, default", Unit: Growth, Limit: 1.2},
 	{Part: "growth", Case: "fresh, builtin", Unit: Growth, Limit: 1.2},
 	{Part: "growth", Case: "unchanged, default", Unit: Growth, Limit: 1.2},
@@ -159,9 +171,9 @@ var Goals = []Goal{
 	{Part: "memory", Case: "1.5 GB, zstd, builtin, fresh", Unit: MiB, Limit: 96},
 	{Part: "memory", Case: "1.5 GB, zstd, builtin, unchanged", Unit: MiB, Limit: 96},
 	{Part: "window", Case: "builtin", Unit: OfRsync, Limit: 0.1},
-	{Part: "releases", Case: "fresh", Unit: OfByHand, Limit: 0.35},
+	{Part: "releases", Case: "fresh", Unit: OfByHand, Limit: 0.35, Missed: gate},
 	{Part: "releases", Case: "unchanged", Unit: OfByHand, Limit: 0.05},
-	{Part: "releases", Case: "1 % changed", Unit: OfByHand, Limit: 0.40},
+	{Part: "releases", Case: "1 % changed", Unit: OfByHand, Limit: 0.40, Missed: gate},
 	{Part: "releases", Case: "the old manifest again", Unit: OfFresh, Limit: 0.03},
 	{Part: "releases", Case: "the new manifest again", Unit: OfFresh, Limit: 0.03},
 	{Part: "releases", Case: "-rollback", Unit: OfFresh, Limit: 0.03},
