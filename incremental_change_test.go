@@ -159,7 +159,7 @@ func TestIncrementalNoNetworkAfterPre(t *testing.T) {
 	}
 }
 
-// A pre command may unmount dest, whether or not something is new.
+// A pre or post command may unmount dest, whether or not something is new.
 func TestIncrementalUnmounted(t *testing.T) {
 	dest := filepath.Join(t.TempDir(), "dest")
 	must(t, os.Mkdir(dest, 0o755))
@@ -174,8 +174,12 @@ func TestIncrementalUnmounted(t *testing.T) {
 		archive, m := packed(t, tree, pack.Options{})
 		m.Dest, m.SyncStrategy, m.Src = dest, "builtin", fmt.Sprintf("file://%s%d.tar.zst", tree, i)
 		must(t, os.WriteFile(fmt.Sprintf("%s%d.tar.zst", tree, i), archive, 0o644))
-		for range 2 { // the second time, nothing is new
-			m.Commands.Pre = CommandLines{CommandLine("umount " + dest + " && mount -t tmpfs tmpfs " + dest)}
+		remount := "umount " + dest + " && mount -t tmpfs tmpfs " + dest
+		post := fmt.Sprintf("cp -a %s %s-copy && %s && cp -a %[2]s-copy/. %[1]s && rm -r %[2]s-copy", dest, tree, remount)
+		pre := Commands{Pre: CommandLines{CommandLine(remount)}}
+		// Something is new the first time only.
+		for _, commands := range []Commands{pre, {Post: CommandLines{CommandLine(post)}}, pre} {
+			m.Commands = commands
 			var err error
 			if said := logOf(func() { err = m.DeployContext(t.Context(), Config{}) }); err != nil {
 				t.Fatalf("%v: %s", err, said)

@@ -242,9 +242,7 @@ func (d *deployment) run(ctx context.Context) error {
 		if src, err = d.source(ctx, sync); err != nil {
 			return err
 		}
-		if src != nil {
-			defer func() { unixfs.Warn("free the archive", src.Close()) }()
-		}
+		defer func() { unixfs.Warn("free the archive", src.Close()) }()
 	}
 	if d.conf.DryRun {
 		return d.dryRun(ctx, sync, src)
@@ -253,6 +251,7 @@ func (d *deployment) run(ctx context.Context) error {
 		return fmt.Errorf("pre command: %w", err)
 	}
 	err = d.sync(ctx, sync, src)
+	unixfs.Warn("free the archive", src.Close()) // post may need its space, or unmount dest
 	if err == nil {
 		if err = d.commands.loggedAll(ctx, m.Commands.Post); err != nil {
 			err = fmt.Errorf("post command: %w", err)

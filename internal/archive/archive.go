@@ -248,8 +248,12 @@ func (a *Archive) TakeOver(spool io.Closer) {
 	a.closing.Go(func() { unixfs.Warn("free the download", spool.Close()) })
 }
 
-// Close frees the tar, and with it the spool if the archive owns it. Closing again does nothing.
+// Close frees the tar, and with it the spool if the archive owns it. Closing again, or
+// closing nil, does nothing.
 func (a *Archive) Close() error {
+	if a == nil {
+		return nil
+	}
 	a.closing.Wait()
 	var errs []error
 	if a.decompressed != nil {
