@@ -16,7 +16,8 @@
 //
 // The end of a command and the end of its output are different events: a
 // process that the command left behind may hold the output open. It is read
-// for 3 s more (exec.Cmd.WaitDelay); then Run warns and returns. A command that
+// for 3 s more; then Run warns and returns. What the command itself has
+// written is passed on completely, also if that takes longer. A command that
 // has ended in time has succeeded or failed by its exit status, even if ctx is
 // done while its output is still being read (draining). A command that was
 // terminated has failed because of ctx, whatever its exit status is.
@@ -54,7 +55,8 @@ const (
 	// abortWait is how long it has to end after an abort.
 	abortWait = time.Second
 	// outputWait is how long the output of a command that has ended is read
-	// while a process that it left behind holds it open.
+	// while a process that it left behind holds it open. It is also how long
+	// the source of its stdin may take to notice.
 	outputWait = 3 * time.Second
 	// notable is how long a command has to run for its end to be logged.
 	notable = time.Second
@@ -104,16 +106,29 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	cmd.Env = o.Env
 	cmd.WaitDelay = outputWait
 	cmd.SysProcAttr = attributes()
+	writers := []io.Writer{cmd.Stdout, cmd.Stderr}
+	out, err := pipeOutputs(cmd)
+	if err != nil {
+		return failed(name, err)
+	}
 	runtime.LockOSThread() // because of attributes
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
+		out.closeAll()
 		return failed(name, err)
 	}
+	out.start()
 	begin := time.Now()
 	waited := make(chan error, 1)
-	go func() { waited <- cmd.Wait() }()
-	err := supervise(ctx, name, cmd.Process, waited, o)
-	for _, out := range []io.Writer{cmd.Stdout, cmd.Stderr} {
+	go func() {
+		err := cmd.Wait()
+		if errors.Is(err, exec.ErrWaitDelay) {
+			err = nil // not all of stdin was read
+		}
+		waited <- cmp.Or(err, out.wait())
+	}()
+	err = supervise(ctx, name, cmd.Process, waited, o)
+	for _, out := range writers {
 		if w, ok := out.(*LineWriter); ok {
 			w.Close()
 		}
@@ -134,7 +149,7 @@ const (
 )
 
 // supervise runs the loop that the package comment describes. What waited
-// receives is the result of cmd.Wait.
+// receives is the result of cmd.Wait, or else of its outputs.
 func supervise(ctx context.Context, name string, p *os.Process, waited <-chan error, o Options) error {
 	now := running
 	done := ctx.Done()
@@ -201,10 +216,9 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 	}
 }
 
-// outcome turns the result of cmd.Wait for a command that ended by itself into
-// that of Run.
+// outcome turns the result of a command that ended by itself into that of Run.
 func outcome(name string, err error) error {
-	if errors.Is(err, exec.ErrWaitDelay) {
+	if errors.Is(err, errHeld) {
 		log.Printf("[WARN] %s left a process behind that holds its output: no longer reading it (redirect the output of daemons)", name)
 		return nil
 	}

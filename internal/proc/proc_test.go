@@ -487,3 +487,31 @@ func TestRunnerKilled(t *testing.T) {
 	runner.Wait()
 	until(t, "the command has ended", func() bool { return !lives(pid) })
 }
+
+// All that a command has printed is logged, also if the log is slow: if somebody has
+// paused the terminal, for example.
+func TestRunSlowLog(t *testing.T) {
+	t.Parallel()
+	const lines = 20_000 // more than a pipe holds
+	for _, script := range []string{"seq 20000", "seq 20000 & wait; setsid sleep 10 &"} {
+		t.Run(script, func(t *testing.T) {
+			t.Parallel()
+			var logged bytes.Buffer
+			paused := false
+			w := NewLineWriter(log.New(&logged, "", 0), func() {
+				if strings.Contains(logged.String(), "\n18000\n") && !paused {
+					paused = true
+					time.Sleep(outputWait + time.Second)
+				}
+			})
+			cmd := shell("", script)
+			cmd.Stdout = w
+			if err := Run(t.Context(), "NAME", cmd, Options{}); err != nil {
+				t.Error(err)
+			}
+			if n := bytes.Count(logged.Bytes(), []byte("\n")); n != lines || !paused {
+				t.Errorf("%d lines were logged, expected %d", n, lines)
+			}
+		})
+	}
+}
