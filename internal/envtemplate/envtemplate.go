@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -33,19 +34,24 @@ const (
 	quoted = `(?:"(?:[^"\\\n]|\\.)*"|` + "`[^`\n]*`)"
 )
 
+// The patterns are compiled only for a manifest that has a template.
 var (
-	quotedString = regexp.MustCompile(quoted)
+	quotedString = pattern(quoted)
 
 	// reference has groups for the function, its arguments and json_escape.
-	reference = regexp.MustCompile(`(?:` + space + `*\{\{-` + space + `+|\{\{` + space + `*)` +
+	reference = pattern(`(?:` + space + `*\{\{-` + space + `+|\{\{` + space + `*)` +
 		`(env|must_env)((?:` + space + `+` + quoted + `)+)(` + space + `*\|` + space + `*json_escape)?` +
 		`(?:` + space + `*\}\}|` + space + `+-\}\}` + space + `*)`)
 
 	// similar matches the beginning of a template in which one of the functions
 	// stands, but neither in a string nor as a part of another name.
-	similar = regexp.MustCompile(`\{\{(?:-?` + space + "*|(?:[^{}\"'`\n]|\"[^\"\n]*\"|'[^'\n]*'|`[^`\n]*`)*?[ \t(|])" +
+	similar = pattern(`\{\{(?:-?` + space + "*|(?:[^{}\"'`\n]|\"[^\"\n]*\"|'[^'\n]*'|`[^`\n]*`)*?[ \t(|])" +
 		`(?:env|must_env|json_escape)` + "[ \t\r\n\"'`()|}]")
 )
+
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // Result is a text with its references replaced.
 type Result struct {
@@ -74,6 +80,9 @@ type moved struct{ from, to int }
 
 // Expand returns text with the references in it replaced.
 func Expand(text []byte) *Result {
+	if !bytes.Contains(text, []byte("{{")) {
+		return &Result{Text: text}
+	}
 	r := &Result{}
 	done := 0        // bytes of text that are in r.Text
 	from, to := 1, 1 // the lines at counted, and at the end of r.Text
@@ -84,13 +93,13 @@ func Expand(text []byte) *Result {
 		return from
 	}
 	copyTo := func(end int) {
-		for _, at := range similar.FindAllIndex(text[done:end], -1) {
+		for _, at := range similar().FindAllIndex(text[done:end], -1) {
 			r.Odd = append(r.Odd, lineAt(done+at[0]))
 		}
 		to += bytes.Count(text[done:end], newline)
 		r.Text = append(r.Text, text[done:end]...)
 	}
-	for _, at := range reference.FindAllSubmatchIndex(text, -1) {
+	for _, at := range reference().FindAllSubmatchIndex(text, -1) {
 		names, ok := unquote(text[at[4]:at[5]])
 		must := string(text[at[2]:at[3]]) == "must_env"
 		if !ok || must && len(names) > 1 {
@@ -167,7 +176,7 @@ func (r *Result) Warning() string {
 // unquote returns the arguments of a reference. It is false if one of them is not a
 // string of Go.
 func unquote(arguments []byte) (args []string, ok bool) {
-	for _, quoted := range quotedString.FindAll(arguments, -1) {
+	for _, quoted := range quotedString().FindAll(arguments, -1) {
 		arg, err := strconv.Unquote(string(quoted))
 		if err != nil {
 			return nil, false
@@ -219,13 +228,15 @@ func list(items []string) string {
 	return text
 }
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,39}$`)
-
 // shown returns a name for an error. The text may be any file of the host, so what
 // does not look like the name of a variable stays out of the log.
 func shown(name string) string {
-	if variableName.MatchString(name) {
-		return name
+	const (
+		letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
+		most    = 40 // bytes
+	)
+	if name == "" || len(name) > most || strings.Trim(name[:1], letters) != "" || strings.Trim(name, letters+"0123456789") != "" {
+		return "(not a name)"
 	}
-	return "(not a name)"
+	return name
 }

@@ -134,12 +134,12 @@ func FuzzExpand(f *testing.F) {
 		expanded := Expand([]byte(in))
 		out, err := expanded.Text, expanded.Err()
 		checkLines(t, in, expanded)
-		for _, text := range reference.Split(in, -1) {
+		for _, text := range reference().Split(in, -1) {
 			if strings.Contains(text, "{{") || strings.HasSuffix(text, "{") {
 				return
 			}
 		}
-		for _, ref := range reference.FindAllStringSubmatch(in, -1) {
+		for _, ref := range reference().FindAllStringSubmatch(in, -1) {
 			if names, ok := unquote([]byte(ref[2])); !ok || ref[1] == "must_env" && len(names) > 1 {
 				return
 			}

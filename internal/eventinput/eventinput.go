@@ -16,7 +16,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"regexp"
 	"strings"
 
 	"github.com/fujiwara/stretcher/internal/unixfs"
@@ -135,9 +134,23 @@ func (n *nesting) closedBy(b byte) bool {
 	return false
 }
 
-// manifestLine matches a line that a YAML manifest may begin with: a comment, a
-// marker of a document, a directive, or a key.
-var manifestLine = regexp.MustCompile(`^(#|%YAML|---(\s|$)|["']?[A-Za-z_][A-Za-z0-9_-]*["']?\s*:(\s|$))`)
+// beginsManifest reports whether a YAML manifest may begin so: with a comment, a
+// directive, a marker of a document, or a key.
+func beginsManifest(text string) bool {
+	if strings.HasPrefix(text, "#") || strings.HasPrefix(text, "%YAML") {
+		return true
+	}
+	endsWord := func(rest string) bool { return rest == "" || isSpace(rest[0]) }
+	if rest, ok := strings.CutPrefix(text, "---"); ok && endsWord(rest) {
+		return true
+	}
+	key, rest, ok := strings.Cut(text, ":")
+	if key = strings.Trim(strings.TrimSpace(key), `"'`); !ok || key == "" || !endsWord(rest) {
+		return false
+	}
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
+	return strings.Trim(key[:1], letters) == "" && strings.Trim(key, letters+"0123456789-") == ""
+}
 
 // Mistake returns an error for input that is certainly not a manifest URL, and
 // says what to send instead. It is nil for anything else. The error does not quote
@@ -148,7 +161,7 @@ func Mistake(text string) error {
 		return errors.New("stdin is empty: expected a manifest URL, as in: echo s3://bucket/app.yml | stretcher")
 	case strings.HasPrefix(text, "{"):
 		return errors.New("stdin holds a JSON object: an event has to be a list of Consul events, [ {...} ], or a URL")
-	case manifestLine.MatchString(text):
+	case beginsManifest(text):
 		return errors.New("stdin holds a manifest, expected its URL: echo file:///path/to/it.yml | stretcher")
 	}
 	return nil

@@ -1,6 +1,9 @@
 package gzip
 
-import "math/bits"
+import (
+	"math/bits"
+	"sync"
+)
 
 // An entry of a decoding table describes the code that the next bits start
 // with:
@@ -68,19 +71,20 @@ type (
 // The entries of the symbols, still without the lengths of their codes. The
 // symbols of code lengths are numbers below 19, so litEntries serves them too.
 var (
-	litEntries  = newLitEntries()
-	distEntries = newDistEntries()
+	litEntries  = sync.OnceValue(newLitEntries)
+	distEntries = sync.OnceValue(newDistEntries)
 )
 
 // The fixed codes, of blocks that define none (RFC 1951 section 3.2.6).
 var (
-	fixedLit  = newFixedLit()
-	fixedDist = newFixedDist()
+	fixedLit  = sync.OnceValue(newFixedLit)
+	fixedDist = sync.OnceValue(newFixedDist)
 )
 
 // newLitEntries returns the literal/length alphabet (RFC 1951 section 3.2.5):
 // bytes, the end of a block, and the lengths of matches.
-func newLitEntries() (entries [288]entry) {
+func newLitEntries() *[288]entry {
+	entries := new([288]entry)
 	bases := [...]entry{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258}
 	extra := [...]entry{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
 	for i := range entry(256) {
@@ -96,7 +100,8 @@ func newLitEntries() (entries [288]entry) {
 }
 
 // newDistEntries returns the alphabet of distances (RFC 1951 section 3.2.5).
-func newDistEntries() (entries [32]entry) {
+func newDistEntries() *[32]entry {
+	entries := new([32]entry)
 	bases := [...]entry{1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577}
 	extra := [...]entry{0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13}
 	for i, base := range bases {
@@ -106,7 +111,8 @@ func newDistEntries() (entries [32]entry) {
 	return entries
 }
 
-func newFixedLit() (table litTable) {
+func newFixedLit() *litTable {
+	table := new(litTable)
 	var lengths [288]uint8
 	for i := range lengths {
 		switch {
@@ -120,16 +126,17 @@ func newFixedLit() (table litTable) {
 			lengths[i] = 8
 		}
 	}
-	build(table[:], litBits, lengths[:], litEntries[:])
+	build(table[:], litBits, lengths[:], litEntries()[:])
 	return table
 }
 
-func newFixedDist() (table distTable) {
+func newFixedDist() *distTable {
+	table := new(distTable)
 	var lengths [32]uint8
 	for i := range lengths {
 		lengths[i] = 5
 	}
-	build(table[:], distBits, lengths[:], distEntries[:])
+	build(table[:], distBits, lengths[:], distEntries()[:])
 	return table
 }
 

@@ -14,7 +14,7 @@ func (z *Reader) block() error {
 	case 0:
 		return z.storedHeader()
 	case 1:
-		z.lit, z.dist = fixedLit, fixedDist
+		z.lit, z.dist = *fixedLit(), *fixedDist()
 	case 2:
 		if err := z.readCodes(); err != nil {
 			return err
@@ -73,7 +73,7 @@ func (z *Reader) readCodes() error {
 		lengths[symbol] = uint8(z.take(3))
 	}
 	var table [1 << codeBits]entry
-	if !build(table[:], codeBits, lengths[:19], litEntries[:]) {
+	if !build(table[:], codeBits, lengths[:19], litEntries()[:]) {
 		return errCorrupt
 	}
 	clear(lengths[:])
@@ -112,8 +112,8 @@ func (z *Reader) readCodes() error {
 		}
 	}
 	if lengths[256] == 0 || // the block could not end
-		!build(z.lit[:], litBits, lengths[:lits], litEntries[:]) ||
-		!build(z.dist[:], distBits, lengths[lits:lits+dists], distEntries[:]) {
+		!build(z.lit[:], litBits, lengths[:lits], litEntries()[:]) ||
+		!build(z.dist[:], distBits, lengths[lits:lits+dists], distEntries()[:]) {
 		return errCorrupt
 	}
 	return nil

@@ -16,19 +16,36 @@ func (s *class) addRange(first, last byte) {
 }
 
 // named contains the POSIX character classes as ranges of ASCII characters.
-var named = map[string][][2]byte{
-	"alnum":  {{'0', '9'}, {'A', 'Z'}, {'a', 'z'}},
-	"alpha":  {{'A', 'Z'}, {'a', 'z'}},
-	"blank":  {{'\t', '\t'}, {' ', ' '}},
-	"cntrl":  {{0, 0x1f}, {0x7f, 0x7f}},
-	"digit":  {{'0', '9'}},
-	"graph":  {{'!', '~'}},
-	"lower":  {{'a', 'z'}},
-	"print":  {{' ', '~'}},
-	"punct":  {{'!', '/'}, {':', '@'}, {'[', '`'}, {'{', '~'}},
-	"space":  {{'\t', '\r'}, {' ', ' '}},
-	"upper":  {{'A', 'Z'}},
-	"xdigit": {{'0', '9'}, {'A', 'F'}, {'a', 'f'}},
+var named = [...]struct {
+	name   string
+	ranges string // the first and the last character of each
+}{
+	{"alnum", "09AZaz"},
+	{"alpha", "AZaz"},
+	{"blank", "\t\t  "},
+	{"cntrl", "\x00\x1f\x7f\x7f"},
+	{"digit", "09"},
+	{"graph", "!~"},
+	{"lower", "az"},
+	{"print", " ~"},
+	{"punct", "!/:@[`{~"},
+	{"space", "\t\r  "},
+	{"upper", "AZ"},
+	{"xdigit", "09AFaf"},
+}
+
+// addNamed adds a POSIX character class. It returns false if there is none of that
+// name.
+func (s *class) addNamed(name string) bool {
+	for _, n := range named {
+		if n.name == name {
+			for r := n.ranges; r != ""; r = r[2:] {
+				s.addRange(r[0], r[1])
+			}
+			return true
+		}
+	}
+	return false
 }
 
 // parseClass parses the bracket expression at the start of text and returns its
@@ -62,12 +79,8 @@ func parseClass(text string) (*class, int, bool) {
 				return nil, 0, false
 			}
 			if name, ok := strings.CutSuffix(inner[:end], ":"); ok {
-				ranges, ok := named[name]
-				if !ok {
+				if !set.addNamed(name) {
 					return nil, 0, false
-				}
-				for _, r := range ranges {
-					set.addRange(r[0], r[1])
 				}
 				left = 0
 				i += 2 + end + 1

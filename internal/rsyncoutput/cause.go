@@ -30,9 +30,13 @@ var beginnings = [][]byte{
 	[]byte("could not make way for "), []byte("cannot delete "), []byte("IO error encountered"),
 }
 
-// effect matches messages about consequences. A process of rsync that finds the
-// others gone says so, maybe before the one that has failed.
-var effect = regexp.MustCompile(`Broken pipe \(32\)$|Connection reset by peer \(104\)$|connection unexpectedly closed|^cannot delete non-empty directory|^IO error encountered`)
+// isEffect reports whether a message is about a consequence. A process of rsync that
+// finds the others gone says so, maybe before the one that has failed.
+func isEffect(text string) bool {
+	return strings.HasSuffix(text, "Broken pipe (32)") || strings.HasSuffix(text, "Connection reset by peer (104)") ||
+		strings.Contains(text, "connection unexpectedly closed") ||
+		strings.HasPrefix(text, "cannot delete non-empty directory") || strings.HasPrefix(text, "IO error encountered")
+}
 
 func (c *causes) add(line []byte) {
 	line = line[:min(len(line), maxMessage)]
@@ -44,7 +48,7 @@ func (c *causes) add(line []byte) {
 	switch {
 	case strings.HasPrefix(text, "rsync error: "), strings.HasPrefix(text, "rsync warning: "):
 		c.summary = text
-	case effect.MatchString(text):
+	case isEffect(text):
 		if c.effect == "" {
 			c.effect = text
 		}
@@ -79,20 +83,17 @@ func (c *causes) String() string {
 	return text
 }
 
-var (
-	role     = regexp.MustCompile(`^(rsync|rsync error|rsync warning): (\[[A-Za-z ]+\] )?`)
-	failed   = regexp.MustCompile(` failed: ([^:]+)$`)
-	number   = regexp.MustCompile(` \(\d+\)$`)
-	position = regexp.MustCompile(` \(code \d+\)( at [a-z0-9_]+\.c\(\d+\))?( \[[^\]]*\])?$`)
-)
-
 // plain returns a message without what only says where in rsync it comes from, and
 // without control characters.
 func plain(text string) string {
-	text = role.ReplaceAllString(text, "")
-	text = position.ReplaceAllString(text, "")
-	text = number.ReplaceAllString(text, "")
-	text = failed.ReplaceAllString(text, ": $1")
+	for _, r := range []struct{ pattern, by string }{ // compiled only after a failure
+		{`^(rsync|rsync error|rsync warning): (\[[A-Za-z ]+\] )?`, ""},
+		{` \(code \d+\)( at [a-z0-9_]+\.c\(\d+\))?( \[[^\]]*\])?$`, ""},
+		{` \(\d+\)$`, ""},
+		{` failed: ([^:]+)$`, ": $1"},
+	} {
+		text = regexp.MustCompile(r.pattern).ReplaceAllString(text, r.by)
+	}
 	if len(text) > maxCause {
 		text = strings.ToValidUTF8(text[:maxCause], "") + "..."
 	}

@@ -173,17 +173,17 @@ func (o *Output) partOf(line []byte) part {
 	switch {
 	case len(line) == 0:
 		return blank
-	case o.part == blank && heapStart.Match(line):
+	case o.part == blank && startsHeap(line):
 		return heap
-	case o.part == blank && bytes.HasPrefix(line, countsStart):
+	case o.part == blank && startsCounts(line):
 		return counts
-	case o.part == blank && (!o.lists || o.keepsItems) && summaryStart.Match(line):
+	case o.part == blank && (!o.lists || o.keepsItems) && startsSummary(line):
 		return summary // without -v, only --stats prints it; of a dry run, it says nothing
-	case o.part == summary && summaryEnd.Match(line):
+	case o.part == summary && endsSummary(line):
 		return summary
-	case o.part == heap && heapLine.Match(line):
+	case o.part == heap && isHeap(line):
 		return heap
-	case o.part == counts && countLine.Match(line):
+	case o.part == counts && isCount(line):
 		return counts
 	}
 	return ordinary

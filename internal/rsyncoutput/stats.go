@@ -3,7 +3,6 @@ package rsyncoutput
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -35,18 +34,52 @@ func (s Stats) String() string {
 	return fmt.Sprintf("%d created, %d changed, %d deleted", s.created.total, changed, s.deleted.total)
 }
 
-var (
-	heapStart    = regexp.MustCompile(`^rsync\[\d+\] \([a-z ]+\) heap statistics:$`)
-	heapLine     = regexp.MustCompile(`^  [a-z]+: +-?\d+( +\([a-z0-9+ ]+\))?$`)
-	summaryStart = regexp.MustCompile(`^sent .* bytes  received .* bytes  .* bytes/sec$`)
-	summaryEnd   = regexp.MustCompile(`^total size is .*  speedup is .*$`)
-	countsStart  = []byte("Number of files: ")
-	countLine    = regexp.MustCompile(`^(Number of files|Number of created files|Number of deleted files` +
-		`|Number of regular files transferred|Number of files transferred` +
-		`|Total file size|Total transferred file size|Literal data|Matched data` +
-		`|File list size|File list generation time|File list transfer time` +
-		`|Total bytes sent|Total bytes received): .*$`)
-)
+// startsHeap reports whether a line is the first one of the memory statistics, as
+// "rsync[123] (sender) heap statistics:".
+func startsHeap(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("rsync[")) && bytes.HasSuffix(line, []byte(") heap statistics:"))
+}
+
+// isHeap reports whether a line is another one of them, as
+// "  arena:         262144   (bytes from sbrk)".
+func isHeap(line []byte) bool {
+	label, value, ok := bytes.Cut(line, []byte(": "))
+	number, _, _ := bytes.Cut(bytes.TrimLeft(value, " "), []byte(" "))
+	_, err := strconv.ParseInt(string(number), 10, 64)
+	return ok && bytes.HasPrefix(label, []byte("  ")) && err == nil
+}
+
+// startsSummary reports whether a line is the first one of the summary, as
+// "sent 1,234 bytes  received 56 bytes  860.00 bytes/sec".
+func startsSummary(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("sent ")) && bytes.Contains(line, []byte(" bytes  received ")) && bytes.HasSuffix(line, []byte(" bytes/sec"))
+}
+
+// endsSummary reports whether a line is the second one, as
+// "total size is 5,678  speedup is 4.40".
+func endsSummary(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("total size is ")) && bytes.Contains(line, []byte("  speedup is "))
+}
+
+// startsCounts reports whether a line is the first one of the statistics.
+func startsCounts(line []byte) bool { return bytes.HasPrefix(line, []byte("Number of files: ")) }
+
+// isCount reports whether a line is one of the statistics.
+func isCount(line []byte) bool {
+	label, _, ok := bytes.Cut(line, []byte(": "))
+	if !ok {
+		return false
+	}
+	switch string(label) {
+	case "Number of files", "Number of created files", "Number of deleted files",
+		"Number of regular files transferred", "Number of files transferred",
+		"Total file size", "Total transferred file size", "Literal data", "Matched data",
+		"File list size", "File list generation time", "File list transfer time",
+		"Total bytes sent", "Total bytes received":
+		return true
+	}
+	return false
+}
 
 // listsNames reports whether a line announces the list of names that -v prints.
 func listsNames(line []byte) bool {

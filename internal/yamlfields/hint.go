@@ -2,7 +2,6 @@ package yamlfields
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -29,11 +28,11 @@ func (d *decoder) itemHint(n *yaml.Node, item string) string {
 // listHint says how to write a list instead of n: it shows a text as an item.
 func (d *decoder) listHint(n *yaml.Node, item string) string {
 	switch {
-	case dash.MatchString(n.Value) && n.Style == 0:
+	case n.Style == 0 && lacksBlank(n.Value):
 		return "put a blank after each -"
 	case !d.quote || n.Kind != yaml.ScalarNode || !quotable(n.Value):
 		return `write it as "- ` + item + `" on a line of its own`
-	case indicator.MatchString(n.Value):
+	case needsQuotes(n.Value):
 		return "write - " + inQuotes(n.Value) + " on a line of its own"
 	}
 	return `write "- ` + n.Value + `" on a line of its own`
@@ -42,8 +41,13 @@ func (d *decoder) listHint(n *yaml.Node, item string) string {
 // inQuotes returns a text in single quotes of YAML.
 func inQuotes(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// dash matches a text that is meant to be an item of a list.
-var dash = regexp.MustCompile(`^-[^-\s]`)
+// lacksBlank reports whether a text is meant to be an item of a list, but has no blank
+// after its dash.
+func lacksBlank(text string) bool {
+	return len(text) > 1 && text[0] == '-' && text[1] != '-' && !isBlank(text[1])
+}
+
+func isBlank(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 // documentHint says what to do about a document that is not a mapping.
 func (d *decoder) documentHint(n *yaml.Node) string {
@@ -74,8 +78,12 @@ func (d *decoder) warnLost(n *yaml.Node, subject string) {
 	}
 }
 
-// indicator matches texts that need quotes in a list.
-var indicator = regexp.MustCompile("^[-?:,\\[\\]{}#&*!|>'\"%@`]|: | #|:$")
+// needsQuotes reports whether a text, which is not empty, would be something else than
+// a text as an item of a list.
+func needsQuotes(text string) bool {
+	return strings.IndexByte("-?:,[]{}#&*!|>'\"%@`", text[0]) >= 0 ||
+		strings.Contains(text, ": ") || strings.Contains(text, " #") || strings.HasSuffix(text, ":")
+}
 
 // quotable reports whether a text can stand in an error: it is short, and has no
 // characters that change the line or the terminal.

@@ -109,11 +109,9 @@ func (w Warning) String() string {
 // Refused returns w for a caller that does not accept such a document: the text does
 // not say what is done with that part.
 func (w Warning) Refused() Warning {
-	w.Text = done.Replace(w.Text)
+	w.Text = strings.NewReplacer(ignored, "", lastUsed, "").Replace(w.Text)
 	return w
 }
-
-var done = strings.NewReplacer(ignored, "", lastUsed, "")
 
 const (
 	ignored  = " is ignored"

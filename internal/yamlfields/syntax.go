@@ -46,15 +46,20 @@ const secondDocument = "a second YAML document" + ignored
 // is no line that says so.
 func (d *decoder) end(root *yaml.Node) int {
 	for line := root.Line + 1; line <= len(d.source()); line++ {
-		if marker.MatchString(string(d.source()[line-1])) {
+		if isMarker(string(d.source()[line-1])) {
 			return line
 		}
 	}
 	return root.Line
 }
 
-// marker matches the line that begins or ends a document.
-var marker = regexp.MustCompile(`^(?:---|\.\.\.)(?:\s|$)`)
+// isMarker reports whether a line begins or ends a document.
+func isMarker(line string) bool {
+	if !strings.HasPrefix(line, "---") && !strings.HasPrefix(line, "...") {
+		return false
+	}
+	return len(line) == 3 || isBlank(line[3])
+}
 
 // source returns the lines of data. They are runes, as the columns of nodes are.
 func (d *decoder) source() [][]rune {
@@ -88,15 +93,13 @@ var errParser = errors.New("the YAML parser does not support this document")
 // error is searched for.
 const maxSearch = 64 << 10
 
-var prefix = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
-
 // syntaxError adds an error of the parser to the problems.
 //
 // The parser often gives no line, or the one where the enclosing block begins, or
 // the one before. So search for the shortest part of data, in whole lines from
 // its start, that the parser refuses in the same words.
 func (d *decoder) syntaxError(err error) {
-	words := func(err error) string { return prefix.ReplaceAllString(err.Error(), "") }
+	at, words := splitError(err)
 	lines := bytes.SplitAfter(d.data, []byte("\n"))
 	line := 1
 	if len(d.data) <= maxSearch {
@@ -106,13 +109,29 @@ func (d *decoder) syntaxError(err error) {
 			ends[i] = end
 		}
 		line += sort.Search(len(lines)-1, func(i int) bool {
-			_, e := next(yaml.NewDecoder(bytes.NewReader(d.data[:ends[i]])))
-			return e != nil && words(e) == words(err)
+			_, err := next(yaml.NewDecoder(bytes.NewReader(d.data[:ends[i]])))
+			if err == nil {
+				return false
+			}
+			_, w := splitError(err)
+			return w == words
 		})
-	} else if n, err := strconv.Atoi(prefix.FindStringSubmatch(err.Error())[1]); err == nil {
-		line = min(max(n, 1), len(lines))
+	} else {
+		line = min(max(at, 1), len(lines))
 	}
-	d.problems.add(problem, line, "%s", reword(words(err), lines[line-1]))
+	d.problems.add(problem, line, "%s", reword(words, lines[line-1]))
+}
+
+// splitError returns what an error of the parser says, and its line, 0 if it names
+// none.
+func splitError(err error) (line int, words string) {
+	words = strings.TrimPrefix(err.Error(), "yaml: ")
+	if place, rest, ok := strings.Cut(words, ": "); ok && strings.HasPrefix(place, "line ") {
+		if n, err := strconv.Atoi(place[len("line "):]); err == nil {
+			return n, rest
+		}
+	}
+	return 0, words
 }
 
 // reword returns a text for an error of the parser, which is a constant but for
@@ -130,9 +149,9 @@ func reword(words string, line []byte) string {
 		return "put a text that begins with @, % or a backquote in quotes"
 	case strings.HasPrefix(words, "unknown anchor "):
 		return "an alias (*) without its anchor (&) above it: put a text that begins with * in quotes"
-	case strings.HasPrefix(words, "did not find expected") && afterQuotes.Match(text):
+	case strings.HasPrefix(words, "did not find expected") && matches(afterQuotes, text):
 		return "text after a closing quote: put the whole text in one pair of quotes"
-	case strings.HasPrefix(words, "did not find expected") && afterBracket.Match(text):
+	case strings.HasPrefix(words, "did not find expected") && matches(afterBracket, text):
 		return "text after a ] or }: put a text that begins with [ or { in quotes"
 	case words == "did not find expected alphabetic or numeric character":
 		return "a * or & without a name after it: put a text that begins with one in quotes"
@@ -142,7 +161,7 @@ func reword(words string, line []byte) string {
 		return "a | or > with a text after it: put a text that begins with one in quotes"
 	case strings.HasPrefix(words, "did not find expected key"), strings.HasPrefix(words, "did not find expected '-' indicator"):
 		return "expected a key, or an item of a list: check the indentation and the quotes"
-	case words == "could not find expected ':'" && dash.Match(bytes.TrimLeft(line, " ")):
+	case words == "could not find expected ':'" && lacksBlank(strings.TrimLeft(string(line), " ")):
 		return "put a blank after the - of an item"
 	case words == "could not find expected ':'":
 		return `expected a key with ":" after it`
@@ -156,8 +175,12 @@ func reword(words string, line []byte) string {
 	return words
 }
 
-// afterBracket matches a list or a map in one line with something behind it.
-var afterBracket = regexp.MustCompile(`^[\[{].*[\]}]\s*[^\s#:,\]}]`)
+const (
+	// afterBracket matches a list or a map in one line with something behind it.
+	afterBracket = `^[\[{].*[\]}]\s*[^\s#:,\]}]`
+	// afterQuotes matches a text in quotes with something behind it.
+	afterQuotes = `^(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*[^\s#:]`
+)
 
-// afterQuotes matches a text in quotes with something behind it.
-var afterQuotes = regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*[^\s#:]`)
+// matches compiles the pattern, for a document that is refused.
+func matches(pattern string, text []byte) bool { return regexp.MustCompile(pattern).Match(text) }

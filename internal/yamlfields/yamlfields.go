@@ -28,7 +28,6 @@ package yamlfields
 import (
 	"encoding/base64"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -71,8 +70,6 @@ type Scalar struct {
 	// whatever it looks like: it is in quotes, a block (| or >), or has a tag
 	// such as !!str.
 	Quoted bool
-	// Line is the line of the value, or of the alias that refers to it.
-	Line int
 }
 
 // Decode decodes the first document of data. Fields without a key in the document
@@ -276,13 +273,12 @@ func (d *decoder) list(n *yaml.Node, path, item string) (list []string) {
 //
 // Tags other than !!binary do not change the text.
 func (d *decoder) scalar(n *yaml.Node) (s Scalar, ok bool) {
-	line := n.Line
 	n = target(n)
 	switch {
 	case n.Kind != yaml.ScalarNode:
 		return Scalar{}, false
 	case isNull(n):
-		return Scalar{Line: line}, true
+		return Scalar{}, true
 	case n.Tag == "!!binary":
 		data, err := base64.StdEncoding.DecodeString(n.Value)
 		if err != nil {
@@ -295,7 +291,7 @@ func (d *decoder) scalar(n *yaml.Node) (s Scalar, ok bool) {
 	if n.Style&yaml.TaggedStyle != 0 {
 		quoted = !slices.Contains([]string{"!!int", "!!float", "!!bool", "!!null", "!!timestamp"}, n.Tag)
 	}
-	return Scalar{n.Value, quoted, line}, true
+	return Scalar{n.Value, quoted}, true
 }
 
 // quotedStyle has the styles of a scalar that is not plain.
@@ -323,13 +319,15 @@ func kind(n *yaml.Node) string {
 	return "a text"
 }
 
-var name = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,39}$`)
-
 // shown returns a key for an error or a warning. A key may be a secret, unless
 // it looks like a name.
 func shown(key string) string {
-	if name.MatchString(key) {
-		return key
+	const (
+		letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
+		most    = 40 // bytes
+	)
+	if key == "" || len(key) > most || strings.Trim(key[:1], letters) != "" || strings.Trim(key, letters+"0123456789-") != "" {
+		return "(not a name)"
 	}
-	return "(not a name)"
+	return key
 }

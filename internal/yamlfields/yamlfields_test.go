@@ -191,19 +191,19 @@ func recovered(f func() error) (err error) {
 func TestScalar(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]Scalar{
-		"a: 0755":              {"0755", false, 1},
-		"a: '0755'":            {"0755", true, 1},
-		"a: \"0755\"":          {"0755", true, 1},
-		"a:\n  0755":           {"0755", false, 2},
-		"a: |\n  0755\n":       {"0755\n", true, 1},
-		"a: !!str 0755":        {"0755", true, 1},
-		"a: !!int '0755'":      {"0755", false, 1},
-		"a: !!binary MDc1NQ==": {"0755", true, 1},
-		"b: &b 0755\na: *b":    {"0755", false, 2},
-		"a: ''":                {"", true, 1},
-		"a: ~":                 {"not called", false, 0},
-		"a: !!null ''":         {"not called", false, 0},
-		"":                     {"not called", false, 0},
+		"a: 0755":              {"0755", false},
+		"a: '0755'":            {"0755", true},
+		"a: \"0755\"":          {"0755", true},
+		"a:\n  0755":           {"0755", false},
+		"a: |\n  0755\n":       {"0755\n", true},
+		"a: !!str 0755":        {"0755", true},
+		"a: !!int '0755'":      {"0755", false},
+		"a: !!binary MDc1NQ==": {"0755", true},
+		"b: &b 0755\na: *b":    {"0755", false},
+		"a: ''":                {"", true},
+		"a: ~":                 {"not called", false},
+		"a: !!null ''":         {"not called", false},
+		"":                     {"not called", false},
 	} {
 		got := Scalar{Text: "not called"}
 		err := Decode([]byte(in), []Field{{Name: "a", To: func(s Scalar) (string, error) { got = s; return "", nil }}}).Err()
