@@ -158,7 +158,7 @@ func (p *powerCut) makeDisk(mkfs string, mebibytes int) {
 	if err := os.Mkdir(filepath.Dir(p.dest), 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	syscall.Sync()
+	p.sync()
 	p.t.Cleanup(func() {
 		// It is still mounted if the test has failed.
 		if err := syscall.Unmount(p.disk, 0); err != nil && !errors.Is(err, syscall.EINVAL) {
@@ -222,7 +222,14 @@ func (p *powerCut) removeDest() {
 	if err := os.RemoveAll(p.dest); err != nil {
 		p.t.Fatal(err)
 	}
-	syscall.Sync()
+	p.sync()
+}
+
+// sync flushes the disk only, since a flush of all disks would wait for what the other
+// tests write.
+func (p *powerCut) sync() {
+	p.t.Helper()
+	output(p.t, p.command("sync", "-f", p.disk))
 }
 
 // tee is a writer to two sightings.

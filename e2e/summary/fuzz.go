@@ -17,21 +17,26 @@ import (
 )
 
 // fuzzModule runs each fuzz target of the module at dir for a time, jobs of them at
-// once. Each package is compiled once, while the targets of earlier ones run.
-func fuzzModule(dir string, each time.Duration, jobs int, p *phase) error {
+// once. Each package is compiled once, while the targets of earlier ones run. If resume
+// is set, the targets start from the inputs that earlier runs have found as well.
+func fuzzModule(dir string, each time.Duration, jobs int, resume bool, p *phase) error {
 	packages, err := fuzzPackages(dir)
 	if err != nil {
 		return err
-	}
-	cache, err := command(dir, "go", "env", "GOCACHE").Output()
-	if err != nil {
-		return fmt.Errorf("go env GOCACHE: %w", err)
 	}
 	bin, err := os.MkdirTemp("", "stretcher-fuzz-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(bin)
+	found := bin
+	if resume { // from where go test keeps them
+		cache, err := command(dir, "go", "env", "GOCACHE").Output()
+		if err != nil {
+			return fmt.Errorf("go env GOCACHE: %w", err)
+		}
+		found = filepath.Join(strings.TrimSpace(string(cache)), "fuzz")
+	}
 	var work sync.WaitGroup
 	defer work.Wait() // before the binaries are removed
 	free := make(chan struct{}, jobs)
@@ -44,9 +49,7 @@ func fuzzModule(dir string, each time.Duration, jobs int, p *phase) error {
 			free <- struct{}{}
 			work.Go(func() {
 				defer func() { <-free }()
-				// This is where go test keeps the inputs that it has found.
-				inputs := filepath.Join(strings.TrimSpace(string(cache)), "fuzz", pkg.path)
-				p.fuzz(pkg, target, each, binary, inputs)
+				p.fuzz(pkg, target, each, binary, filepath.Join(found, pkg.path))
 			})
 		}
 	}
@@ -99,7 +102,8 @@ func fuzzPackages(dir string) ([]fuzzPackage, error) {
 	return packages, nil
 }
 
-// fuzz runs a target and counts it as one test. Its output is printed if it fails.
+// fuzz runs a target and counts it as one test. Its output is printed if it fails, which
+// it also does if it has tried nothing, as happens if its seeds take all the time.
 func (p *phase) fuzz(pkg fuzzPackage, target string, each time.Duration, binary, inputs string) {
 	// By default, minimizing an interesting input takes up to a minute, during which
 	// nothing else is tried.
@@ -109,17 +113,24 @@ func (p *phase) fuzz(pkg fuzzPackage, target string, each time.Duration, binary,
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := runWithin(cmd, 3*each+2*time.Minute)
+	if endedLate(out.String()) {
+		err = nil
+	}
+	tried := executions(out.String())
+	if err == nil && tried == 0 {
+		err = errors.New("it has tried no input")
+	}
 	name := path.Base(pkg.path) + " " + target
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	p.fuzzed = append(p.fuzzed, fuzzed{name, executions(out.String())})
-	if err != nil && !endedLate(out.String()) {
+	p.fuzzed = append(p.fuzzed, fuzzed{name, tried})
+	if err != nil {
 		p.failed++
 		fmt.Fprintf(p.s.w, "%s\nFAIL\t%s: %v\n", out.String(), name, err)
 		return
 	}
 	p.passed++
-	fmt.Fprintf(p.s.w, "ok\t%s\t%d inputs\n", name, executions(out.String()))
+	fmt.Fprintf(p.s.w, "ok\t%s\t%d inputs\n", name, tried)
 }
 
 // runWithin runs a command in its own process group, which is killed at the end of a

@@ -7,6 +7,8 @@
 // go test in the modules at the directories. -fuzz also runs the fuzz targets of the
 // module in .. for TIME each, beside the tests of the last directory: those of e2e
 // mostly wait. There are N of them at a time, each in one process with low priority.
+// Beside tests, they start from their seeds alone, so that little time gives the same
+// chances with any cache; else, from all that go test has found and kept.
 package main
 
 import (
@@ -47,18 +49,18 @@ func run(s *summary, targets, dirs []string, fuzzTime time.Duration, jobs int) {
 	defer beside.Wait()
 	for i, dir := range dirs {
 		if i == len(dirs)-1 && fuzzTime > 0 {
-			beside.Go(func() { fuzzPhase(s, fuzzTime, jobs) })
+			beside.Go(func() { fuzzPhase(s, fuzzTime, jobs, false) })
 		}
 		s.phase("go test in "+moduleName(dir), func(p *phase) error { return testModule(dir, p) })
 	}
 	if len(dirs) == 0 && fuzzTime > 0 {
-		fuzzPhase(s, fuzzTime, jobs)
+		fuzzPhase(s, fuzzTime, jobs, true)
 	}
 }
 
-func fuzzPhase(s *summary, fuzzTime time.Duration, jobs int) {
+func fuzzPhase(s *summary, fuzzTime time.Duration, jobs int, resume bool) {
 	name := fmt.Sprintf("fuzz targets, %s each, %d at a time", fuzzTime, jobs)
-	s.phase(name, func(p *phase) error { return fuzzModule("..", fuzzTime, jobs, p) })
+	s.phase(name, func(p *phase) error { return fuzzModule("..", fuzzTime, jobs, resume, p) })
 }
 
 // moduleName is the path of the module at dir, or dir.

@@ -100,7 +100,10 @@ func TestFuzzModule(t *testing.T) {
 		"go.mod": "module m\n\ngo 1.26\n",
 		"m_test.go": `package m
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func FuzzGood(f *testing.F) { f.Fuzz(func(t *testing.T, b []byte) {}) }
 
@@ -111,14 +114,19 @@ func FuzzBad(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSlow(f *testing.F) {
+	f.Add([]byte("a seed"))
+	f.Fuzz(func(t *testing.T, b []byte) { time.Sleep(3 * time.Second) })
+}
 `,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	out, s := summaryOf(t, func(p *phase) error { return fuzzModule(dir, time.Second, 2, p) })
-	expect(t, out, "not empty", "FAIL\tm FuzzBad: exit status 1", "m FuzzBad", "m FuzzGood", "1 passed, 1 failed, 0 skipped\n")
+	out, s := summaryOf(t, func(p *phase) error { return fuzzModule(dir, time.Second, 2, true, p) })
+	expect(t, out, "not empty", "FAIL\tm FuzzBad: exit status 1", "FAIL\tm FuzzSlow: it has tried no input", "m FuzzBad", "m FuzzGood", "1 passed, 2 failed, 0 skipped\n")
 	for _, f := range s.phases[0].fuzzed {
 		if f.name == "m FuzzGood" && f.executions == 0 {
 			t.Error("FuzzGood tried nothing")

@@ -321,11 +321,12 @@ func TestSyncOfOtherUsersFiles(t *testing.T) {
 				}
 			}
 		}
-		if err := os.Chmod(filepath.Dir(base), 0o755); err != nil {
+		temp := t.TempDir() // the user may have none
+		if err := errors.Join(os.Lchown(temp, 1500, 1500), os.Chmod(filepath.Dir(base), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		again := exec.Command("/proc/self/exe", "-test.run=^TestSyncOfOtherUsersFiles$") // which the user could not reach by its path
-		again.Dir, again.Env = "/", append(os.Environ(), asUser+"="+base)
+		again.Dir, again.Env = "/", append(os.Environ(), asUser+"="+base, "TMPDIR="+temp)
 		again.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1500, Gid: 1500}}
 		if out, err := again.CombinedOutput(); err != nil {
 			t.Errorf("as an ordinary user: %v\n%s", err, out)
