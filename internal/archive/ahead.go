@@ -9,12 +9,12 @@ import (
 // ahead. It lets the download, the decompression and the parsing of the tar
 // overlap.
 type aheadReader struct {
-	full  chan aheadBuffer // filled by the goroutine
-	empty chan []byte      // for the goroutine to fill
-	stopc chan struct{}    // closed to end the goroutine
+	full   chan aheadBuffer   // filled by the goroutine
+	empty  chan []byte        // for the goroutine to fill
+	cancel context.CancelFunc // ends the goroutine
 
 	used []byte // what next has returned last
-	rest []byte // what Read has yet to return of a buffer
+	rest []byte // the part of a buffer that Read has not returned yet
 	err  error  // what the other reader ended with, io.EOF included
 }
 
@@ -25,15 +25,15 @@ type aheadBuffer struct {
 	err error
 }
 
-// readAhead starts to read from r. When no more is read, because r or ctx has
-// ended or stop was called, the goroutine calls closed. The caller has to call
-// stop.
+// readAhead starts to read from r. When r or ctx has ended, or stop was called, the
+// goroutine calls closed and ends. The caller has to call stop.
 func readAhead(ctx context.Context, r io.Reader, closed func()) *aheadReader {
 	const buffers, size = 4, 256 << 10
+	ctx, cancel := context.WithCancel(ctx)
 	a := &aheadReader{
-		full:  make(chan aheadBuffer, buffers),
-		empty: make(chan []byte, buffers),
-		stopc: make(chan struct{}),
+		full:   make(chan aheadBuffer, buffers),
+		empty:  make(chan []byte, buffers),
+		cancel: cancel,
 	}
 	for range buffers {
 		a.empty <- make([]byte, size)
@@ -45,14 +45,16 @@ func readAhead(ctx context.Context, r io.Reader, closed func()) *aheadReader {
 			var b []byte
 			select {
 			case b = <-a.empty:
-			case <-a.stopc:
-				return
+			case <-ctx.Done():
 			}
 			n, err := 0, ctx.Err()
 			for n < len(b) && err == nil {
 				var more int
 				more, err = r.Read(b[n:])
 				n += more
+				if err == nil {
+					err = ctx.Err() // before it waits for more
+				}
 			}
 			a.full <- aheadBuffer{b[:n], err}
 			if err != nil {
@@ -94,9 +96,10 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// stop ends the goroutine and waits until it has called closed.
+// stop ends the goroutine after the read that is in progress, and waits until it has
+// called closed.
 func (a *aheadReader) stop() {
-	close(a.stopc)
-	for range a.full {
+	a.cancel()
+	for range a.full { // the goroutine may wait for room in it
 	}
 }

@@ -20,10 +20,11 @@
 // one is written to a temporary file while it is decompressed. Either way the
 // entries of the tree refer to the tar by offsets.
 //
-// Headers mean what they mean to GNU tar. Where tar(1) fails, so does Index. It also fails where tar(1) would go on
-// with a damaged or dangerous archive: a tar that ends without its blocks of
-// zeros, a name with ".." in it, a path that leads out of the tree through a
-// symbolic link, and a hard link to a file that is not in the archive.
+// Headers mean what they mean to GNU tar. Where tar(1) fails, so does Index. It
+// also fails where tar(1) would go on with a damaged or dangerous archive: a tar
+// that ends without its blocks of zeros, a name with ".." in it, a path that leads
+// out of the tree through a symbolic link, and a hard link to a file that is not
+// in the archive.
 package archive
 
 import (
@@ -64,8 +65,8 @@ func Index(ctx context.Context, arriving io.Reader, spool *os.File, limits Limit
 	return indexAs(ctx, decompress, arriving, spool, limits)
 }
 
-// IndexTar is Index for a tar that is not compressed, whatever it begins with. The
-// archive refers to it as data, of which Index reads nothing.
+// IndexTar is Index for a tar that is not compressed, whatever its first bytes are.
+// The archive refers to data for the contents of files; IndexTar does not read it.
 func IndexTar(ctx context.Context, arriving io.Reader, data io.ReaderAt, limits Limits) (*Archive, error) {
 	plain := func(_ context.Context, r io.Reader) (*decompressor, error) {
 		return &decompressor{Reader: r, close: func() {}}, nil
@@ -110,6 +111,10 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 }
 
 func readArchive(ctx context.Context, open opener, source io.Reader, spool io.ReaderAt, limits Limits) (*Archive, error) {
+	// All goroutines have to end with the first error. Those that wait for the network
+	// would otherwise first fill their buffers, which takes minutes on a slow one.
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	d, err := open(ctx, source)
 	if err != nil {
 		return nil, err
@@ -124,6 +129,7 @@ func readArchive(ctx context.Context, open opener, source io.Reader, spool io.Re
 	}
 	input := readAhead(ctx, d, d.close)
 	err = a.index(&tarStream{input: input, copyTo: a.decompressed}, limits)
+	stop()
 	input.stop()
 	if err != nil && input.err != nil && input.err != io.EOF {
 		err = input.err // the input is damaged, hence what looks like a header
@@ -146,8 +152,8 @@ type Limits struct {
 	// follows, such as rsync -a, writes its holes out. Otherwise only what the
 	// archive stores of it counts.
 	CountHoles bool
-	// Memory limits what the names and the attributes of all files take of memory, in
-	// bytes. 0 means no limit.
+	// Memory limits how much memory the names, the attributes and the owners of all
+	// files take, in bytes. 0 means no limit.
 	Memory int64
 }
 
@@ -163,8 +169,19 @@ func (a *Archive) index(stream *tarStream, limits Limits) error {
 		h        header
 		entries  int
 		stored   int64 // bytes of data in the tar
-		unpacked int64 // bytes of what counts of it, and of further names of a file
+		unpacked int64 // bytes that count of all files, with each hard link as a file
 	)
+	// tooLarge returns an error if what has been read up to a position of the tar
+	// exceeds the limit of the size.
+	tooLarge := func(pos int64) error {
+		index := max(pos-stored, a.Tree.memory) - indexFree
+		// Any of the sums may be close to the largest number.
+		if limits.Size > 0 && (unpacked < 0 || unpacked > limits.Size || max(index, 0) > limits.Size-unpacked) {
+			return hopelessError{fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(limits.Size)))}
+		}
+		return nil
+	}
+	stream.checkHeaders = tooLarge
 	for {
 		err := stream.next(&h)
 		if err == io.EOF {
@@ -195,10 +212,8 @@ func (a *Archive) index(stream *tarStream, limits Limits) error {
 		if limits.Memory > 0 && a.Tree.memory > limits.Memory {
 			return hopelessError{fmt.Errorf("the list of its files takes more than %s of memory", humanize.IBytes(uint64(limits.Memory)))}
 		}
-		index := max(stream.pos-stored, a.Tree.memory) - indexFree
-		// Any of the sums may be close to the largest number.
-		if limits.Size > 0 && (unpacked < 0 || unpacked > limits.Size || max(index, 0) > limits.Size-unpacked) {
-			return hopelessError{fmt.Errorf("archive unpacks to more than the %s that -max-size allows", humanize.IBytes(uint64(limits.Size)))}
+		if err := tooLarge(stream.pos); err != nil {
+			return err
 		}
 		if h.hasData() {
 			if err := stream.discard(h.size + padding(h.size)); err != nil {
@@ -212,7 +227,7 @@ func (a *Archive) index(stream *tarStream, limits Limits) error {
 	return stream.readToEnd()
 }
 
-// hopelessError is an error that the rest of the archive cannot change.
+// hopelessError is an error that nothing in the rest of the archive can change.
 type hopelessError struct{ error }
 
 func (e hopelessError) Unwrap() error { return e.error }
@@ -220,7 +235,8 @@ func (e hopelessError) Unwrap() error { return e.error }
 // Hopeless reports whether an error of Index does not depend on the rest of the
 // archive, so that there is no point in downloading it: it is not a tar, it
 // exceeds a limit, an entry cannot be extracted, or TMPDIR has no space for it.
-// Damage is none of that, because the checksum will explain it.
+// Damage is not among these errors: the archive is downloaded to its end, because
+// its checksum then tells whether the download or the archive is wrong.
 func Hopeless(err error) bool { return errors.As(err, new(hopelessError)) }
 
 // Data returns the tar, to which the offsets of the entries refer. It is valid
@@ -236,10 +252,10 @@ func (a *Archive) RootMode() (mode uint32, ok bool) {
 	return a.Tree.Root.Mode & 0o7777, true
 }
 
-// TakeOver makes the archive the owner of the spool that it was read from. If
-// the archive was compressed, the spool is no longer needed and is closed at
-// once, in the background, because the commands and the sync that follow may
-// need its disk space.
+// TakeOver makes the archive the owner of the spool that it was read from. If the
+// archive was compressed, the spool is no longer needed, and is closed in the
+// background at once, because the commands and the sync that follow may need its
+// disk space.
 func (a *Archive) TakeOver(spool io.Closer) {
 	if a.decompressed == nil {
 		a.spool = spool
@@ -248,8 +264,8 @@ func (a *Archive) TakeOver(spool io.Closer) {
 	a.closing.Go(func() { unixfs.Warn("free the download", spool.Close()) })
 }
 
-// Close frees the tar, and with it the spool if the archive owns it. Closing again, or
-// closing nil, does nothing.
+// Close frees the tar, and the spool if the archive owns it. Closing again, or closing
+// nil, does nothing.
 func (a *Archive) Close() error {
 	if a == nil {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -18,7 +19,6 @@ import (
 )
 
 // indexBytes indexes an archive that arrives without delay.
-
 func indexBytes(t testing.TB, data []byte, maxSize int64) (*Archive, error) {
 	t.Helper()
 	spool, err := unixfs.TempFile()
@@ -221,6 +221,19 @@ func TestArchiveMaxSize(t *testing.T) {
 	if err == nil || !errors.Is(err, block) && !strings.Contains(err.Error(), "-max-size") {
 		t.Errorf("a bomb by its header: %v", err)
 	}
+	// So is the header of what extends a header.
+	head = tartest.RawHeader("x", tar.TypeXHeader, 1<<32)
+	_, err = Index(t.Context(), io.MultiReader(bytes.NewReader(head), iotest.ErrReader(block)), nil, Limits{Size: 1 << 30})
+	if err == nil || !errors.Is(err, block) && !strings.Contains(err.Error(), "-max-size") {
+		t.Errorf("a bomb by its PAX header: %v", err)
+	}
+	for _, typ := range []byte{tar.TypeXHeader, tar.TypeXGlobalHeader, tar.TypeGNULongName} {
+		extensions := bytes.Repeat(append(tartest.RawHeader("x", typ, 512), make([]byte, 512)...), (indexFree+2000)/1024)
+		_, err := Index(t.Context(), io.MultiReader(bytes.NewReader(extensions), zeros{}), nil, Limits{Size: 1000})
+		if err == nil || !strings.HasPrefix(err.Error(), "archive unpacks to more than") || !Hopeless(err) {
+			t.Errorf("a bomb of headers of the type %q: %v", typ, err)
+		}
+	}
 	// A hard link becomes a file of its own in dest.
 	links := []tartest.Member{{Name: "a", Body: strings.Repeat("x", 600)}, {Name: "b", Type: tar.TypeLink, Body: "a"}, {Name: "c", Type: tar.TypeLink, Body: "b"}}
 	if _, err := indexBytes(t, tartest.Make(t, links...), 1800); err != nil {
@@ -233,6 +246,27 @@ func TestArchiveMaxSize(t *testing.T) {
 	many := bytes.Repeat(tartest.Make(t, tartest.Member{Name: "empty"})[:512], (indexFree+2000)/512)
 	if _, err := indexBytes(t, many, 1000); err == nil || !strings.Contains(err.Error(), "-max-size") {
 		t.Errorf("a bomb of headers: %v", err)
+	}
+}
+
+// Files that all have other owners take more memory than those of one owner.
+func TestArchiveMemoryLimit(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	index := func(uid func(i int) int) error {
+		var headers []*tar.Header
+		for i := range n {
+			headers = append(headers, &tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeReg, Uid: uid(i)})
+		}
+		data := tartest.MakeHeaders(t, headers...)
+		_, err := IndexTar(t.Context(), bytes.NewReader(data), bytes.NewReader(data), Limits{Memory: n * 150})
+		return err
+	}
+	if err := index(func(int) int { return 1000 }); err != nil {
+		t.Error(err)
+	}
+	if err := index(func(i int) int { return i }); err == nil || !strings.Contains(err.Error(), "of memory") {
+		t.Errorf("with %d owners: %v", n, err)
 	}
 }
 
@@ -267,6 +301,47 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	return 0, r.ctx.Err()
 }
 
+// A reader that is stopped does not wait until its buffers are full, which takes
+// minutes on a slow network.
+func TestStopReadingAhead(t *testing.T) {
+	t.Parallel()
+	arrive := make(chan struct{})
+	input := readAhead(t.Context(), &slowReader{arrive}, func() {})
+	arrive <- struct{}{}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		input.stop()
+	}()
+	const buffer = 256 << 10
+	for n := 0; ; n++ {
+		select {
+		case arrive <- struct{}{}:
+		case <-stopped:
+			if n >= buffer-1 {
+				t.Errorf("it ended after %d bytes more", n)
+			}
+			return
+		}
+	}
+}
+
+// slowReader delivers a byte whenever one arrives.
+type slowReader struct{ arrive <-chan struct{} }
+
+func (r *slowReader) Read(p []byte) (int, error) {
+	<-r.arrive
+	return copy(p, "x"), nil
+}
+
+// zeros delivers zeros without an end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 func TestArchiveCancelled(t *testing.T) {
 	t.Parallel()
 	data := tartest.Make(t, tartest.Member{Name: "a", Body: strings.Repeat("x", 1<<20)})
@@ -279,13 +354,22 @@ func TestArchiveCancelled(t *testing.T) {
 }
 
 func TestArchiveNoRoom(t *testing.T) {
-	dir := tartest.MountTmpfs(t, "size=64k")
-	t.Setenv("TMPDIR", dir)
-	for _, size := range []int{100 << 10, 1 << 20} { // less and more than what is read ahead at once
-		data := tartest.PipeThrough(t, tartest.Make(t, tartest.Member{Name: "a", Body: strings.Repeat("x", size)}), "gzip", "-c")
-		_, err := Index(t.Context(), bytes.NewReader(data), nil, Limits{})
-		if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "TMPDIR") {
-			t.Errorf("%d bytes: %v", size, err)
+	megabyte := tartest.Make(t, tartest.Member{Name: "a", Body: strings.Repeat("x", 1<<20)})
+	header := append(tartest.RawHeader("x", tar.TypeXHeader, 1<<20), make([]byte, 1<<20)...)
+	for name, test := range map[string]struct {
+		options string // of the file system
+		data    []byte
+	}{
+		"less than is read at once": {"size=64k", tartest.Make(t, tartest.Member{Name: "a", Body: strings.Repeat("x", 100<<10)})},
+		"more":                      {"size=64k", megabyte},
+		"full in the data":          {"size=300k", megabyte},
+		"full in the headers":       {"size=300k", header},
+	} {
+		dir := tartest.MountTmpfs(t, test.options)
+		t.Setenv("TMPDIR", dir)
+		_, err := Index(t.Context(), bytes.NewReader(tartest.PipeThrough(t, test.data, "gzip", "-c")), nil, Limits{})
+		if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "TMPDIR") || strings.Contains(err.Error(), "corrupt") || !Hopeless(err) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

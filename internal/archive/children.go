@@ -11,14 +11,14 @@ import (
 // table with linear probing, which for a million entries takes a third of the
 // memory of a map.
 type children struct {
-	slots []*Entry // a power of two of them, or none; nil is a free one
-	n     int      // how many are taken
+	slots []*Entry // their number is a power of two, or 0; nil is a free slot
+	n     int      // how many slots are taken
 }
 
 var hashSeed = maphash.MakeSeed()
 
-// slot returns the place of the entry of a name, or the free one where it would
-// be. There have to be slots.
+// slot returns the slot that the entry with a name is in, or else the free one
+// where it would be put. There must be a free one.
 func (c *children) slot(name string) **Entry {
 	mask := uint64(len(c.slots) - 1)
 	for i := maphash.String(hashSeed, name); ; i++ {
@@ -28,7 +28,7 @@ func (c *children) slot(name string) **Entry {
 	}
 }
 
-// get returns the entry of a name, nil if there is none.
+// get returns the entry with a name, nil if there is none.
 func (c *children) get(name string) *Entry {
 	if c.n == 0 {
 		return nil
@@ -36,7 +36,7 @@ func (c *children) get(name string) *Entry {
 	return *c.slot(name)
 }
 
-// put adds an entry. It takes the place of another one of its name.
+// put adds an entry. It replaces another one with its name.
 func (c *children) put(e *Entry) {
 	if (c.n+1)*4 > len(c.slots)*3 {
 		c.resize(max(2*len(c.slots), 4), func(*Entry) bool { return true })
@@ -86,7 +86,7 @@ func (e *Entry) Children() iter.Seq[*Entry] {
 // HasChildren reports whether the entry is a directory that is not empty.
 func (e *Entry) HasChildren() bool { return e.inode != nil && e.inode.children.n > 0 }
 
-// CompareOffsets compares two entries for slices.SortFunc: by the place of their
+// CompareOffsets compares two entries for slices.SortFunc: by the offsets of their
 // data in the archive, so that the data is read in order, then by name.
 func CompareOffsets(a, b *Entry) int {
 	return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Name, b.Name))
@@ -117,8 +117,7 @@ func (e *Entry) sorted(compare func(a, b *Entry) int) []*Entry {
 	return list
 }
 
-// Put adds a child to a directory. It takes the place of another one of its
-// name.
+// Put adds a child to a directory. It replaces another one with its name.
 func (e *Entry) Put(child *Entry) { e.details().children.put(child) }
 
 // Filter removes the children of a directory that keep returns false for.
@@ -129,7 +128,7 @@ func (e *Entry) Filter(keep func(child *Entry) bool) {
 			dropped[child] = true
 		}
 	}
-	if len(dropped) > 0 { // a copy of a table with a million entries takes 16 MiB
+	if len(dropped) > 0 { // otherwise not: the new table for a million entries takes 16 MiB
 		c := &e.inode.children
 		c.resize(len(c.slots), func(child *Entry) bool { return !dropped[child] })
 	}

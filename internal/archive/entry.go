@@ -23,8 +23,8 @@ type Entry struct {
 	Mode   uint32 // type and permissions, as in st_mode of stat(2)
 }
 
-// Inode is what only some entries have. The names of a file that has several,
-// which are entries of their own, share it.
+// Inode has the properties that only some entries have. If a file has several names,
+// each of which is an Entry, these share one Inode.
 type Inode struct {
 	children children // of a directory
 	segments []Segment
@@ -34,15 +34,14 @@ type Inode struct {
 	implicit bool
 }
 
-// Owner is the owner of an entry as the archive has it. The ids count where
-// this machine does not know the names, or where these are empty.
+// Owner is the owner of an entry as it is in the archive. An id is used if its name
+// is empty or is not known to this machine.
 type Owner struct {
 	User, Group string
 	UID, GID    int
 }
 
-// NoID takes the place of an id that is not a number or not possible, where there
-// is a name.
+// NoID takes the place of an id that is not a valid number, if there is a name.
 const NoID = -1
 
 // Segment is a part of a sparse file that the archive stores, in bytes from the
@@ -91,8 +90,8 @@ func (t *Tree) newEntry(h *header) (*Entry, error) {
 	return e, nil
 }
 
-// ownerOf is InternOwner for the owner in a header. Most entries have the same
-// owner as the one before them.
+// ownerOf is InternOwner for the owner in a header. It is fast if that is also the
+// owner of the entry before, as for most entries.
 func (t *Tree) ownerOf(h *header) *Owner {
 	if o := t.lastOwner; o != nil && o.UID == h.uid && o.GID == h.gid && o.User == string(h.user) && o.Group == string(h.group) {
 		return o

@@ -11,24 +11,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The records of PAX headers that matter for extracting a file (pax in POSIX.1,
-// "pax Extended Header"; "Storing Sparse Files" in the GNU tar manual). The value
-// is how many bytes of theirs are kept. Like tar(1), this package ignores uname
-// and gname: the owner's names are those in the header block.
-var paxKeys = map[string]int{
-	"path": unix.PathMax, "linkpath": unix.PathMax, "GNU.sparse.name": unix.PathMax, // what is longer cannot be created
-	"size": maxNumber, "uid": maxNumber, "gid": maxNumber,
-	"mtime": maxNumber, "atime": maxNumber, "ctime": maxNumber,
-	"GNU.sparse.major": maxNumber, "GNU.sparse.minor": maxNumber,
-	"GNU.sparse.size": maxNumber, "GNU.sparse.realsize": maxNumber, "GNU.sparse.numblocks": maxNumber,
-	"GNU.sparse.offset": maxNumber, "GNU.sparse.numbytes": maxNumber,
-	"GNU.sparse.map": maxSparseMap,
-}
-
 const (
 	maxNumber  = 1 << 10  // bytes of a number
 	maxRecords = 32 << 20 // bytes of memory for what is kept of a PAX header
 )
+
+// keptBytes returns how many bytes of the value of a PAX record are kept at most: 0
+// for a record that does not matter for extracting a file (pax in POSIX.1, "pax
+// Extended Header"; "Storing Sparse Files" in the GNU tar manual). Like tar(1), this
+// package ignores uname and gname: the owner's names are those in the header block.
+func keptBytes(key string) int {
+	switch key {
+	case "path", "linkpath", "GNU.sparse.name":
+		return unix.PathMax // a longer name cannot be created
+	case "size", "uid", "gid", "mtime", "atime", "ctime",
+		"GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.size", "GNU.sparse.realsize",
+		"GNU.sparse.numblocks", "GNU.sparse.offset", "GNU.sparse.numbytes":
+		return maxNumber
+	case "GNU.sparse.map":
+		return maxSparseMap
+	}
+	return 0
+}
 
 // records are the records of a PAX header that matter, in the order of the
 // header.
@@ -42,14 +46,15 @@ type record struct {
 	start, end int // of the value in data
 }
 
-// errMalformed is what is wrong with a PAX header that tar(1) refuses, too.
-type errMalformed string
+// malformedError says what is wrong with a PAX header, which tar(1) refuses, too.
+type malformedError string
 
-func (e errMalformed) Error() string { return "malformed PAX header: " + string(e) }
+func (e malformedError) Error() string { return "malformed PAX header: " + string(e) }
 
 // read replaces the records by those of the PAX header of size bytes that
-// follows in the stream. It skips what does not matter, of any length. Like
-// tar(1), it takes a NUL in the place of a record for the end of the header.
+// follows in the stream. Records that do not matter are skipped, however long they
+// are. Like tar(1), read takes a NUL in the place of a record for the end of the
+// header.
 func (r *records) read(s *tarStream, size int64) error {
 	r.list, r.data = r.list[:0], r.data[:0]
 	end := s.pos + size
@@ -67,7 +72,7 @@ func (r *records) read(s *tarStream, size int64) error {
 			return err
 		}
 		if length > end-start {
-			return errMalformed("the length of a record is out of range")
+			return malformedError("the length of a record is out of range")
 		}
 		if err := r.readRecord(s, start+length); err != nil {
 			return err
@@ -76,7 +81,7 @@ func (r *records) read(s *tarStream, size int64) error {
 	return s.discard(end - s.pos + padding(size))
 }
 
-// readRecord reads a record from its key on. next is where the next one begins.
+// readRecord reads a record from its key on. next is the position of the next one.
 func (r *records) readRecord(s *tarStream, next int64) error {
 	const longest = 32 // of the keys that matter
 	var buf [longest]byte
@@ -84,7 +89,7 @@ func (r *records) readRecord(s *tarStream, next int64) error {
 	for {
 		c, err := s.readByte(next)
 		if err == errEnd || c == 0 && err == nil {
-			return errMalformed("a record has no equal sign")
+			return malformedError("a record has no equal sign")
 		}
 		if err != nil {
 			return err
@@ -98,10 +103,10 @@ func (r *records) readRecord(s *tarStream, next int64) error {
 	}
 	length := next - 1 - s.pos
 	if length < 0 {
-		return errMalformed("a record has no newline")
+		return malformedError("a record has no newline")
 	}
-	if keep, known := paxKeys[string(key)]; known {
-		if err := r.keep(s, string(key), length, keep); err != nil {
+	if limit := keptBytes(string(key)); limit > 0 {
+		if err := r.keep(s, string(key), length, limit); err != nil {
 			return err
 		}
 	}
@@ -111,12 +116,13 @@ func (r *records) readRecord(s *tarStream, next int64) error {
 	if c, err := s.readByte(next); err != nil {
 		return err
 	} else if c != '\n' {
-		return errMalformed("a record has no newline")
+		return malformedError("a record has no newline")
 	}
 	return nil
 }
 
-// keep adds a record whose value of length bytes follows in the stream.
+// keep adds a record whose value of length bytes follows in the stream. At most limit
+// bytes of it are kept.
 func (r *records) keep(s *tarStream, key string, length int64, limit int) error {
 	kept := int(min(length, int64(limit)))
 	const memory = 64 // of an element of the list
@@ -147,20 +153,20 @@ func (s *tarStream) recordLength(end int64) (n int64, err error) {
 		}
 		if err == errEnd || c < '0' || c > '9' {
 			if digits == 0 {
-				return 0, errMalformed("a record has no length")
+				return 0, malformedError("a record has no length")
 			}
 			before := s.pos
 			if _, err := s.skipBlanks(end); err != nil {
 				return 0, err
 			}
 			if s.pos == before {
-				return 0, errMalformed("a record has no blank after its length")
+				return 0, malformedError("a record has no blank after its length")
 			}
 			return n, nil
 		}
 		s.consume(1)
 		if n = 10*n + int64(c-'0'); n > math.MaxInt64/16 {
-			return 0, errMalformed("the length of a record is out of range")
+			return 0, malformedError("the length of a record is out of range")
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 )
 
 // maxSparseMap limits the map of a sparse file: its bytes in a PAX header, or
@@ -101,10 +100,10 @@ func (s *tarStream) readSparseMap(h *header) (err error) {
 	return err
 }
 
-// newSegments makes segments of a map. They must be in order and within the
-// first size bytes of the file, of which stored are in the tar. The slice is not nil, even if
-// the file is one hole. Like tar(1), let the file end where the last segment does:
-// one of no bytes stands for a hole at the end.
+// newSegments makes segments of a map. They must be in order and within the first
+// size bytes of the file. The tar has stored bytes for all of them together. The
+// slice is not nil, even if the file is a single hole. As with tar(1), the file ends
+// where the last segment does: one of no bytes stands for a hole at the end.
 func newSegments(numbers []int64, size, stored int64) (_ []Segment, end int64, _ error) {
 	if len(numbers)%2 != 0 {
 		return nil, 0, errors.New("the map ends with an offset")
@@ -174,32 +173,33 @@ func (s *tarStream) readMapGNU(h *header) (size int64, err error) {
 // segments.
 func (s *tarStream) readMapPAX1(h *header) error {
 	r := &h.sparse
+	const longest = 19 // digits of a number, as for tar(1): those of the largest int64
 	start := s.pos
 	var line []byte
 	number := func() (int64, error) {
 		line = line[:0]
 		for {
 			c, err := s.readByte(start + h.size)
-			if err == errEnd {
+			switch {
+			case err == errEnd:
 				return 0, errors.New("the map is cut off")
-			}
-			if err != nil {
+			case err != nil:
 				return 0, err
-			}
-			if c == '\n' {
-				return strconv.ParseInt(string(line), 10, 64)
-			}
-			if line = append(line, c); len(line) > maxNumber {
+			case c == '\n':
+				n, err := parseDecimal(line, math.MaxInt64)
+				if err != nil {
+					return 0, fmt.Errorf("%q in the map %w", line, err)
+				}
+				return n, nil
+			case len(line) == longest:
 				return 0, errors.New("the map has something else than numbers")
 			}
+			line = append(line, c)
 		}
 	}
 	count, err := number()
 	if err != nil {
 		return err
-	}
-	if count < 0 {
-		return fmt.Errorf("the map claims to have %d entries", count)
 	}
 	if count > maxSparseMap/16 {
 		return errMapTooLarge

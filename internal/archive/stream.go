@@ -23,6 +23,10 @@ type tarStream struct {
 	pos    int64  // in the tar, of the first byte of unread
 	buf    []byte // a block that extends over two buffers
 
+	// checkHeaders returns an error if the headers of an entry must not extend to a
+	// position. nil is no limit.
+	checkHeaders func(pos int64) error
+
 	// What extends or overrides the header of the next entry.
 	local              records // of its PAX header
 	global             records // of the last global PAX header, for all entries after it
@@ -51,7 +55,7 @@ func (s *tarStream) next(h *header) error {
 			if at == 0 {
 				return errNotTar
 			}
-			return fmt.Errorf("archive is corrupt: at byte %d of the tar is no header", at)
+			return fmt.Errorf("archive is corrupt: there is no header at byte %d of the tar", at)
 		}
 		extends, err := s.readExtension(h)
 		if err != nil {
@@ -67,27 +71,32 @@ func (s *tarStream) next(h *header) error {
 	}
 }
 
-// headerError returns the error for headers that begin at start and are not as
-// they should be.
+// headerError returns the error for headers that begin at start and cannot be read
+// because of err.
 func (s *tarStream) headerError(start int64, err error) error {
-	if errors.As(err, new(limitError)) {
+	switch {
+	case Hopeless(err): // a limit that is exceeded, or a full disk
+		return err
+	case errors.As(err, new(limitError)):
 		return hopelessError{fmt.Errorf("archive: at byte %d of the tar: %w", start, err)}
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("archive: at byte %d of the tar: %w", start, err)
 	}
 	return fmt.Errorf("archive is corrupt: at byte %d of the tar: %w", start, err)
 }
 
 // readExtension reads what follows a block that extends the next header. It
-// reports false for a block that is an entry's own. Of several of one type, the
-// last one counts, as with tar(1).
+// reports false for a block that is an entry's own. If there are several of one
+// type, the last one counts, as with tar(1).
 func (s *tarStream) readExtension(h *header) (extends bool, err error) {
 	var size int64
 	switch h.blockType() {
 	case typePAX, typeSolarisPAX, typeGlobalPAX, typeLongName, typeLongLink:
 		if size, err = h.dataSize(); err == nil && size > math.MaxInt64/2-s.pos {
-			err = errMalformed("its size is impossible")
+			err = impossibleSize(size)
+		}
+		if err == nil && s.checkHeaders != nil {
+			err = s.checkHeaders(s.pos + size) // it may be a bomb of terabytes
 		}
 		if err != nil {
 			return true, err
@@ -108,8 +117,12 @@ func (s *tarStream) readExtension(h *header) (extends bool, err error) {
 	return false, nil
 }
 
-// longText reads a name of size bytes. What is longer than a path can be is cut
-// off, as it cannot be created anyway.
+// impossibleSize is the error for data that would end beyond the largest offset that
+// fits into an int64.
+func impossibleSize(size int64) error { return fmt.Errorf("its size %d is impossible", size) }
+
+// longText reads a name of size bytes. It cuts off what is longer than a path can
+// be, because such a file cannot be created anyway.
 func (s *tarStream) longText(size int64) ([]byte, error) {
 	b, err := s.appendBytes([]byte{}, int(min(size, unix.PathMax)))
 	if err != nil {
@@ -141,14 +154,14 @@ func (s *tarStream) decode(h *header) error {
 		return fmt.Errorf("sparse file: %w", err)
 	}
 	if h.size > math.MaxInt64/2-s.pos {
-		return fmt.Errorf("its size %d is impossible", h.size)
+		return impossibleSize(h.size)
 	}
 	return nil
 }
 
 var errNotTar = hopelessError{errors.New("not a tar archive, nor one compressed by gzip, bzip2, xz or zstd")}
 
-// limitError is what is wrong with headers that tar(1) would take.
+// limitError is the reason why headers are refused that tar(1) would accept.
 type limitError string
 
 func (e limitError) Error() string { return string(e) }

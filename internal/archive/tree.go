@@ -23,7 +23,7 @@ type Tree struct {
 	HasLinks bool             // some entry of the archive was a hard link
 
 	lastOwner *Owner
-	memory    int64           // bytes that the entries take, about
+	memory    int64           // bytes that the entries and owners take, about
 	warned    map[string]bool // the kinds of warnings that have been logged
 }
 
@@ -45,14 +45,16 @@ func (t *Tree) InternOwner(o Owner) *Owner {
 		return known
 	}
 	t.Owners[o] = &o
+	t.memory += ownerMemory + int64(len(o.User)+len(o.Group))
 	return &o
 }
 
-// Bytes that an entry takes with its place in the table of its directory, and
-// that its Inode takes.
+// Bytes of memory, about, that an entry takes with its place in the table of its
+// directory, that its Inode takes, and that an Owner takes with its place in Owners.
 const (
 	entryMemory = 80
 	inodeMemory = 128
+	ownerMemory = 160
 )
 
 // FileMemory returns about how many bytes of memory a file with a base name takes.
@@ -158,7 +160,7 @@ func (t *Tree) cleanName(name string) (string, error) {
 		return "", errors.New(`the name has ".." in it`)
 	}
 	if len(name) >= unix.PathMax {
-		// tar(1) could not create it, and the directories of a name of a
+		// tar(1) could not create it either, and the directories in a name of a
 		// megabyte would take too much memory.
 		return "", unix.ENAMETOOLONG
 	}

@@ -18,9 +18,8 @@ const xzMagic = "\xfd7zXZ\x00"
 // the other formats.
 type xzReader struct{ z *xz.Reader }
 
-// newXZReader reads the header of the first stream. The reader allocates the
-// dictionary that a block asks for; a block that asks for more than maxWindow
-// is an error.
+// newXZReader reads the header of the first stream. A block that asks for a
+// dictionary larger than maxWindow is an error, before anything is allocated for it.
 func newXZReader(r io.Reader) (io.Reader, error) {
 	br := bufio.NewReaderSize(r, 4<<10)
 	if size := xzDictionary(br); size > maxWindow {

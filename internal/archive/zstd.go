@@ -18,7 +18,7 @@ const (
 	// maxFrame is how many bytes a frame may have, compressed or not, to be
 	// decompressed in memory.
 	maxFrame = 2 << 20
-	// maxFrames is how many of them wait in memory at most. With fewer, processors
+	// maxFrames is how many frames are in memory at most. With fewer, processors
 	// fall asleep between frames that take 0.1 ms each, and to wake them takes as
 	// long. Together they need at most as much memory as a large window.
 	maxFrames = maxWindow / (2 * maxFrame)
@@ -39,10 +39,12 @@ type zstdReader struct {
 	started chan *zstdFrame // in the order of the file
 	unused  []*zstdFrame
 	current *zstdFrame // the one that rest is of, or nil
-	rest    []byte     // what Read has yet to return of it
+	rest    []byte     // the part of it that Read has not returned yet
 
-	stream *zstd.Decoder // of what follows the frames that have been started, or nil
-	err    error         // instead of it
+	// What follows the frames that have been started: a stream, or an error, which may
+	// be io.EOF. Both are nil as long as that is not known.
+	stream *zstd.Decoder
+	err    error
 }
 
 // zstdFrame is a frame that is decompressed in a goroutine of its own.
@@ -230,7 +232,7 @@ const zstdSmaller = "zstd --long=27 or less"
 // zstdError mentions the limit when a frame after the first one exceeds it.
 func zstdError(err error) error {
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		return fmt.Errorf("decompress the archive: %w: the limit of a zstd window is %s: compress with %s", err, humanize.IBytes(maxWindow), zstdSmaller)
+		return hopelessError{fmt.Errorf("decompress the archive: %w: the limit of a zstd window is %s: compress with %s", err, humanize.IBytes(maxWindow), zstdSmaller)}
 	}
 	return err
 }
