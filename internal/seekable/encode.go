@@ -23,9 +23,9 @@ import (
 //	    size of the part
 //	what is between the pieces, compressed by Zstandard
 //
-// Numbers are varints of package encoding/binary, unsigned but for the distance of
-// patches in the tar. What follows from other numbers is not stored, so that it
-// cannot contradict them.
+// Numbers are varints of package encoding/binary. Only the distance of a patch in the
+// tar is signed. What follows from other numbers is not stored, so that it cannot
+// contradict them.
 
 const version = 1
 
@@ -243,8 +243,8 @@ func (x *Index) decodePatches(d *decoder) error {
 	return nil
 }
 
-// maxPacked returns how large the frame of size bytes can be. An encoder stores what
-// it cannot compress.
+// maxPacked returns how large a frame of size bytes of contents can be. An encoder
+// stores what it cannot compress.
 func maxPacked(size int64) int64 { return size + size/256 + 64 }
 
 var errImpossible = errors.New("a number is impossible")

@@ -51,7 +51,8 @@ type Base struct {
 	Offset, Size int64
 }
 
-// Limits of an index. They bound the memory that a wrong one takes to 64 MiB.
+// Limits of an index. They bound the memory that a wrong one takes to 64 MiB, except
+// for the maps of sparse files in its headers, for which package archive has limits.
 const (
 	// MaxIndex limits the size of an encoded index, in bytes.
 	MaxIndex = 16 << 20
@@ -60,8 +61,8 @@ const (
 	// MaxBase limits the dictionary of a patch, in bytes.
 	MaxBase = 16 << 20
 
-	// MaxMemory limits what an agent lets an index take of its memory, in bytes, whatever
-	// the index says. See Memory.
+	// MaxMemory limits how much memory deploying by an index may take, in bytes. See
+	// Memory.
 	MaxMemory = 60 << 20
 
 	maxTables  = 14 << 20 // bytes of the tables in an index
@@ -71,8 +72,8 @@ const (
 	maxPath    = 4096 // as PATH_MAX
 )
 
-// CheckPlace returns what is wrong with the place of an index in an archive, in bytes,
-// and with the SHA-256 of the index in hex.
+// CheckPlace returns what is wrong with the offset and the size of an index in an
+// archive, in bytes, or with its SHA-256 in hex.
 func CheckPlace(offset, size int64, sum string) error {
 	digest, err := hex.DecodeString(sum)
 	switch {
@@ -87,7 +88,7 @@ func CheckPlace(offset, size int64, sum string) error {
 }
 
 // Memory returns about how many bytes of memory deploying by an index takes at most,
-// besides what the headers of the tar take.
+// without those for the headers of the tar.
 func Memory(pieces, patches int) int64 { return 300 * int64(pieces+patches) }
 
 // DataSize returns the size of all data frames together.
@@ -100,8 +101,8 @@ func (x *Index) DataSize() int64 {
 }
 
 // Between returns what is between the pieces: the headers and the padding of the
-// tar, in its order. The length is what the pieces leave of TarSize only if the
-// index is right.
+// tar, in its order. Together with the pieces they need not have TarSize bytes: the
+// index may be wrong.
 func (x *Index) Between() (io.ReadCloser, error) {
 	z, err := zstd.NewReader(bytes.NewReader(x.between), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxFrame))
 	if err != nil {

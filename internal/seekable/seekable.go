@@ -12,9 +12,9 @@
 //	seek table    as specified by contrib/seekable_format of the zstd repository,
 //	              for programs that read a part of the tar
 //
-// Of the tar, the index has a digest of each piece, and a copy of all else. A
-// piece is the contents of a file, or a chunk of the contents of a large one. So
-// a host can find out which pieces it has, whatever the files were called.
+// The index has a digest of each piece of the tar, and a copy of everything else in
+// it. A piece is the contents of a file, or a chunk of the contents of a large one.
+// So a host can find out which pieces it has, whatever the files were called.
 //
 // Whoever reads an index must compare each piece with its digest, wherever the
 // piece comes from: the index may lie, and files may change while they are read.
@@ -25,33 +25,33 @@ import (
 	"encoding/binary"
 )
 
-// Magic numbers of skippable frames (RFC 8878, section 3.1.2). The format of the
-// seek table prescribes the latter; the former is one of those free to use.
+// Magic numbers of skippable frames (RFC 8878, section 3.1.2).
 const (
-	magicParts     = 0x184D2A57 // patches, or the index
-	magicSeekTable = 0x184D2A5E
+	magicParts     = 0x184D2A57 // patches, or the index; one of the 16 that are free to use
+	magicSeekTable = 0x184D2A5E // prescribed by contrib/seekable_format
 )
 
 const (
-	// MaxChunk is how large a piece may be, in bytes. Larger files are cut into
-	// chunks of at least MinChunk bytes, the last one aside, and of AverageChunk
-	// bytes on average.
+	// MaxChunk is how large a piece may be, in bytes. A larger file is cut into
+	// chunks of AverageChunk bytes on average. Only its last chunk may have less than
+	// MinChunk bytes.
 	MaxChunk     = 256 << 10
 	MinChunk     = 16 << 10
 	AverageChunk = 64 << 10
 
 	// frameTarget is how many bytes of the tar a data frame has if the tar
-	// consists of small files. If it had more, a host would fetch more that it has
-	// already; if it had less, the archive would be larger.
+	// consists of small files. With larger frames, a host would fetch more of what it
+	// has already; with smaller ones, the archive would be larger.
 	frameTarget = 128 << 10
 )
 
 // skippableHeader is how many bytes the header of a skippable frame has.
 const skippableHeader = 8
 
-// Sum is the digest of contents: the first half of its SHA-256, since the other
-// half would make the index larger by a quarter. To find other contents with the
-// same digest takes 2^64 attempts for whoever makes both, and 2^128 for all others.
+// Sum is the digest of contents: the first half of their SHA-256, because the other
+// half would make the index larger by a quarter. To find two contents with the same
+// digest takes about 2^64 attempts, and to find other contents with a given digest
+// takes 2^128.
 type Sum [16]byte
 
 // SumOf returns the digest of contents.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"syscall"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -229,8 +231,24 @@ func TestWriterErrors(t *testing.T) {
 	}
 	defer w.Close()
 	w.Write(make([]byte, 1<<20))
-	if _, err := w.Finish(); err == nil {
-		t.Error("a full disk is no error")
+	if _, err := w.Finish(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a full disk: %v", err)
+	}
+
+	// It is reported soon, and not at the end of an archive of any size.
+	w, err = NewWriter(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for n := 0; err == nil && n < 256; n++ {
+		_, err = w.Write(make([]byte, 1<<20))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("writing to a full disk: %v", err)
+	}
+	if _, err := w.Finish(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 

@@ -10,13 +10,14 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 )
 
 // Writer writes an archive. What is written to it is the tar, in which File
 // announces the contents of each file. The same calls always give the same bytes.
-// After an error, all methods return an error.
+// After an error of out, Write, Index, Patches and Finish return that error.
 type Writer struct {
 	index   Index
 	tarSum  hash.Hash
@@ -36,15 +37,17 @@ type Writer struct {
 	out    io.Writer
 	offset int64
 	err    error
+
+	failed atomic.Bool // err is set
 }
 
 // maxWorkers limits how many data frames are compressed at a time, because each
 // encoder takes about 40 MB.
 const maxWorkers = 4
 
-// fastEvery says that every second data frame is compressed by the fast encoder. It makes
-// a frame larger by 5 %, but takes a sixth of the time, and neither depends much on the
-// contents.
+// fastEvery says that every second data frame is compressed by the fast encoder. That
+// makes a frame larger by 5 %, but takes a sixth of the time. Neither number depends
+// much on the contents.
 const fastEvery = 2
 
 // NewWriter returns a Writer that writes an archive to out. It compresses as many
@@ -80,8 +83,12 @@ func (w *Writer) File(size int64) error {
 	return nil
 }
 
-// Write writes the next bytes of the tar.
+// Write writes the next bytes of the tar. Frames are written in the background, so the
+// error may be that of an earlier one.
 func (w *Writer) Write(p []byte) (int, error) {
+	if w.failed.Load() { // to compress the rest would take long, and be in vain
+		return 0, w.endData()
+	}
 	w.tarSum.Write(p)
 	for rest := p; len(rest) > 0; {
 		var n int
@@ -164,6 +171,7 @@ func (w *Writer) write(frame ...[]byte) {
 	for _, b := range frame {
 		if w.err == nil {
 			_, w.err = w.out.Write(b)
+			w.failed.Store(w.err != nil)
 		}
 		size += int64(len(b))
 	}
@@ -171,7 +179,7 @@ func (w *Writer) write(frame ...[]byte) {
 	w.offset += size
 }
 
-var errTooLarge = errors.New("pack the archive: it is too large for a seek table: a part of it has more than 4 GiB")
+var errTooLarge = errors.New("they have more than 4 GiB, which is too much for the seek table: pack without this base")
 
 // Pieces returns the number of pieces so far. Until the contents of a file have been
 // written, it is the place in the index of the file's first piece.
