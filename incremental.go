@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -20,11 +19,12 @@ import (
 	"github.com/fujiwara/stretcher/internal/incremental"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/runlog"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // getChanged fetches what dest does not have of the archive, by the archive's index.
-// It returns nil where the whole archive should be downloaded instead, that is, unless
-// this would fail for the same reason.
+// It returns nil without an error if the whole archive is to be downloaded instead, which
+// it is unless that would fail for the same reason.
 func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*archive.Archive, error) {
 	if d.manifest.Index == (Index{}) || d.conf.Whole {
 		return nil, nil
@@ -42,7 +42,7 @@ func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*ar
 	case errors.Is(err, incremental.ErrWhole):
 		log.Printf("Not incrementally: %v", err)
 		return nil, nil
-	case !errors.Is(err, allowlist.ErrRefused) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT):
+	case !errors.Is(err, allowlist.ErrRefused) && !unixfs.IsFull(err):
 		log.Printf("[WARN] Incremental download: %v: downloading the whole archive", redact.Printable(redact.Error(err).Error()))
 		return nil, nil
 	}

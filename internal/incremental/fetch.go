@@ -13,8 +13,9 @@ import (
 	"github.com/fujiwara/stretcher/internal/seekable"
 )
 
-// Fetch is Open for an object, whose index is at a place in it and has a SHA-256, in
-// hex. The index counts as fetched.
+// Fetch is Open for the archive that is the object src. Its index begins at offset,
+// has size bytes, and has the SHA-256 sum, in hex. These must have passed
+// seekable.CheckPlace. In the Stats, the index counts as fetched.
 func Fetch(ctx context.Context, src *fetch.Object, offset, size int64, sum string, o Options) (*archive.Archive, Stats, error) {
 	x, err := fetchIndex(ctx, src, offset, size, sum)
 	if err != nil {

@@ -66,14 +66,14 @@ func (s *skeleton) Read(p []byte) (int, error) {
 type file struct {
 	path        string
 	first, last int32  // of the pieces
-	kept        bool   // the older tree has all of them in the file of the same path
-	mark        uint64 // of that file, see unchanging; 0 if it does not count
+	kept        bool   // the contents are to be read from the file of the older tree at this path
+	mark        uint64 // of that file, see unchanging
 }
 
 // filesOf returns the files that have contents, in the order of the tar. It is an
-// error if these are anything but pieces, or if a piece is anywhere else: the tar
-// could then have other headers than those that were read. maxPaths limits the bytes of
-// all paths together: a small index can have long ones.
+// error if the contents of a file do not consist of pieces, or if a piece is anywhere
+// else: the tar could then have other headers than those that were read. maxPaths
+// limits the bytes of all paths together, which may be many times those of the index.
 func filesOf(x *seekable.Index, tree *archive.Tree, maxPaths int64) ([]file, error) {
 	type span struct {
 		path       string
@@ -106,7 +106,7 @@ func filesOf(x *seekable.Index, tree *archive.Tree, maxPaths int64) ([]file, err
 	i, end := 0, int64(0)
 	for n, s := range spans {
 		if n > 0 && s.start == spans[n-1].start && s.end == end {
-			continue // a further name of the file
+			continue // another name of the same file
 		}
 		first := i
 		for end = s.start; i < len(x.Pieces) && x.Pieces[i].Offset == end && end+x.Pieces[i].Size <= s.end; i++ {

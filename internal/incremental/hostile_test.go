@@ -20,6 +20,7 @@ import (
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/tartest"
 	"github.com/fujiwara/stretcher/internal/treesync"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
@@ -56,10 +57,10 @@ func scatteredOver(t *testing.T, dir string, x *seekable.Index, files ...file) *
 func TestSearchIsBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "small", []byte("contents"))
+	tartest.WriteFile(t, dir, "small", []byte("contents"))
 	for i := range 3 {
 		name := filepath.Join(dir, fmt.Sprint("huge", i))
-		write(t, dir, filepath.Base(name), nil)
+		tartest.WriteFile(t, dir, filepath.Base(name), nil)
 		if err := os.Truncate(name, 1<<50); err != nil {
 			t.Skipf("the file system has no files of a petabyte: %v", err)
 		}
@@ -85,11 +86,35 @@ func TestSearchIsBounded(t *testing.T) {
 	}
 }
 
+// A large file is read once, although many patches were made against it: otherwise
+// nothing would be left of what may be read for other files.
+func TestBaseIsReadOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	old := tartest.Text(rand.New(rand.NewPCG(6, 6)), 600_000)
+	tartest.WriteFile(t, dir, "old", old)
+	x := &seekable.Index{TarSize: 10 << 10, Pieces: []seekable.Piece{{Offset: 512, Size: 8, Sum: seekable.Sum{1}}}}
+	base := seekable.Base{Path: "old", FileSize: int64(len(old)), FileSum: seekable.SumOf(old)}
+	for range 50 {
+		x.Patches = append(x.Patches, seekable.Patch{TarOffset: 512, TarSize: 8, Base: base})
+	}
+	h, err := search(t.Context(), scatteredOver(t, dir, x, file{path: "new"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.whole[baseKey{base.FileSize, base.FileSum}] != "old" {
+		t.Error("the base was not found")
+	}
+	if read := 2*x.TarSize + 16<<20 - h.budget.Load(); read != base.FileSize {
+		t.Errorf("%d bytes were read of a file of %d", read, base.FileSize)
+	}
+}
+
 // Files of other kinds in the place of files neither hang nor are read.
 func TestOddFiles(t *testing.T) {
 	t.Parallel()
 	outside, dir := t.TempDir(), t.TempDir()
-	write(t, outside, "secret", []byte("contents"))
+	tartest.WriteFile(t, outside, "secret", []byte("contents"))
 	for name, target := range map[string]string{"link": filepath.Join(outside, "secret"), "dir": outside, "up": "../..", "loop": "loop", "null": "/dev/zero"} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
@@ -98,7 +123,7 @@ func TestOddFiles(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, "unreadable", []byte("contents"))
+	tartest.WriteFile(t, dir, "unreadable", []byte("contents"))
 	if err := os.Chmod(filepath.Join(dir, "unreadable"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -212,9 +237,9 @@ func FuzzRebuild(f *testing.F) {
 	rng := rand.New(rand.NewPCG(4, 4))
 	older := f.TempDir()
 	for i := range 10 {
-		write(f, older, fmt.Sprint("file", i), random(rng, 3000))
+		tartest.WriteFile(f, older, fmt.Sprint("file", i), tartest.Text(rng, 3000))
 	}
-	write(f, older, "large", random(rng, 600_000))
+	tartest.WriteFile(f, older, "large", tartest.Text(rng, 600_000))
 	v := packed(f, evolve(f, rng, older), older)
 	f.Fuzz(func(t *testing.T, seed uint64, changes uint8) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -314,17 +339,17 @@ func TestPatchFrom(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(5, 5))
 	older, newer := t.TempDir(), t.TempDir()
-	old := random(rng, 900_000)
-	write(t, older, "file", old)
-	write(t, newer, "file", append(append(bytes.Clone(old[:400_000]), "inserted"...), old[400_000:]...))
+	old := tartest.Text(rng, 900_000)
+	tartest.WriteFile(t, older, "file", old)
+	tartest.WriteFile(t, newer, "file", append(append(bytes.Clone(old[:400_000]), "inserted"...), old[400_000:]...))
 	v := packed(t, newer, older)
 	if len(v.index.Patches) == 0 {
 		t.Fatal("there is no patch")
 	}
 	for _, p := range v.index.Patches {
 		dir := t.TempDir()
-		write(t, dir, "base", old[p.Base.Offset:][:p.Base.Size])
-		write(t, dir, "patch.zst", v.file[p.Offset:][:p.Size])
+		tartest.WriteFile(t, dir, "base", old[p.Base.Offset:][:p.Base.Size])
+		tartest.WriteFile(t, dir, "patch.zst", v.file[p.Offset:][:p.Size])
 		c := exec.CommandContext(t.Context(), "zstd", "-dcq", "--patch-from=base", "patch.zst")
 		c.Dir = dir
 		got, err := c.Output()
@@ -342,8 +367,8 @@ func TestSparse(t *testing.T) {
 		t.Skip("there is no GNU tar(1)")
 	}
 	dir, dest := t.TempDir(), filepath.Join(t.TempDir(), "dest")
-	write(t, dir, "plain", []byte("contents"))
-	write(t, dir, "sparse", []byte("at its begin"))
+	tartest.WriteFile(t, dir, "plain", []byte("contents"))
+	tartest.WriteFile(t, dir, "sparse", []byte("at its begin"))
 	if err := os.Truncate(filepath.Join(dir, "sparse"), 3<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -401,7 +426,7 @@ func TestSparse(t *testing.T) {
 		if err := errors.Join(err, readErr); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%v: %d bytes, expected %d", err, len(got), len(want))
 		}
-		write(t, dest, "sparse", bytes.Repeat([]byte("x"), 3<<20))
+		tartest.WriteFile(t, dest, "sparse", bytes.Repeat([]byte("x"), 3<<20))
 	}
 }
 
@@ -410,7 +435,7 @@ func TestLargeFileIsCancelled(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 40 // bytes, all of them in holes
 	dir := t.TempDir()
-	write(t, dir, "huge", nil)
+	tartest.WriteFile(t, dir, "huge", nil)
 	if err := os.Truncate(filepath.Join(dir, "huge"), size); err != nil {
 		t.Skipf("the file system cannot have the file: %v", err)
 	}

@@ -1,5 +1,5 @@
-// Package incremental makes an archive of which a host has most already. It works from
-// the index of the archive, see package seekable:
+// Package incremental opens an archive of which a host has most already, and fetches
+// only the rest. It works from the index of the archive, see package seekable:
 //
 //	read the headers of the tar, which are in the index, as a tar without contents
 //	for each file, hash the file that an older version of the tree has at its path
@@ -18,19 +18,19 @@
 // # If the older tree changes
 //
 // What has been found must not get lost: once the caller has run commands that stop a
-// service, it should not have to download. So if commands may change the older tree
-// (Options.Changes), the files that are the same are copied, too. That is not done if
-// all files are, because then these commands have to do with files that are not
-// deployed, as a rule.
+// service, it should not have to download anything. So if commands may change the
+// older tree (Options.Changes), the files that are the same are copied, too. They are
+// not copied if all files are the same, because the commands then usually change only
+// files that are not deployed.
 //
 // If the older tree has changed nevertheless when the archive is read, the error is
-// ErrChanged. It comes while files are staged, before anything has been put in its
-// place, and the caller can download the whole archive.
+// ErrChanged. It occurs while files are staged, before anything has been put in its
+// place, so the caller can still download the whole archive.
 //
 // To compare a file with the archive, its digests are enough. If no command has been
-// run since the search, not even its contents are read again, as long as stat(2) says
-// that it is the file that was hashed and has not been changed: other processes could
-// change a file after it has been compared just as well, without anybody noticing.
+// run since the search, the contents are not even read again, as long as stat(2) says
+// that it is the file that was hashed and that it has not been changed. That is as good
+// as reading it: another process could also change it just after it has been read.
 package incremental
 
 import (
@@ -66,11 +66,17 @@ func (e wholeError) Is(target error) bool { return target == ErrWhole }
 
 // Options says what Open works from.
 type Options struct {
-	Older   string // the directory of an older version of the tree, which may lack anything; it is opened again after Changes
-	Changes bool   // commands that may change it will be run before the archive is read
-	Limits  archive.Limits
+	// Older is the directory of an older version of the tree. Any part of it may be
+	// missing, and it need not exist.
+	Older string
+	// Changes says that commands which may change Older will be run before the archive
+	// is read. Older is closed meanwhile.
+	Changes bool
+	// Limits are those of the archive. Memory is set by Open.
+	Limits archive.Limits
 
-	Size int64 // of the archive's file, in bytes; Fetch sets it
+	// Size is that of the archive's file, in bytes. Fetch sets it.
+	Size int64
 }
 
 // Stats says what Open did.
@@ -140,8 +146,16 @@ func (s *scattered) fill(ctx context.Context, o Options, fetch Ranges) (Stats, e
 	if err := s.tar.Truncate(s.index.TarSize); err != nil {
 		return stats, err
 	}
-	if len(had.places) == 0 { // nothing will be written to dest
+	if len(had.places) == 0 { // all files are kept
 		return stats, nil
+	}
+	for i := range s.files {
+		if f := &s.files[i]; !f.kept || o.Changes {
+			s.toWrite += s.end(f) - s.start(f)
+		}
+	}
+	if err := unixfs.CheckTempSpace(tempContents, s.toWrite); err != nil {
+		return stats, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -163,9 +177,9 @@ func (s *scattered) fill(ctx context.Context, o Options, fetch Ranges) (Stats, e
 	return stats, s.verify(ctx)
 }
 
-// copy copies what the older tree has of files that are not the same there, and, if
-// also is set, those that are.
-func (h *had) copy(ctx context.Context, also bool) error {
+// copy copies what the older tree has of files that are not kept, and, if all is set,
+// the kept ones as well. Those are then no longer kept.
+func (h *had) copy(ctx context.Context, all bool) error {
 	type part struct {
 		piece  *seekable.Piece
 		offset int64 // in the older file
@@ -174,7 +188,7 @@ func (h *had) copy(ctx context.Context, also bool) error {
 	var paths []string
 	for i := range h.files {
 		f := &h.files[i]
-		if f.kept && !also {
+		if f.kept && !all {
 			continue
 		}
 		pieces := h.pieces(f)
@@ -196,7 +210,7 @@ func (h *had) copy(ctx context.Context, also bool) error {
 		var st unix.Stat_t
 		fd, err := r.OpenRegular(paths[i], &st)
 		if err != nil {
-			return changedError(paths[i], err)
+			return readError(paths[i], err)
 		}
 		defer unix.Close(fd)
 		for _, part := range parts[paths[i]] {
@@ -205,15 +219,15 @@ func (h *had) copy(ctx context.Context, also bool) error {
 			}
 			b := r.buf[:part.piece.Size]
 			if err := readPiece(fd, part.offset, part.piece, b); err != nil {
-				return changedError(paths[i], err)
+				return readError(paths[i], err)
 			}
-			if _, err := h.tar.WriteAt(b, part.piece.Offset); err != nil {
+			if err := h.write(b, part.piece.Offset); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if also && err == nil {
+	if all && err == nil {
 		for i := range h.files {
 			h.files[i].kept = false
 		}
@@ -277,7 +291,7 @@ func (s *scattered) writeFile(ctx context.Context, r *reader, f *file, w io.Writ
 		var st unix.Stat_t
 		fd, err := r.OpenRegular(f.path, &st)
 		if err != nil {
-			return changedError(f.path, err)
+			return readError(f.path, err)
 		}
 		defer unix.Close(fd)
 		from, at = fd, 0
@@ -291,8 +305,11 @@ func (s *scattered) writeFile(ctx context.Context, r *reader, f *file, w io.Writ
 		if err == nil && !full {
 			err = io.ErrUnexpectedEOF
 		}
-		if err != nil {
-			return changedError(f.path, err)
+		switch {
+		case err != nil && f.kept:
+			return readError(f.path, err)
+		case err != nil:
+			return fmt.Errorf("read %s: %w", s.tar.Name(), err)
 		}
 		if _, err := w.Write(b); err != nil {
 			return err

@@ -19,39 +19,20 @@ import (
 	"github.com/fujiwara/stretcher/internal/fetch"
 	"github.com/fujiwara/stretcher/internal/pack"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
-
-// random returns size bytes, some of which repeat.
-func random(rng *rand.Rand, size int) []byte {
-	b := make([]byte, 0, size+16)
-	for len(b) < size {
-		b = fmt.Appendf(b, "%x and %x, ", rng.IntN(1e6), rng.IntN(1e6))
-	}
-	return b[:size]
-}
-
-func write(t testing.TB, dir, name string, contents []byte) {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, contents, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // grow makes a random tree.
 func grow(t testing.TB, rng *rand.Rand) string {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range 5 + rng.IntN(30) {
-		write(t, dir, fmt.Sprintf("dir%d/file%d", i%3, i), random(rng, rng.IntN(9000)))
+		tartest.WriteFile(t, dir, fmt.Sprintf("dir%d/file%d", i%3, i), tartest.Text(rng, rng.IntN(9000)))
 	}
 	if rng.IntN(2) == 0 {
-		write(t, dir, "large-1.0", random(rng, 300_000+rng.IntN(900_000)))
+		tartest.WriteFile(t, dir, "large-1.0", tartest.Text(rng, 300_000+rng.IntN(900_000)))
 	}
-	write(t, dir, "zero", nil)
+	tartest.WriteFile(t, dir, "zero", nil)
 	return dir
 }
 
@@ -78,7 +59,7 @@ func evolve(t testing.TB, rng *rand.Rand, from string) string {
 			name += "0"
 		case 2, 3:
 			at := rng.IntN(len(b) + 1)
-			b = append(b[:at:at], append(random(rng, rng.IntN(300)), b[at:]...)...)
+			b = append(b[:at:at], append(tartest.Text(rng, rng.IntN(300)), b[at:]...)...)
 		case 4:
 			b = b[:rng.IntN(len(b)+1)]
 		case 5:
@@ -86,16 +67,16 @@ func evolve(t testing.TB, rng *rand.Rand, from string) string {
 				b[rng.IntN(len(b))] ^= 1
 			}
 		case 6:
-			write(t, dir, "moved/"+name, b)
+			tartest.WriteFile(t, dir, "moved/"+name, b)
 			return nil
 		}
-		write(t, dir, name, b)
+		tartest.WriteFile(t, dir, name, b)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, "new", random(rng, rng.IntN(5000)))
+	tartest.WriteFile(t, dir, "new", tartest.Text(rng, rng.IntN(5000)))
 	return dir
 }
 
@@ -290,8 +271,8 @@ func TestChange(t *testing.T) {
 			t.Parallel()
 			older := t.TempDir()
 			rng := rand.New(rand.NewPCG(2, 1))
-			write(t, older, "dir/small", random(rng, 5000))
-			write(t, older, "dir/large", random(rng, 900_000))
+			tartest.WriteFile(t, older, "dir/small", tartest.Text(rng, 5000))
+			tartest.WriteFile(t, older, "dir/large", tartest.Text(rng, 900_000))
 			v := packed(t, older)
 			for _, name := range []string{"dir/small", "dir/large"} {
 				older := evolved(t, older)
@@ -355,8 +336,8 @@ func TestMoved(t *testing.T) {
 func TestUnchanged(t *testing.T) {
 	t.Parallel()
 	older := t.TempDir()
-	write(t, older, "file", []byte("contents"))
-	write(t, older, "other", []byte("contents"))
+	tartest.WriteFile(t, older, "file", []byte("contents"))
+	tartest.WriteFile(t, older, "other", []byte("contents"))
 	stat := func(name string) *unix.Stat_t {
 		t.Helper()
 		var st unix.Stat_t

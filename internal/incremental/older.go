@@ -61,8 +61,8 @@ func (o *older) open() (err error) {
 	return nil
 }
 
-// reader returns a reader, to be given back to done. It opens the directory if it was
-// closed meanwhile.
+// reader returns a reader, which the caller gives back by done. It opens the directory
+// if that is closed.
 func (o *older) reader() *reader {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -85,7 +85,7 @@ func (o *older) done(r *reader) {
 	o.free = append(o.free, r)
 }
 
-// close closes the directory until a reader is asked for.
+// close closes the directory until the next call of reader. No reader may be in use.
 func (o *older) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -99,9 +99,9 @@ func (o *older) close() {
 	o.fd = -1
 }
 
-// eachWith calls work for the numbers below n, on all processors, until ctx ends or
-// an error, which it returns. Neighbouring numbers mostly go to the same reader, as
-// files with neighbouring numbers are mostly in the same directory.
+// eachWith calls work for the numbers from 0 to n-1, on all processors, until ctx has
+// ended or work returns an error, which eachWith returns. Neighbouring numbers mostly
+// go to the same reader, because their files are mostly in the same directory.
 func (o *older) eachWith(ctx context.Context, n int, work func(i int, r *reader) error) error {
 	const batch = 32
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -167,8 +167,8 @@ func readPiece(fd int, offset int64, p *seekable.Piece, b []byte) error {
 
 var errPiece = errors.New("contents do not have the digest that the archive's index says")
 
-// unchanging tells a file that was read from one that may have changed since. The
-// zero value says of all files that they may have.
+// unchanging recognizes files that have not changed since they were read. nil
+// recognizes none.
 type unchanging struct {
 	seed  maphash.Seed
 	start time.Time // of reading
@@ -191,7 +191,29 @@ func (u *unchanging) mark(st *unix.Stat_t) uint64 {
 	return maphash.Comparable(u.seed, [...]int64{int64(st.Dev), int64(st.Ino), st.Size, st.Ctim.Nano(), st.Mtim.Nano()}) | 1
 }
 
-// changedError is the error of a file of the older tree that is not what it was.
-func changedError(path string, err error) error {
-	return fmt.Errorf("%s %w: %w", path, ErrChanged, err)
+// readError is the error of a file of the older tree that was there and cannot be read
+// any more because of err. It has ErrChanged in it if the file has changed. Against
+// other errors, such as too many open files or a broken disk, it would not help to
+// download the whole archive.
+func readError(path string, err error) error {
+	if hasChanged(err) {
+		return fmt.Errorf("%s %w: %w", path, ErrChanged, err)
+	}
+	return fmt.Errorf("read %s: %w", path, err)
+}
+
+// hasChanged reports whether reading a file failed because the file is not what it was.
+func hasChanged(err error) bool {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return true // its type, its size or its contents are other ones
+	}
+	switch errno {
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, // something else is in its place, or in that of its directory
+		unix.ENXIO,              // a socket is in its place
+		unix.EACCES, unix.EPERM, // its mode is another one
+		unix.ESTALE: // it was removed from a network file system
+		return true
+	}
+	return false
 }

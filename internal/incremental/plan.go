@@ -19,22 +19,24 @@ import (
 )
 
 const (
-	// maxRanges is how many ranges are fetched at most. If there were more, it
-	// would cost less to fetch what is between them, too.
+	// maxRanges is how many ranges are fetched at most. It costs less to fetch what is
+	// between two of them than to send more requests.
 	maxRanges = 64
-	// minGap is how many bytes between two ranges cost less than a request.
+	// minGap is how many bytes between two ranges are fetched rather than sending
+	// another request.
 	minGap = 64 << 10
 )
 
-// plan says what is to be fetched, and what for.
+// plan says which ranges are to be fetched, and which pieces they are needed for.
 type plan struct {
 	*had
 	units  []unit // in the order of the file
 	ranges []fetch.Range
-	large  sync.Mutex // held while a unit that takes much memory is decompressed
+	large  sync.Mutex // held while a large unit is decompressed, see largeUnit
 }
 
-// unit is a frame in the file, and the missing pieces that it has.
+// unit is a frame in the file that is to be decompressed, and those pieces in it that
+// are needed of it.
 type unit struct {
 	fetch.Range
 	tar    fetch.Range     // what it decompresses to
@@ -42,10 +44,10 @@ type unit struct {
 	pieces []int
 }
 
-// end returns where a range ends.
+// end returns the offset at which a range ends.
 func end(r fetch.Range) int64 { return r.Offset + r.Size }
 
-// newPlan returns the plan that fetches less: with patches, or without.
+// newPlan returns the plan that costs less: with patches or without.
 func newPlan(h *had) (*plan, error) {
 	best, err := h.planWith(h.index.Patches)
 	if err != nil || len(h.index.Patches) == 0 {
@@ -67,8 +69,7 @@ func (p *plan) cost() int64 {
 	return cost
 }
 
-// planWith returns the plan that uses some of the given patches, where they are of
-// use.
+// planWith returns the plan that uses those of the given patches that are of use.
 func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
 	x, p := h.index, &plan{had: h}
 	missing := map[int][]int{} // the pieces that are to be fetched, by data frame
@@ -99,6 +100,7 @@ func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
 				plain += usable[n].Size
 			}
 		}
+		// Patches without a base are of no use if they are as large as the frame.
 		for _, i := range pieces {
 			n, ok := patches[i]
 			if !ok {
@@ -164,7 +166,8 @@ func (h *had) patchesOf(usable []seekable.Patch, missing map[int][]int) (map[int
 	return patches, nil
 }
 
-// merge sets the ranges.
+// merge sets the ranges: one for each unit, or for several together with what is between
+// them, so that there are at most maxRanges.
 func (p *plan) merge() {
 	for gap := int64(minGap); ; gap *= 2 {
 		p.ranges = p.ranges[:0]
@@ -228,7 +231,7 @@ func (p *plan) read(ctx context.Context, r fetch.Range, in io.Reader) error {
 			return err
 		}
 		at = end(u.Range)
-		if err := p.write(u, frame); err != nil {
+		if err := p.decompress(u, frame); err != nil {
 			return fmt.Errorf("the bytes from %d to %d of the archive: %w", u.Offset, end(u.Range), err)
 		}
 	}
@@ -236,12 +239,12 @@ func (p *plan) read(ctx context.Context, r fetch.Range, in io.Reader) error {
 	return err
 }
 
-// largeUnit is how many bytes a unit and its base have if only one at a time is to
-// be decompressed.
+// largeUnit is how many bytes a unit and its base may have together so that several
+// such units are decompressed at a time. Larger ones would take too much memory.
 const largeUnit = 1 << 20
 
-// write writes the pieces of a unit to the tar.
-func (p *plan) write(u *unit, frame []byte) error {
+// decompress decompresses a unit, and writes its pieces to the tar.
+func (p *plan) decompress(u *unit, frame []byte) error {
 	size := u.tar.Size
 	if u.patch != nil {
 		size += u.patch.Base.Size
@@ -276,24 +279,28 @@ func (p *plan) write(u *unit, frame []byte) error {
 		if seekable.SumOf(b) != piece.Sum {
 			return errPiece
 		}
-		if _, err := p.tar.WriteAt(b, piece.Offset); err != nil {
+		if err := p.write(b, piece.Offset); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readBase returns what a patch was made against.
+// readBase returns the dictionary of a patch.
 func (h *had) readBase(b seekable.Base) ([]byte, error) {
 	r := h.older.reader()
 	defer h.older.done(r)
 	var st unix.Stat_t
-	fd, err := r.OpenRegular(h.whole[baseKey{b.FileSize, b.FileSum}], &st)
+	path := h.whole[baseKey{b.FileSize, b.FileSum}]
+	fd, err := r.OpenRegular(path, &st)
 	if err != nil {
-		return nil, err
+		return nil, readError(path, err)
 	}
 	defer unix.Close(fd)
 	contents := make([]byte, b.Size)
-	_, err = unixfs.ReadAt(fd, contents, b.Offset) // the digest of what is made of it tells if it is short
-	return contents, err
+	// If the file has become shorter, what is made of it has a wrong digest.
+	if _, err = unixfs.ReadAt(fd, contents, b.Offset); err != nil {
+		return nil, readError(path, err)
+	}
+	return contents, nil
 }

@@ -10,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// ErrChanged is in the error of reading an archive whose contents the older tree has
-// no longer. Nothing else is wrong with the archive.
+// ErrChanged is in the error of reading an archive if the older tree does not have
+// contents any more that it had. Nothing else is wrong with the archive.
 var ErrChanged = errors.New("has changed while it was deployed")
 
 // scattered is the tar that an index describes. The contents of files that the older
@@ -26,13 +27,23 @@ type scattered struct {
 	older *older
 	tar   *os.File
 
+	toWrite    int64       // bytes that are to be written to tar in all
 	unchanging *unchanging // nil if the older tree may change between search and use
-	large      sync.Pool   // of *pieceBuffer
+	buffers    sync.Pool   // of *pieceBuffer
 }
 
-// pieceBuffer has a piece that was verified.
+// tempContents is what tar contains, as errors of a full disk call it.
+const tempContents = "what is fetched or copied of the files"
+
+// write writes contents to the temporary file, at an offset of the tar.
+func (s *scattered) write(b []byte, offset int64) error {
+	_, err := s.tar.WriteAt(b, offset)
+	return unixfs.TempSpaceError(tempContents, err, s.toWrite)
+}
+
+// pieceBuffer has a piece that has been verified.
 type pieceBuffer struct {
-	piece int32 // -1 if there is none
+	piece int32 // its number, or -1 if there is none
 	buf   [seekable.MaxChunk]byte
 }
 
@@ -83,7 +94,7 @@ func (s *scattered) readKept(p []byte, offset int64, f *file) (n int, err error)
 	var st unix.Stat_t
 	fd, err := r.OpenRegular(f.path, &st)
 	if err != nil {
-		return 0, changedError(f.path, err)
+		return 0, readError(f.path, err)
 	}
 	defer unix.Close(fd)
 	p = p[:min(int64(len(p)), s.end(f)-offset)]
@@ -103,19 +114,19 @@ func (s *scattered) readKept(p []byte, offset int64, f *file) (n int, err error)
 				}
 			}
 			n += copy(p[n:], b.buf[within:piece.Size])
-			s.large.Put(b)
+			s.buffers.Put(b)
 		}
 		if err != nil {
-			return 0, changedError(f.path, err)
+			return 0, readError(f.path, err)
 		}
 		offset = piece.Offset + piece.Size
 	}
 	return n, nil
 }
 
-// buffer returns a buffer, which has the last piece that was read by it.
+// buffer returns a buffer, which may have a piece from an earlier call.
 func (s *scattered) buffer() *pieceBuffer {
-	if b, ok := s.large.Get().(*pieceBuffer); ok {
+	if b, ok := s.buffers.Get().(*pieceBuffer); ok {
 		return b
 	}
 	return &pieceBuffer{piece: -1}

@@ -20,16 +20,18 @@ type had struct {
 	*scattered
 	budget atomic.Int64 // bytes that may still be hashed
 
-	sizes  map[int64]bool         // of files that are worth reading; larger ones than a chunk all are
-	wanted map[seekable.Sum]int32 // contents that files need which are not kept
+	sizes  map[int64]bool         // of files that are worth reading, as are all larger than a chunk
+	wanted map[seekable.Sum]int32 // the numbers of the contents of files that are not kept
 	bases  map[baseKey]bool       // the older files that patches were made against
+	seen   map[string]bool        // the paths of files that are not to be listed again
 
-	mu     sync.Mutex // guards the following while workers fill them
-	places []place    // of what is wanted, by its number
-	found  int        // how many of them have been found
-	whole  map[baseKey]string
+	mu     sync.Mutex         // guards the following while workers fill them
+	places []place            // of what is wanted, by its number
+	found  int                // how many of them have been found
+	whole  map[baseKey]string // the paths of bases that have been found
 }
 
+// baseKey identifies the older file that a patch was made against.
 type baseKey struct {
 	size int64
 	sum  seekable.Sum
@@ -45,7 +47,7 @@ type place struct {
 // looks for the contents of the others elsewhere.
 func search(ctx context.Context, s *scattered) (*had, error) {
 	x := s.index
-	h := &had{scattered: s, sizes: map[int64]bool{}, wanted: map[seekable.Sum]int32{}, bases: map[baseKey]bool{}, whole: map[baseKey]string{}}
+	h := &had{scattered: s, sizes: map[int64]bool{}, wanted: map[seekable.Sum]int32{}, bases: map[baseKey]bool{}, seen: map[string]bool{}, whole: map[baseKey]string{}}
 	// dest may have far more than what is deployed there: logs, uploads, databases.
 	// To read all of it would take longer than any download.
 	h.budget.Store(2*x.TarSize + 16<<20)
@@ -62,7 +64,7 @@ func search(ctx context.Context, s *scattered) (*had, error) {
 	err := h.hashAll(ctx, candidates)
 	if err == nil && h.found < len(h.places) {
 		var others []string
-		if others, err = h.others(ctx, candidates); err == nil {
+		if others, err = h.others(ctx); err == nil {
 			err = h.hashAll(ctx, others)
 		}
 	}
@@ -70,8 +72,7 @@ func search(ctx context.Context, s *scattered) (*had, error) {
 }
 
 // check finds out whether the file of the same path in the older tree has the
-// contents of a file. One that cannot be read is of no use; another error will say so
-// if it matters.
+// contents of a file. If it cannot be read, the contents are fetched instead.
 func (h *had) check(ctx context.Context, f *file, r *reader) error {
 	var st unix.Stat_t
 	fd, err := r.OpenRegular(f.path, &st)
@@ -93,12 +94,18 @@ func (h *had) check(ctx context.Context, f *file, r *reader) error {
 
 // listWanted sets what is wanted, and returns the paths where it is most likely.
 func (h *had) listWanted() (candidates []string) {
+	add := func(path string) {
+		if !h.seen[path] { // a large file may be the base of many patches
+			h.seen[path] = true
+			candidates = append(candidates, path)
+		}
+	}
 	for i := range h.files {
 		f := &h.files[i]
 		if f.kept {
 			continue
 		}
-		candidates = append(candidates, f.path)
+		add(f.path)
 		pieces := h.pieces(f)
 		if len(pieces) == 1 {
 			h.sizes[pieces[0].Size] = true
@@ -120,7 +127,7 @@ func (h *had) listWanted() (candidates []string) {
 		h.bases[baseKey{p.Base.FileSize, p.Base.FileSum}] = true
 		h.sizes[p.Base.FileSize] = true
 		if p.Base.Path != "" {
-			candidates = append(candidates, p.Base.Path)
+			add(p.Base.Path)
 		}
 	}
 	return candidates
@@ -143,17 +150,13 @@ func (h *had) findKept() {
 }
 
 // others returns the paths of all other files that are worth reading, until there
-// are more of them than may be read. Other file systems are not entered. What cannot
-// be read is not there.
-func (h *had) others(ctx context.Context, candidates []string) ([]string, error) {
-	seen := make(map[string]bool, len(h.files)+len(candidates))
-	for _, name := range candidates {
-		seen[name] = true
-	}
+// are more of them than may be read. It does not enter other file systems, and leaves
+// out what it cannot read.
+func (h *had) others(ctx context.Context) ([]string, error) {
 	for i := range h.files {
-		// The whole digest of a large file, which may be that of a base, is not known.
+		// The digest of a whole large file, which may be that of a base, is not known.
 		if f := &h.files[i]; f.kept && (f.first == f.last || !h.sizes[h.end(f)-h.start(f)]) {
-			seen[f.path] = true
+			h.seen[f.path] = true
 		}
 	}
 	var top unix.Stat_t
@@ -178,7 +181,7 @@ func (h *had) others(ctx context.Context, candidates []string) ([]string, error)
 			}
 			name := path.Join(dir, d.Name)
 			if !d.IsDir() {
-				if h.worthReading(st.Size) && !seen[name] {
+				if h.worthReading(st.Size) && !h.seen[name] {
 					left -= st.Size
 					others = append(others, name)
 				}
@@ -193,7 +196,7 @@ func (h *had) others(ctx context.Context, candidates []string) ([]string, error)
 			}
 		}
 	}
-	fd, err := unixfs.OpenDir(h.older.fd, ".") // a descriptor at the beginning of the list
+	fd, err := unixfs.OpenDir(h.older.fd, ".") // with a position of its own, at the start of the list
 	if err != nil {
 		return nil, err
 	}
@@ -202,8 +205,7 @@ func (h *had) others(ctx context.Context, candidates []string) ([]string, error)
 	return others, context.Cause(ctx)
 }
 
-// maxVisits is how many files of the older tree are looked at, beyond those of the
-// paths that the archive names.
+// maxVisits is how many names in the older tree others looks at.
 const maxVisits = 1 << 20
 
 // worthReading reports whether a file of a size may have wanted contents.
@@ -211,7 +213,7 @@ func (h *had) worthReading(size int64) bool {
 	return size > seekable.MaxChunk || size > 0 && h.sizes[size]
 }
 
-// hashAll hashes the files at paths where a regular file is that is worth reading.
+// hashAll hashes those files at paths that are worth reading.
 func (h *had) hashAll(ctx context.Context, paths []string) error {
 	return h.older.eachWith(ctx, len(paths), func(i int, r *reader) error {
 		h.hashFile(ctx, paths[i], r)
@@ -219,7 +221,7 @@ func (h *had) hashAll(ctx context.Context, paths []string) error {
 	})
 }
 
-// hashFile hashes a file. One that cannot be read is of no use.
+// hashFile looks for what is wanted in a file. It ignores one that cannot be read.
 func (h *had) hashFile(ctx context.Context, path string, r *reader) {
 	var st unix.Stat_t
 	fd, err := r.OpenRegular(path, &st)
@@ -239,7 +241,7 @@ func (h *had) hashFile(ctx context.Context, path string, r *reader) {
 	if size > seekable.MaxChunk && h.sizes[size] {
 		whole = sha256.New()
 	}
-	n := 0 // bytes in buf
+	n := 0 // bytes at the start of buf that have been read already
 	for offset := int64(0); offset < size && ctx.Err() == nil; {
 		want := int(min(int64(len(buf)), size-offset))
 		if full, err := unixfs.ReadAt(fd, buf[n:want], offset+int64(n)); err != nil || !full {
@@ -265,6 +267,7 @@ func (h *had) hashFile(ctx context.Context, path string, r *reader) {
 	}
 }
 
+// add notes where contents are, if they are wanted.
 func (h *had) add(sum seekable.Sum, at place) {
 	i, ok := h.wanted[sum]
 	if !ok {
@@ -278,6 +281,7 @@ func (h *had) add(sum seekable.Sum, at place) {
 	}
 }
 
+// addBase notes where a file is, if a patch was made against it.
 func (h *had) addBase(key baseKey, path string) {
 	if !h.bases[key] {
 		return

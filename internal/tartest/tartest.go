@@ -1,5 +1,5 @@
-// Package tartest helps tests to make tar archives and to compare what they are
-// extracted to, with tar(1) as the oracle.
+// Package tartest helps tests to make trees and tar archives, and to compare what
+// archives are extracted to, with tar(1) as the oracle.
 package tartest
 
 import (
@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,6 +88,27 @@ func MakeHeaders(t testing.TB, headers ...*tar.Header) []byte {
 	return b.Bytes()
 }
 
+// Text returns size bytes that compress about as well as text does.
+func Text(rng *rand.Rand, size int) []byte {
+	b := make([]byte, 0, size+16)
+	for len(b) < size {
+		b = fmt.Appendf(b, "%x and %x, ", rng.IntN(1e6), rng.IntN(1e6))
+	}
+	return b[:size]
+}
+
+// WriteFile writes a file at a path below dir, and makes its directories.
+func WriteFile(t testing.TB, dir, name string, contents []byte) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, contents, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // PipeThrough returns what a command writes to its standard output when it reads
 // data from its standard input.
 func PipeThrough(t testing.TB, data []byte, command ...string) []byte {
@@ -115,8 +137,8 @@ func Extract(t testing.TB, data []byte, dir string) error {
 	return nil
 }
 
-// MountTmpfs mounts a tmpfs with the options of mount(8), such as "size=256k",
-// for the time of the test, and returns where. It skips the test without root.
+// MountTmpfs mounts a tmpfs with the options of mount(8), such as "size=256k", until
+// the test ends, and returns the directory. It skips the test without root.
 func MountTmpfs(t testing.TB, options string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -127,8 +149,8 @@ func MountTmpfs(t testing.TB, options string) string {
 	return dir
 }
 
-// BindMount makes the directory to show the directory from, for the time of the
-// test. It skips the test without root.
+// BindMount makes the directory to show what is in the directory from, until the test
+// ends. It skips the test without root.
 func BindMount(t testing.TB, from, to string) {
 	t.Helper()
 	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
@@ -137,8 +159,8 @@ func BindMount(t testing.TB, from, to string) {
 	unmountAfter(t, to)
 }
 
-// MountXFS mounts a new file system on which files can share blocks, for the time of
-// the test, and returns where. It skips the test without root, mkfs.xfs or loop
+// MountXFS mounts a new file system on which files can share blocks, until the test
+// ends, and returns the directory. It skips the test without root, mkfs.xfs or loop
 // devices.
 func MountXFS(t testing.TB) string {
 	t.Helper()
@@ -186,7 +208,7 @@ func WithLink(h []byte, target string) []byte {
 	return h
 }
 
-// WithField sets other bytes of a header block from an offset on, and returns the
+// WithField sets a field of a header block that begins at an offset, and returns the
 // block, with what follows it.
 func WithField(h []byte, offset int, field string) []byte {
 	copy(h[offset:512], field)
@@ -236,9 +258,9 @@ func PAXRecord(key, value string) string {
 	return fmt.Sprintf("%d %s=%s\n", n, key, value)
 }
 
-// Snapshot describes the files below dir, dir included, with a line for each
-// name. It does not tell apart times of the last day, which belong to files that
-// the test has created without setting a time.
+// Snapshot describes dir and all files below it, with a line for each name. All
+// times of the last day are the same to it, because these are the times of files that
+// the test has created without setting one.
 func Snapshot(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	inodes := map[uint64]string{}

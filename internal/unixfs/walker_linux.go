@@ -2,7 +2,6 @@ package unixfs
 
 import (
 	"errors"
-	"fmt"
 	"path"
 	"path/filepath"
 	"strings"
@@ -23,35 +22,35 @@ type Walker struct {
 func NewWalker(root int) *Walker { return &Walker{root: root} }
 
 // OpenRegular opens the regular file at a slash-separated path for reading, and
-// fills st. No component of the path may be a symbolic link or "..". A device is not opened,
-// since that could have an effect.
+// fills st. No component of the path may be a symbolic link or "..". A device is not
+// opened, because that could have an effect. The error does not contain the path.
 func (w *Walker) OpenRegular(name string, st *unix.Stat_t) (fd int, err error) {
 	if !filepath.IsLocal(name) {
-		return -1, fmt.Errorf("%s: leads out of the directory", name)
+		return -1, errors.New("leads out of the directory")
 	}
 	dir, base := path.Split(name)
 	parent, err := w.open(strings.TrimSuffix(dir, "/"))
 	if err != nil {
-		return -1, fmt.Errorf("%s: %w", name, err)
+		return -1, err
 	}
 	if err = unix.Fstatat(parent, base, st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 		err = regular(st)
 	}
 	if err != nil {
-		return -1, fmt.Errorf("%s: %w", name, err)
+		return -1, err
 	}
 	// With O_NONBLOCK, since opening a fifo that has taken the file's place would
 	// wait for a writer.
 	fd, err = Openat(parent, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return -1, fmt.Errorf("%s: %w", name, err)
+		return -1, err
 	}
 	if err = unix.Fstat(fd, st); err == nil {
 		err = regular(st)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("%s: %w", name, err)
+		return -1, err
 	}
 	return fd, nil
 }
