@@ -25,6 +25,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/unixfs"
 	"github.com/fujiwara/stretcher/internal/upload"
+	"github.com/fujiwara/stretcher/internal/yamlfields"
 )
 
 const packUsage = `Usage: stretcher pack [options] DIR
@@ -159,11 +160,11 @@ func parseTime(s string) (time.Time, error) {
 	if seconds, err := strconv.ParseInt(strings.TrimPrefix(s, "@"), 10, 64); err == nil {
 		return time.Unix(seconds, 0), nil
 	}
-	t, err := time.Parse(time.RFC3339, s)
+	at, err := yamlfields.ParseTime(s)
 	if err != nil {
-		return t, errors.New("expected a time, as 2026-11-29T12:00:00Z, or a number of seconds since 1970")
+		err = fmt.Errorf("%w, or as a number of seconds since 1970", err)
 	}
-	return t, nil
+	return at, err
 }
 
 // packMain is the command stretcher pack.

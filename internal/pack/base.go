@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
@@ -28,9 +29,9 @@ type Base struct {
 
 	archive *archive.Archive // nil for a directory
 	files   map[string]*oldFile
-	// What files are looked for by if the base has none of the same path: the
-	// path, or else the last component, without digits. Versions stand in many
-	// names.
+	// The files by their paths, and by their base names, without the digits in them:
+	// many names contain a version. They are for files of which the base has none at
+	// the same path.
 	byPath, byName map[string]*oldFile
 	whole          map[seekable.Sum]bool // the digests of the files
 }
@@ -43,7 +44,7 @@ type oldFile struct {
 	sum  seekable.Sum
 }
 
-// ambiguous stands for several files of which none can be preferred.
+// ambiguous takes the place of several files with the same key.
 var ambiguous = &oldFile{}
 
 // OpenBase returns the base at a path or a URL: a directory or an archive of any
@@ -62,20 +63,18 @@ func OpenBase(ctx context.Context, from string, o fetch.Options) (*Base, error) 
 	}
 	var a *archive.Archive
 	_, err = fetch.Download(ctx, url, file, o, func(arriving io.Reader) (err error) {
-		if a != nil { // the download was started over
-			a.Close()
-		}
+		a.Close() // nil, or that of a download that was started over
 		a, err = archive.Index(ctx, arriving, file, archive.Limits{})
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(err, a.Close(), file.Close())
 	}
 	a.TakeOver(file)
 	return archiveBase(ctx, redact.URL(from), a)
 }
 
-// Close frees the archive that the base is, if it is one.
+// Close frees the archive, if the base is one.
 func (b *Base) Close() error {
 	if b.archive == nil {
 		return nil
@@ -93,6 +92,9 @@ func DirBase(ctx context.Context, dir string) (*Base, error) {
 	defer root.Close()
 	var files []*oldFile
 	err = unixfs.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -158,6 +160,7 @@ func newBase(ctx context.Context, name string, files []*oldFile) (*Base, error) 
 	return b, nil
 }
 
+// addOnce adds a file under a key, or ambiguous if the key has a file already.
 func addOnce(to map[string]*oldFile, key string, f *oldFile) {
 	if to[key] != nil {
 		f = ambiguous
@@ -188,39 +191,72 @@ func (b *Base) find(name string) *oldFile {
 	return nil
 }
 
-// hashAll sets the digests of files.
+// hashAll sets the digests of files, on all processors. It ends with the first error,
+// or with ctx.
 func hashAll(ctx context.Context, files []*oldFile, done *progress.Step) error {
-	var wg sync.WaitGroup
-	errs := make([]error, runtime.GOMAXPROCS(0))
-	for worker := range errs {
-		wg.Go(func() {
-			for i := worker; i < len(files) && errs[worker] == nil; i += len(errs) {
-				if errs[worker] = context.Cause(ctx); errs[worker] == nil {
-					errs[worker] = files[i].hash()
-					done.AddBytes(files[i].size)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var hashing sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		hashing.Go(func() {
+			for ctx.Err() == nil {
+				i := next.Add(1) - 1
+				if i >= int64(len(files)) {
+					return
 				}
+				if err := files[i].hash(ctx); err != nil {
+					cancel(err) // the first one counts
+					return
+				}
+				done.AddBytes(files[i].size)
 			}
 		})
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	hashing.Wait()
+	return context.Cause(ctx)
 }
 
-func (f *oldFile) hash() error {
+// hash sets the digest of the file.
+func (f *oldFile) hash(ctx context.Context) error {
+	sum := sha256.New()
+	err := f.scan(ctx, func(b []byte) int {
+		sum.Write(b)
+		return len(b)
+	})
+	f.sum = seekable.Sum(sum.Sum(nil))
+	return err
+}
+
+// chunks returns the digests of the chunks of the file.
+func (f *oldFile) chunks(ctx context.Context) (map[seekable.Sum]bool, error) {
+	chunks := map[seekable.Sum]bool{}
+	err := f.scan(ctx, func(b []byte) int {
+		n := seekable.Cut(b)
+		chunks[seekable.SumOf(b[:n])] = true
+		return n
+	})
+	return chunks, err
+}
+
+// scan calls take with the contents of the file from the start on, MaxChunk bytes at a
+// time, or what is left of them. take returns how many of them it is done with.
+func (f *oldFile) scan(ctx context.Context, take func([]byte) int) error {
 	in, closer, err := f.open()
 	if err != nil {
 		return err
 	}
 	defer closer.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(in, 0, f.size)); err != nil {
-		return fmt.Errorf("%s: %w", f.path, err)
+	buf := make([]byte, min(f.size, seekable.MaxChunk))
+	for offset := int64(0); offset < f.size; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		b := buf[:min(int64(len(buf)), f.size-offset)]
+		if err := readAt(in, b, offset); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		offset += int64(take(b))
 	}
-	f.sum = seekable.Sum(sum.Sum(nil))
 	return nil
 }

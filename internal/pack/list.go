@@ -17,11 +17,11 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// tree is what is packed.
+// tree is the directory that is packed, without what is excluded.
 type tree struct {
 	root   *os.Root
 	files  []*file        // of all types, in the order of the tar
-	packed *progress.Step // of writing the tar
+	packed *progress.Step // how much of the tar has been written
 }
 
 // file is a file of any type.
@@ -39,7 +39,7 @@ type file struct {
 const maxPath = 4095
 
 // list lists a directory. It is an error if out, where the archive is written to, is in
-// it: the archive would get a file more, of which nothing is known beforehand.
+// it, because the archive would then contain itself.
 func list(ctx context.Context, root *os.Root, o Options, out io.Writer) (*tree, error) {
 	var self fs.FileInfo
 	if file, ok := out.(*os.File); ok {
@@ -55,7 +55,7 @@ func list(ctx context.Context, root *os.Root, o Options, out io.Writer) (*tree, 
 		}
 	}
 	t := &tree{root: root}
-	first := map[inode]string{} // the first names of files that have several
+	first := map[inode]string{} // the first name of each file that has several
 	err := unixfs.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -146,6 +146,9 @@ func (t *tree) newFile(path string, info fs.FileInfo, o Options, first map[inode
 // open opens a regular file.
 func (t *tree) open(f *file) (*os.File, error) {
 	in, err := t.root.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a fifo by now
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, f.changed()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +159,7 @@ func (t *tree) open(f *file) (*os.File, error) {
 	return in, nil
 }
 
-// check finds out whether the file is what it was when it was listed.
+// check returns an error if the file is not what it was when it was listed.
 func (f *file) check(in *os.File) error {
 	now, err := in.Stat()
 	if err != nil {

@@ -12,8 +12,9 @@ type Owner struct {
 	uid, gid    int
 }
 
-// ParseOwner parses USER:GROUP, each of which is a name or a number. A name stands for
-// what the host calls so where the archive is extracted, or else for number 0.
+// ParseOwner parses USER:GROUP, each of which is a name or a number. Where the archive
+// is extracted, a name stands for the number that the host has for it, or for 0 if the
+// host does not know it.
 func ParseOwner(s string) (*Owner, error) {
 	user, group, _ := strings.Cut(s, ":")
 	o := &Owner{}

@@ -5,13 +5,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 // All files have the owner that was requested, as tar(1) and bsdtar(1) read it.
 func TestOwner(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "sub/file", nil)
+	tartest.WriteFile(t, dir, "sub/file", nil)
 	for owner, want := range map[string]string{
 		"root:root":                    "root/root",
 		"app:4294967294":               "app/4294967294",

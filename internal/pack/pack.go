@@ -37,13 +37,13 @@ import (
 type Options struct {
 	// Format is zst, gz (RFC 1952) or tar. "" is zst.
 	Format string
-	// Excludes are rules as of the option --exclude of rsync(1).
+	// Excludes are rules in the syntax of the option --exclude of rsync(1).
 	Excludes []string
 	// Latest is the latest modification time that a file in the archive gets. The
-	// zero value keeps the times, in seconds.
+	// zero value keeps all times, without the fractions of seconds.
 	Latest time.Time
-	// Owner is the owner of everything in the archive. nil is that of each file, by
-	// its numbers.
+	// Owner is the owner of everything in the archive. If it is nil, each file keeps
+	// its own, by its numbers.
 	Owner *Owner
 	// Bases are the older versions that a zst archive gets patches against.
 	Bases []*Base
@@ -80,7 +80,7 @@ func Dir(ctx context.Context, dir string, out io.Writer, o Options) (Result, err
 	if err != nil {
 		return Result{}, err
 	}
-	if len(t.files) == 0 { // the agent takes an empty archive for a mistake of whoever made it
+	if len(t.files) == 0 { // agents take it for a mistake, and it would empty dest
 		return Result{}, fmt.Errorf("pack %s: there is nothing in it, or all of it is excluded: agents refuse an empty archive", dir)
 	}
 	var size int64
@@ -126,7 +126,8 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// noMark is for formats that do not have to know where contents begin.
+// noMark is the begin of formats without an index, for which it does not matter where
+// contents begin.
 func noMark(*file) error { return nil }
 
 func (t *tree) writeSeekable(ctx context.Context, out io.Writer, bases []*Base, r *Result) error {
@@ -154,19 +155,23 @@ func (t *tree) writeSeekable(ctx context.Context, out io.Writer, bases []*Base, 
 		r.Patches = append(r.Patches, p)
 	}
 	place, err := w.Finish()
-	r.Index = &place
-	patches := 0
-	for _, p := range r.Patches {
-		patches += p.Count
+	if err != nil {
+		return err
 	}
-	memory := seekable.Memory(len(index.Pieces), patches)
+	r.Index = &place
+	t.warnOfMemory(index)
+	return nil
+}
+
+// warnOfMemory warns if the index would take more memory than agents let it have.
+func (t *tree) warnOfMemory(index *seekable.Index) {
+	memory := seekable.Memory(len(index.Pieces), len(index.Patches))
 	for _, f := range t.files {
 		memory += archive.FileMemory(path.Base(f.path))
 	}
 	if memory > seekable.MaxMemory {
-		log.Printf("[WARN] so many files and patches, %d and %d, make an index for which agents would need too much memory: they may download the archive whole", len(t.files), patches)
+		log.Printf("[WARN] so many files and patches, %d and %d, make an index for which agents would need too much memory: they may download the archive whole", len(t.files), len(index.Patches))
 	}
-	return err
 }
 
 // write writes the tar, and returns its size. It calls begin for each regular file,
@@ -191,7 +196,7 @@ func (t *tree) write(ctx context.Context, out io.Writer, begin func(*file) error
 		if err := t.copy(ctx, w, f, buf); err != nil {
 			return 0, err
 		}
-		if err := w.Flush(); err != nil { // the padding, which is no contents
+		if err := w.Flush(); err != nil { // the padding, which does not belong to the contents
 			return 0, err
 		}
 	}

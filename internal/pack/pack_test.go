@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -17,27 +18,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
-
-// text returns size bytes that compress like text.
-func text(rng *rand.Rand, size int) []byte {
-	b := make([]byte, 0, size+16)
-	for len(b) < size {
-		b = fmt.Appendf(b, "%x and %x, ", rng.IntN(1e6), rng.IntN(1e6))
-	}
-	return b[:size]
-}
-
-func write(t *testing.T, dir, name string, contents []byte) {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, contents, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // versions makes a tree, and a later version of it.
 func versions(t *testing.T, rng *rand.Rand) (older, newer string) {
@@ -45,23 +27,23 @@ func versions(t *testing.T, rng *rand.Rand) (older, newer string) {
 	older, newer = t.TempDir(), t.TempDir()
 	for i := range 40 {
 		name := fmt.Sprintf("dir%d/file%d", i%3, i)
-		contents := text(rng, 1+rng.IntN(8000))
-		write(t, older, name, contents)
+		contents := tartest.Text(rng, 1+rng.IntN(8000))
+		tartest.WriteFile(t, older, name, contents)
 		switch i % 8 {
 		case 0: // changed
-			contents = append(text(rng, 100), contents...)
+			contents = append(tartest.Text(rng, 100), contents...)
 		case 1: // moved
 			name += ".moved"
 		case 2: // gone
 			continue
 		}
-		write(t, newer, name, contents)
+		tartest.WriteFile(t, newer, name, contents)
 	}
-	write(t, newer, "new", text(rng, 5000))
-	large := text(rng, 2<<20)
-	write(t, older, "lib-1.0.so", large)
-	copy(large[1<<20:], text(rng, 1000))
-	write(t, newer, "lib-1.1.so", append([]byte("inserted"), large...))
+	tartest.WriteFile(t, newer, "new", tartest.Text(rng, 5000))
+	large := tartest.Text(rng, 2<<20)
+	tartest.WriteFile(t, older, "lib-1.0.so", large)
+	copy(large[1<<20:], tartest.Text(rng, 1000))
+	tartest.WriteFile(t, newer, "lib-1.1.so", append([]byte("inserted"), large...))
 	return older, newer
 }
 
@@ -109,9 +91,9 @@ func TestFormats(t *testing.T) {
 		}
 	}
 	dir, _ := versions(t, rand.New(rand.NewPCG(1, 0)))
-	write(t, dir, strings.Repeat("n", 200)+"/"+strings.Repeat("m", 200), []byte("long"))
-	write(t, dir, "\xff\nname", nil)
-	write(t, dir, "\xfe\ndir/\xff", []byte("in a directory whose name is not UTF-8"))
+	tartest.WriteFile(t, dir, strings.Repeat("n", 200)+"/"+strings.Repeat("m", 200), []byte("long"))
+	tartest.WriteFile(t, dir, "\xff\nname", nil)
+	tartest.WriteFile(t, dir, "\xfe\ndir/\xff", []byte("in a directory whose name is not UTF-8"))
 	for _, step := range []error{
 		os.Symlink("../outside", filepath.Join(dir, "link")),
 		os.Link(filepath.Join(dir, "dir0/file0"), filepath.Join(dir, "zlink")),
@@ -141,9 +123,9 @@ func TestFormats(t *testing.T) {
 func TestExcludesAndTimes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "keep", nil)
-	write(t, dir, "skip.tmp", nil)
-	write(t, dir, "sub/deep/x", nil)
+	tartest.WriteFile(t, dir, "keep", nil)
+	tartest.WriteFile(t, dir, "skip.tmp", nil)
+	tartest.WriteFile(t, dir, "sub/deep/x", nil)
 	if err := os.Chtimes(filepath.Join(dir, "keep"), time.Time{}, time.Unix(100, 5)); err != nil {
 		t.Fatal(err)
 	}
@@ -216,12 +198,12 @@ func TestEmptyBase(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 0))
 	for i := range 10 { // so that a patch is smaller than the data frame of all of them
 		name := fmt.Sprint("file", i)
-		contents := text(rng, 8000)
-		write(t, newer, name, contents)
+		contents := tartest.Text(rng, 8000)
+		tartest.WriteFile(t, newer, name, contents)
 		if i == 5 {
 			contents = nil
 		}
-		write(t, older, name, contents)
+		tartest.WriteFile(t, older, name, contents)
 	}
 	base, err := DirBase(t.Context(), older)
 	if err != nil {
@@ -246,19 +228,19 @@ func nameAt(t *testing.T, tar []byte, offset int64) string {
 func TestChanging(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "a", make([]byte, 1<<20))
+	tartest.WriteFile(t, dir, "a", make([]byte, 1<<20))
 	for name, change := range map[string]func() error{
 		"appended to": func() error { return os.WriteFile(filepath.Join(dir, "b"), []byte("before and after"), 0o644) },
 		"replaced": func() error {
-			write(t, dir, "c", []byte("after!"))
+			tartest.WriteFile(t, dir, "c", []byte("after!"))
 			return os.Rename(filepath.Join(dir, "c"), filepath.Join(dir, "b"))
 		},
 		"removed": func() error { return os.Remove(filepath.Join(dir, "b")) },
 	} {
-		write(t, dir, "b", []byte("before"))
+		tartest.WriteFile(t, dir, "b", []byte("before"))
 		out := &onWrite{do: change}
 		_, err := Dir(t.Context(), dir, out, Options{Format: "tar"})
-		if out.err != nil || err == nil || !strings.Contains(err.Error(), "b") {
+		if out.err != nil || err == nil || !strings.HasPrefix(err.Error(), "b changed while it was packed") {
 			t.Errorf("%s: %v, %v", name, err, out.err)
 		}
 	}
@@ -282,7 +264,7 @@ func (w *onWrite) Write(p []byte) (int, error) {
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "large", nil)
+	tartest.WriteFile(t, dir, "large", nil)
 	if err := os.Truncate(filepath.Join(dir, "large"), 1<<40); err != nil {
 		t.Fatal(err)
 	}
@@ -296,10 +278,55 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// Reading a base ends with the context and with the first error, however large its files
+// are.
+func TestReadingBaseEnds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	tartest.WriteFile(t, dir, "huge", nil)
+	const size = 1 << 40 // bytes, all of them in a hole
+	if err := os.Truncate(filepath.Join(dir, "huge"), size); err != nil {
+		t.Skipf("the file system cannot have the file: %v", err)
+	}
+	huge := &oldFile{path: "huge", size: size, open: func() (io.ReaderAt, io.Closer, error) {
+		f, err := os.Open(filepath.Join(dir, "huge"))
+		return f, f, err
+	}}
+	failed := errors.New("failed")
+	broken := &oldFile{path: "broken", size: 1, open: func() (io.ReaderAt, io.Closer, error) { return nil, nil, failed }}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("stopped"))
+	defer cancel()
+	for name, test := range map[string]struct {
+		read func() error
+		want string
+	}{
+		"a directory":           {func() error { _, err := DirBase(ctx, dir); return err }, "stopped"},
+		"chunks":                {func() error { _, err := huge.chunks(ctx); return err }, "stopped"},
+		"a file that is broken": {func() error { return hashAll(t.Context(), []*oldFile{broken, huge}, nil) }, "failed"},
+	} {
+		ended := make(chan error, 1)
+		go func() { ended <- test.read() }()
+		select {
+		case err := <-ended:
+			if err == nil || !strings.HasSuffix(err.Error(), test.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: reading goes on", name)
+		}
+	}
+	short := &oldFile{path: "short", size: 10, open: func() (io.ReaderAt, io.Closer, error) {
+		return strings.NewReader("12345"), io.NopCloser(nil), nil
+	}}
+	if err := short.hash(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a file that has become shorter: %v", err)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "a", nil)
+	tartest.WriteFile(t, dir, "a", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Dir(ctx, dir, &bytes.Buffer{}, Options{}); err == nil {
@@ -319,8 +346,8 @@ func TestErrors(t *testing.T) {
 func TestArchiveInside(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write(t, dir, "a", nil)
-	write(t, dir, "dist/other", nil)
+	tartest.WriteFile(t, dir, "a", nil)
+	tartest.WriteFile(t, dir, "dist/other", nil)
 	out, err := os.Create(filepath.Join(dir, "dist/archive"))
 	if err != nil {
 		t.Fatal(err)

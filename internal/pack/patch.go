@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 
 	"github.com/klauspost/compress/zstd"
@@ -13,6 +12,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/progress"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/seekable"
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 const (
@@ -22,11 +22,11 @@ const (
 	// worthwhile is how large a patch may be, compared with the data frames that
 	// need not be fetched because of it.
 	worthwhile = 0.6
-	// maxBetween is how many bytes between missing pieces, which the base does have,
-	// a patch makes as well.
+	// maxBetween is how many bytes between two missing pieces a patch may make as well,
+	// although the base has them.
 	maxBetween = 256 << 10
 	// small is the size of a patched part and its base together, in bytes, up to
-	// which the tables of the best encoder take more time than the compression.
+	// which the best encoder takes longer to prepare its tables than to compress.
 	small = 512 << 10
 )
 
@@ -36,9 +36,9 @@ type part struct {
 	pieces []seekable.Piece // from the first to the last missing one
 	offset int64            // of the part in the file, in bytes
 	old    *oldFile         // nil if the base has no older version of the file
-	saved  int64            // bytes of the data frames that have the missing pieces
+	saved  int64            // bytes of the data frames that contain the missing pieces
 
-	first, last int // of pieces, in the index
+	first, last int // the numbers of the first and the last piece in the index
 }
 
 // end returns where a piece ends.
@@ -49,18 +49,15 @@ func (p *part) size() int64 { return end(p.pieces[len(p.pieces)-1]) - p.pieces[0
 // writePatches writes the patches against a base.
 func (t *tree) writePatches(ctx context.Context, w *seekable.Writer, index *seekable.Index, base *Base) (result Patches, err error) {
 	result.Base = base.Name
-	parts, err := t.parts(index, base)
+	parts, err := t.parts(ctx, index, base)
 	if err != nil || len(parts) == 0 {
 		return result, err
 	}
-	spool, err := os.CreateTemp("", "stretcher-pack-")
+	spool, err := unixfs.TempFile()
 	if err != nil {
 		return result, err
 	}
 	defer spool.Close()
-	if err := os.Remove(spool.Name()); err != nil {
-		return result, err
-	}
 	var total int64
 	for _, p := range parts {
 		total += p.size()
@@ -77,7 +74,7 @@ func (t *tree) writePatches(ctx context.Context, w *seekable.Writer, index *seek
 		patches = append(patches, seekable.Patch{Offset: result.Size, Size: size, TarOffset: p.pieces[0].Offset, TarSize: p.size(), Base: made.base})
 		result.Size += size
 		_, err := spool.Write(made.frame)
-		return err
+		return unixfs.TempSpaceError("the patches", err, result.Size)
 	}
 	if err := inOrder(ctx, parts, t.makePatch, add); err != nil || len(patches) == 0 {
 		return result, err
@@ -87,7 +84,7 @@ func (t *tree) writePatches(ctx context.Context, w *seekable.Writer, index *seek
 }
 
 // parts returns the parts of the new files that the base does not have.
-func (t *tree) parts(index *seekable.Index, base *Base) ([]*part, error) {
+func (t *tree) parts(ctx context.Context, index *seekable.Index, base *Base) ([]*part, error) {
 	var parts []*part
 	frame, counted := 0, -1
 	for _, f := range t.files {
@@ -101,7 +98,7 @@ func (t *tree) parts(index *seekable.Index, base *Base) ([]*part, error) {
 		known := base.whole
 		if old != nil && f.size > seekable.MaxChunk {
 			var err error
-			if known, err = old.chunks(); err != nil {
+			if known, err = old.chunks(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -131,27 +128,6 @@ func (t *tree) parts(index *seekable.Index, base *Base) ([]*part, error) {
 		p.pieces = index.Pieces[p.first : p.last+1]
 	}
 	return parts, nil
-}
-
-// chunks returns the digests of the chunks of an older file.
-func (f *oldFile) chunks() (map[seekable.Sum]bool, error) {
-	in, closer, err := f.open()
-	if err != nil {
-		return nil, err
-	}
-	defer closer.Close()
-	chunks := map[seekable.Sum]bool{}
-	buf := make([]byte, seekable.MaxChunk)
-	for offset := int64(0); offset < f.size; {
-		b := buf[:min(int64(len(buf)), f.size-offset)]
-		if err := readAt(in, b, offset); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.path, err)
-		}
-		n := seekable.Cut(b)
-		chunks[seekable.SumOf(b[:n])] = true
-		offset += int64(n)
-	}
-	return chunks, nil
 }
 
 // readAt fills b from an offset.
@@ -258,8 +234,8 @@ func (e *encoders) encode(contents, dictionary []byte) ([]byte, error) {
 	return (*to).EncodeAll(contents, nil), nil
 }
 
-// inOrder calls work for each part, for several at a time, and then with the results
-// in the order of the parts.
+// inOrder calls work for each part, for several at a time, and calls then with the
+// results in the order of the parts. It ends with the first error.
 func inOrder(ctx context.Context, parts []*part, work func(*part, *encoders) (patch, error), then func(*part, patch) error) error {
 	type result struct {
 		patch patch
