@@ -9,7 +9,7 @@ import (
 )
 
 // Printable returns s with its control characters escaped as in a string of Go,
-// newlines and tabs included, and so the bytes that are not UTF-8. Text from
+// newlines and tabs included, and also the bytes that are not UTF-8. Text from
 // elsewhere could otherwise forge lines of the log or control a terminal.
 func Printable(s string) string {
 	return string(printable([]byte(s), false))
@@ -33,7 +33,7 @@ func printable(text []byte, lines bool) []byte {
 			}
 		}
 		if b := text[i]; b >= ' ' && b < 0x7f || lines && (b == '\n' || b == '\t') || valid && !utf8.RuneStart(b) {
-			i++ // a byte that does not start a rune is of one that began in a safe word
+			i++ // or the rest of a rune that began in a safe word
 			continue
 		}
 		c, size := utf8.DecodeRune(text[i:])

@@ -1,28 +1,44 @@
 // Package redact removes secrets from what is logged, so that a log can be posted
-// to a chat: passwords and tokens in the user part of URLs, and the values of
-// query parameters whose names look like signatures, tokens, keys or
-// credentials. Elsewhere it finds only the values of Hide. It also escapes control characters.
+// to a chat: passwords and tokens in the user part of URLs, the values of query
+// parameters whose names look like signatures, tokens, keys or credentials, and
+// queries without names. Elsewhere it finds only the values of Hide. It also escapes
+// control characters.
 package redact
 
 import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // placeholder replaces each secret.
 const placeholder = "REDACTED"
 
+// shortSecret is the length in bytes from which on a secret is recognized by itself,
+// and not only by its name or as a word of its own.
+const shortSecret = 8
+
+// The patterns are compiled when they are needed, to start faster.
+
 // urlPattern matches a URL in a line of log. A backslash ends it, because a URL
-// that was quoted twice is followed by one, before the closing quote.
-var urlPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"<>\\` + "`" + `]+`)
+// that was quoted twice is followed by one, before the closing quote, unless it is
+// that of jsonAmpersand.
+var urlPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s"<>\\` + "`" + `]|\\u0026)+`)
+})
+
+// jsonAmpersand is a & in JSON that is safe in HTML, as json.Marshal writes it.
+const jsonAmpersand = `\u0026`
 
 // secretParameter matches the names of query parameters whose values grant
 // access: signatures, tokens, keys and the like. It includes the parameters of
 // presigned URLs of AWS (X-Amz-Signature, -Credential, -Security-Token;
 // Signature and AWSAccessKeyId), GCS (X-Goog-Signature, -Credential;
 // GoogleAccessId) and Azure (sig).
-var secretParameter = regexp.MustCompile(`(?i)^(sig|hmac|key|auth|bearer|sas|pwd|pw|pass|code|jwt)$|signature|token|secret|passw|passphrase|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
+var secretParameter = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)^(sig|hmac|key|auth|bearer|sas|pwd|pw|pass|code|jwt)$|signature|token|secret|passw|passphrase|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
+})
 
 // Text returns s with the secrets of all URLs in it replaced by REDACTED.
 func Text(s string) string { return within(withoutHidden(s), maxNested) }
@@ -32,7 +48,7 @@ func within(s string, depth int) string {
 	if !strings.Contains(s, "://") {
 		return s
 	}
-	return urlPattern.ReplaceAllStringFunc(s, func(match string) string {
+	return urlPattern().ReplaceAllStringFunc(s, func(match string) string {
 		u := strings.TrimRight(match, ",.:;)") // punctuation of the sentence around it
 		return nested(u, depth) + match[len(u):]
 	})
@@ -113,28 +129,35 @@ func nested(u string, depth int) string {
 		authority = user + authority[at:]
 	}
 	if i := strings.IndexAny(rest, "?#"); i >= 0 {
-		rest = rest[:i+1] + query(rest[i+1:])
+		rest = rest[:i+1] + query(rest[i+1:], rest[i] == '#')
 	}
 	return scheme + "://" + authority + within(rest, depth-1)
 }
 
-func query(query string) string {
+// query redacts a query and the fragment that may follow it, or a fragment alone.
+func query(query string, fragment bool) string {
 	var b strings.Builder
 	for query != "" {
 		pair, sep := query, ""
 		if i := strings.IndexAny(query, "&;#"); i >= 0 {
 			pair, sep = query[:i], query[i:i+1]
 		}
-		query = query[len(pair)+len(sep):]
-		if name, _, ok := strings.Cut(pair, "="); ok {
-			plain, err := url.QueryUnescape(name)
-			if err != nil {
-				plain = name
-			}
-			if secretParameter.MatchString(plain) {
-				pair = name + "=" + placeholder
-			}
+		if i := strings.Index(pair, jsonAmpersand); i >= 0 {
+			pair, sep = pair[:i], jsonAmpersand
 		}
+		query = query[len(pair)+len(sep):]
+		name, value, named := strings.Cut(pair, "=")
+		plain, err := url.QueryUnescape(name)
+		if err != nil {
+			plain = name
+		}
+		switch {
+		case named && secretParameter().MatchString(plain):
+			pair = name + "=" + placeholder
+		case !fragment && strings.Trim(value, "=") == "" && len(pair) >= shortSecret && !strings.Contains(pair, "://"):
+			pair = placeholder // the whole may be a token, also one in base64
+		}
+		fragment = fragment || sep == "#"
 		b.WriteString(pair + sep)
 	}
 	return b.String()

@@ -18,7 +18,6 @@ var hidden atomic.Pointer[regexp.Regexp]
 // called. A value of less than 8 bytes is replaced only where it stands as a word
 // of its own, so that the log stays readable.
 func Hide(values []string) (restore func()) {
-	const short = 8 // bytes
 	var patterns []string
 	for _, value := range values {
 		quoted := strconv.Quote(value)
@@ -26,7 +25,7 @@ func Hide(values []string) (restore func()) {
 			// A pattern has to be UTF-8; U+FFFD matches any other byte.
 			switch pattern := regexp.QuoteMeta(string([]rune(form))); {
 			case form == "":
-			case len(form) < short:
+			case len(form) < shortSecret:
 				patterns = append(patterns, wordEdge(form[0])+pattern+wordEdge(form[len(form)-1]))
 			default:
 				patterns = append(patterns, pattern)
