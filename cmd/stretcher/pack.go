@@ -250,7 +250,7 @@ func runPack(ctx context.Context, o *packOptions) (err error) {
 		files = append(files, upload.File{Path: o.manifest})
 	}
 	if o.upload != "" {
-		options := fetch.Options{Version: stretcher.Version, Retries: 3, RetryWait: time.Second}
+		options := fetch.Options{Version: stretcher.Version, RetryWait: time.Second}
 		err := upload.Files(ctx, o.upload, files, options, func(line string) { fmt.Fprintln(os.Stderr, redact.Printable(line)) })
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package upload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -22,7 +23,7 @@ func (p file) size(context.Context) (int64, error) {
 		return 0, errMissing
 	}
 	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file is there")
+		err = errors.New("what is there is not a regular file")
 	}
 	if err != nil {
 		return 0, err
@@ -37,7 +38,10 @@ func (p file) put(ctx context.Context, f *os.File, size int64, sent func(int64))
 		return err
 	}
 	err := unixfs.WriteFile(string(p), 0o644, unixfs.RenameNew, func(to *os.File) error {
-		_, err := io.Copy(to, &counted{ctx, io.NewSectionReader(f, 0, size), sent})
+		n, err := io.Copy(to, &counted{ctx, io.NewSectionReader(f, 0, size), sent})
+		if err == nil && n < size {
+			err = fmt.Errorf("the file has become shorter while it was read, %d of %d bytes", n, size)
+		}
 		return err
 	})
 	if errors.Is(err, unix.EEXIST) {

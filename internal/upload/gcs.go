@@ -67,7 +67,7 @@ func (g gcsObject) size(ctx context.Context) (size int64, err error) {
 
 func (g gcsObject) put(ctx context.Context, f *os.File, size int64, sent func(int64)) error {
 	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, size)); err != nil {
+	if _, err := io.Copy(sum, &counted{ctx, io.NewSectionReader(f, 0, size), func(int64) {}}); err != nil {
 		return err
 	}
 	s := gcsSession{gcsObject: g, file: f, size: size}
@@ -105,10 +105,10 @@ type gcsSession struct {
 	gcsObject
 	file   *os.File
 	size   int64
-	url    string // secret: who knows it can write
+	url    string // secret: whoever knows it can write
 	offset int64  // how many bytes the server has
 	stored bool
-	exists bool // the condition that nothing is stored there does not hold
+	exists bool // something is stored there already
 }
 
 // begin starts the session.
@@ -134,15 +134,15 @@ func (s *gcsSession) begin(ctx context.Context, crc uint32) error {
 	case resp.StatusCode != http.StatusOK:
 		return s.client.StatusError(resp)
 	case resp.Header.Get("Location") == "":
-		return errors.New("the server has begun no upload session")
+		return errors.New("the server did not begin an upload session")
 	default:
 		s.url = resp.Header.Get("Location")
 	}
 	return nil
 }
 
-// send sends n bytes. For none, it asks how many the server has, unless that is all of
-// an empty file.
+// send sends n bytes from the offset on. With 0, it only asks how many the server has;
+// if that is all, also of an empty file, the server stores the object.
 func (s *gcsSession) send(ctx context.Context, n int64) error {
 	span := "*"
 	if n > 0 {
@@ -182,7 +182,7 @@ func (s *gcsSession) send(ctx context.Context, n int64) error {
 func (g gcsObject) do(ctx context.Context, method, at string, body io.Reader, headers map[string]string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, at, body)
 	if err != nil {
-		return nil, errors.New("the server has named no valid URL for the upload") // not the error, which has the URL
+		return nil, errors.New("the server gave no valid URL for the upload") // without the error, which has the URL
 	}
 	if section, ok := body.(*io.SectionReader); ok {
 		req.ContentLength = section.Size()

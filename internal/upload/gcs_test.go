@@ -2,6 +2,7 @@ package upload
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -66,6 +67,34 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(308)
 	default:
 		w.WriteHeader(404)
+	}
+}
+
+// The checksum of a large file, which is computed first, can be interrupted.
+func TestGCSInterrupted(t *testing.T) {
+	t.Setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
+	f, err := os.Create(filepath.Join(t.TempDir(), "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size = 1 << 40
+	if err := f.Truncate(size); err != nil {
+		t.Skip(err)
+	}
+	place, err := fetch.NewPlace("gs://bucket/key", fetch.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := newGCS(place.GCS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupted := errors.New("interrupted by a test")
+	cancel(interrupted)
+	if err := o.put(ctx, f, size, func(int64) {}); err != interrupted {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -49,7 +49,7 @@ func (s s3Object) size(ctx context.Context) (int64, error) {
 	case http.StatusNotFound:
 		return 0, errMissing // or the bucket is, which put tells
 	case http.StatusForbidden:
-		// So it is for those who may not list the bucket.
+		// S3 answers so for a missing object, too, unless the credentials may list the bucket.
 		return 0, errUnknown
 	}
 	if err != nil {
@@ -65,9 +65,13 @@ func (s s3Object) put(ctx context.Context, f *os.File, size int64, sent func(int
 	}
 	err := store(ctx, f, size, sent, aws.String("*"))
 	if status(err) == http.StatusNotImplemented {
-		// This service does not know the condition. Ask again what it would have.
-		if _, err := s.size(ctx); !errors.Is(err, errMissing) {
-			return fmt.Errorf("the service does not support If-None-Match, and it is not certain that nothing is stored there: %w", err)
+		// This service does not know the condition: find out what it would have.
+		_, err = s.size(ctx)
+		if err == nil {
+			return errExists
+		}
+		if !errors.Is(err, errMissing) {
+			return fmt.Errorf("the service does not support If-None-Match, and whether something is stored there is not known: %w", err)
 		}
 		err = store(ctx, f, size, sent, nil)
 	}

@@ -20,7 +20,8 @@ import (
 type fakeS3 struct {
 	mu            sync.Mutex
 	objects       map[string]string
-	denyHead      bool // as S3 does for those who may not list
+	denyHead      bool // for a missing object, as S3 does for those who may not list
+	denyRead      bool // for every object
 	noConditions  bool // an error for If-None-Match
 	loseNext      bool // the next object is stored, but the answer is an error
 	appearsBefore string
@@ -32,7 +33,7 @@ func (s *fakeS3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	content, exists := s.objects[r.URL.Path]
 	switch {
-	case r.Method == http.MethodHead && s.denyHead && !exists:
+	case r.Method == http.MethodHead && (s.denyHead && !exists || s.denyRead):
 		w.WriteHeader(http.StatusForbidden)
 	case r.Method == http.MethodPut:
 		s.puts++
@@ -87,6 +88,9 @@ func TestS3(t *testing.T) {
 		{"not listable", &fakeS3{denyHead: true}, "", "Uploaded ", 1},
 		{"without conditions", &fakeS3{noConditions: true}, "", "Uploaded ", 2},
 		{"neither", &fakeS3{noConditions: true, denyHead: true}, "", "does not support If-None-Match", 1},
+		{"without conditions, meanwhile another", &fakeS3{noConditions: true, appearsBefore: "contend"}, "", other, 1},
+		{"not readable", &fakeS3{denyRead: true}, "", "Uploaded ", 1},
+		{"not readable, the same", &fakeS3{denyRead: true}, "content", "something is stored there already, and these credentials may not read it, so that it cannot be compared", 1},
 		{"meanwhile the same", &fakeS3{appearsBefore: "content"}, "", "Uploaded ", 1},
 		{"meanwhile another", &fakeS3{appearsBefore: "contend"}, "", other, 1},
 		{"lost answer", &fakeS3{loseNext: true}, "", "Uploaded ", 2},

@@ -19,17 +19,17 @@ import (
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
-// attempts is how often a request is tried at most.
+// attempts is how often a request is sent at most.
 const attempts = 5
 
 // maxSmall is the size of a stored file that File.Same is asked about, in bytes.
 const maxSmall = 64 << 10
 
 var (
-	errExists  = errors.New("it exists")
-	errMissing = errors.New("it does not exist")
+	errExists  = errors.New("something is stored there already")
+	errMissing = errors.New("nothing is stored there")
 	// errUnknown is the error of a store that does not tell whether an object exists.
-	errUnknown = errors.New("not known")
+	errUnknown = errors.New("these credentials may not read it")
 	// errLeft is the error of an interrupted upload that could not remove what it had
 	// stored.
 	errLeft = errors.New("what was sent could not be removed")
@@ -92,15 +92,15 @@ func NewPublicPrefix(raw string) (Prefix, error) {
 // URL returns the URL of the file with this name under the prefix.
 func (p Prefix) URL(name string) string { return string(p) + "/" + url.PathEscape(name) }
 
-// File is a file to store by its base name.
+// File is a file to store under its base name.
 type File struct {
 	Path string
-	// Same reports whether what is stored, of at most 64 KiB, is as good as the file.
-	// Where it is nil, only the same bytes are.
+	// Same reports whether what is stored under this name, of at most 64 KiB, is as good
+	// as the file. If it is nil, only the same bytes are.
 	Same func(stored []byte) bool
 }
 
-// upload is a file on its way.
+// upload is a file that is being stored.
 type upload struct {
 	File
 	url     string
@@ -113,7 +113,9 @@ type upload struct {
 // Files stores the files in this order, so that a file which leads to others should be
 // the last one. What is stored already is not stored again. If another content is
 // stored for one of them, nothing is stored. It calls report with a line for each file.
+// A request that fails is sent again, up to 5 times in all, whatever Options.Retries is.
 func Files(ctx context.Context, p Prefix, files []File, o fetch.Options, report func(string)) error {
+	o.Retries = attempts - 1
 	var todo []*upload
 	for _, f := range files {
 		u := &upload{File: f, url: p.URL(filepath.Base(f.Path)), options: o}
@@ -133,10 +135,10 @@ func Files(ctx context.Context, p Prefix, files []File, o fetch.Options, report 
 	for _, u := range todo {
 		err := u.put(ctx)
 		if errors.Is(err, errExists) {
-			// Another upload, or an attempt of this one whose answer was lost.
+			// By another upload, or by an attempt of this one whose answer was lost.
 			var same bool
 			if same, err = u.stored(ctx); err == nil && !same {
-				err = errExists
+				err = fmt.Errorf("%w, and these credentials may not read it, so that it cannot be compared: allow them to read, or give this release another name", errExists)
 			}
 		}
 		if err != nil {

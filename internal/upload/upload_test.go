@@ -84,6 +84,13 @@ func TestFile(t *testing.T) {
 	if _, err := to.size(t.Context()); err != errMissing {
 		t.Errorf("after that: %v", err)
 	}
+	if err := to.put(t.Context(), f, 8, count); err == nil || err.Error() != "the file has become shorter while it was read, 7 of 8 bytes" {
+		t.Errorf("too short: %v", err)
+	}
+	if _, err := to.size(t.Context()); err != errMissing {
+		t.Errorf("after that: %v", err)
+	}
+	sent = 0
 	if err := to.put(t.Context(), f, 7, count); err != nil || sent != 7 {
 		t.Errorf("%d bytes are sent: %v", sent, err)
 	}
