@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -127,13 +128,14 @@ func markupReason(text string) string {
 	if xml.Unmarshal([]byte(text), &answer) == nil && answer.XMLName.Local == "Error" {
 		return joinReason(answer.Code, cmp.Or(answer.Message, answer.Details))
 	}
-	if title := htmlTitle.FindStringSubmatch(text); title != nil {
+	if title := htmlTitle().FindStringSubmatch(text); title != nil {
 		return title[1]
 	}
 	return ""
 }
 
-var htmlTitle = regexp.MustCompile(`(?is)<title[^>]*>([^<]*)</title>`)
+// htmlTitle is compiled when it is needed, to start faster.
+var htmlTitle = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?is)<title[^>]*>([^<]*)</title>`) })
 
 // jsonReason returns the code and message of an error in JSON: in the value
 // itself, in its member "error" or "errors", or in the first element of a list.

@@ -108,6 +108,34 @@ func TestErrorReason(t *testing.T) {
 	}
 }
 
+// Errors do not show more than the beginning of a status line, and headers are bounded.
+func TestLongHeader(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxHeader)
+	f := serve(t, nil, func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer conn.Close()
+		if r.URL.Path == "/status" {
+			fmt.Fprintf(conn, "HTTP/1.1 403 %s\r\nContent-Length: 0\r\n\r\n", long[1000:])
+		} else {
+			fmt.Fprintf(conn, "HTTP/1.1 206 %s\r\nContent-Length: 0\r\n\r\n", long)
+		}
+		return true
+	})
+	for path, want := range map[string]string{
+		"/status": ": 403 xxx",
+		"/header": ": net/http: server response headers exceeded 262144 bytes; aborted",
+	} {
+		_, logged, err := download(t, quick(0), f.URL+path)
+		if err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 300 || len(logged) > 1000 {
+			t.Errorf("%s: error %.500v, %d bytes of log", path, err, len(logged))
+		}
+	}
+}
+
 // A body of an error that never ends delays the error by 2 seconds, with all
 // sources.
 func TestErrorBodyThatHangs(t *testing.T) {

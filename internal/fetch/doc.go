@@ -32,5 +32,9 @@
 // in order, from the first one on, and waits for those that have not arrived.
 // When the object is started over, the readers are too.
 //
+// Manifest and SignedManifest fetch small objects into memory in the same way. An Object
+// fetches ranges, which are resumed as well. A Place tells package upload where an
+// object with a URL is stored.
+//
 // Log lines and errors contain no secrets of URLs; see package redact.
 package fetch

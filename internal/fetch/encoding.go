@@ -99,8 +99,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// hint says, to be appended to an error, which checksum an object with this encoding has to have. It is ""
-// where nothing but the bytes themselves can be the reason of a wrong one.
+// hint is to be appended to the error of a wrong checksum: it says which bytes the
+// checksum has to be of. It is "" if there is no encoding that could be the reason.
 func (e encoding) hint() string {
 	switch {
 	case len(codings(e.sent)) > 0:

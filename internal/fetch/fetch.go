@@ -121,9 +121,9 @@ func CheckAllow(prefixes []string) error {
 // A URL that CheckURL rejects gives the error of CheckURL.
 //
 // The bytes are those that the server has stored; no Content-Encoding is
-// decoded. The hint is to be appended to the error where they are not what is
-// expected: it says, after a colon, what a Content-Encoding has to do with that.
-// It is "" where the server sent none, and where the download itself fails.
+// decoded. The hint is for the error of a wrong checksum, to which it is to be
+// appended: it begins with a colon, and says how a Content-Encoding can be the
+// reason. It is "" if the server sent none, and if the download itself fails.
 func Download(ctx context.Context, url string, to *os.File, o Options, readers ...func(io.Reader) error) (hint string, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -87,9 +87,8 @@ func (f *fetcher) retry(ctx context.Context, name string, attempt func(context.C
 	})
 }
 
-// retry calls attempt until it succeeds, fails permanently, or has failed once
-// more than there are retries, and again before each retry. The log calls it by
-// name.
+// retry calls attempt until it succeeds, fails permanently, or has used up the
+// retries, and calls again before each retry. name is what the log calls this work.
 func (o Options) retry(ctx context.Context, name string, attempt func(context.Context) error, again func()) error {
 	for n := 0; ; n++ {
 		err := attempt(ctx)

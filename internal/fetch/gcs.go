@@ -24,8 +24,8 @@ const (
 
 // GCSClient sends requests to Google Cloud Storage, or to the emulator that
 // STORAGE_EMULATOR_HOST names. It does not use the vendor's client, which would more
-// than double the size of this program and of what it does at its start, and whose
-// retries would have to be kept from it: what is needed here is one request each.
+// than double the size of this program and its work at start-up, and makes retries of
+// its own. All that is needed here are single requests.
 type GCSClient struct {
 	client    *http.Client
 	server    url.URL
@@ -99,14 +99,14 @@ func (c *GCSClient) Do(req *http.Request) (*http.Response, error) {
 func (c *GCSClient) token(ctx context.Context) (*auth.Token, error) {
 	token, err := c.creds.Token(ctx)
 	if refused, ok := errors.AsType[*auth.Error](err); ok && refused.Response != nil {
-		status := withReason(errors.New(redact.Printable(refused.Response.Status)), reason(refused.Response.Header.Get("Content-Type"), refused.Body))
+		status := withReason(errors.New(textReason(refused.Response.Status)), reason(refused.Response.Header.Get("Content-Type"), refused.Body))
 		return nil, fmt.Errorf("GCP credentials: %w", httpStatusError(status, refused.Response.StatusCode, refused.Response.Header))
 	}
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, fmt.Errorf("GCP credentials: %w", withoutURL(err))
 	}
-	// The token of one universe must not be sent to another one. A machine of Google's
-	// does not know, but can only reach its own.
+	// The token of one universe must not be sent to another one. A machine at Google
+	// does not know its universe, but can reach no other.
 	if token.MetadataString("auth.google.tokenSource") == "compute-metadata" {
 		return token, nil
 	}

@@ -45,8 +45,8 @@ func CheckHeaders(h http.Header) error {
 	return nil
 }
 
-// HeaderSecrets returns what of the headers must not be logged: all values but
-// that of Host, and the credentials of an Authorization also without its scheme.
+// HeaderSecrets returns the parts of the headers that must not be logged: all values
+// except that of Host, and of Authorization also the credentials without their scheme.
 func HeaderSecrets(h http.Header) []string {
 	var secrets []string
 	for name, values := range h {
@@ -89,7 +89,7 @@ func withoutHeaders(req *http.Request, h http.Header) {
 // sameServer reports whether two URLs have the same scheme, host and port, as
 // curl compares them.
 func sameServer(a, b *url.URL) bool {
-	return a.Scheme == b.Scheme && a.Hostname() == b.Hostname() && portOf(a) == portOf(b)
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && portOf(a) == portOf(b)
 }
 
 func portOf(u *url.URL) string {

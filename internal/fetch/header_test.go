@@ -46,6 +46,45 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// A server is the same one however its host and port are spelled. The user of the URL,
+// which becomes the header Authorization, goes to https on the same host, too.
+func TestRedirectedHeaders(t *testing.T) {
+	t.Parallel()
+	s := &httpSource{Options: Options{Headers: http.Header{"X-Token": {"s3cret"}}}}
+	for _, test := range []struct{ from, to, want string }{
+		{"https://h/a", "https://h/b", "X-Token Authorization"},
+		{"https://h/a", "https://h:443/b", "X-Token Authorization"},
+		{"https://H.example/a", "https://h.example/b", "X-Token Authorization"},
+		{"http://h:80/a", "http://h/b", "X-Token Authorization"},
+		{"http://H/a", "https://h/a", "Authorization"},
+		{"https://h/a", "https://h:8443/a", ""},
+		{"https://h/a", "https://a.h/a", ""},
+		{"http://h:80/a", "https://h:443/a", ""},
+	} {
+		from, err := http.NewRequest(http.MethodGet, test.from, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := http.NewRequest(http.MethodGet, test.to, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.Header = http.Header{"X-Token": {"s3cret"}, "Authorization": {"Basic s3cret"}}
+		if err := s.checkRedirect(to, []*http.Request{from}); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, name := range []string{"X-Token", "Authorization"} {
+			if to.Header.Get(name) != "" {
+				got = append(got, name)
+			}
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s to %s: sent %s, want %s", test.from, test.to, got, test.want)
+		}
+	}
+}
+
 // What CheckHeaders accepts can be sent, and its errors do not show the value.
 func FuzzCheckHeaders(f *testing.F) {
 	for _, h := range [][2]string{{"X-Token", "s3cret"}, {"Host", "h:80"}, {"host", "a b"}, {"range", "x"}, {"X Y", "x"}, {"X", "a\r\nb"}, {"X-Ü", "x"}, {"X", "\xff"}} {

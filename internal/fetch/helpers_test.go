@@ -70,16 +70,6 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// writeFile writes a temporary file and returns its path.
-func writeFile(t *testing.T, content []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, content, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // serve serves the object as it should be.
 func (f *faulty) serve(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
@@ -96,6 +86,12 @@ func (f *faulty) change(content []byte, tag string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.content, f.tag = content, tag
+}
+
+func (f *faulty) etag() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tag
 }
 
 func (f *faulty) asked() []*http.Request {
@@ -197,10 +193,23 @@ func random(seed uint64, size int) []byte {
 	return b
 }
 
-func (f *faulty) etag() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.tag
+// writeFile writes a temporary file and returns its path.
+func writeFile(t *testing.T, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// quietServer returns a server, not yet started, that logs nothing.
+func quietServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(s.Close)
+	return s
 }
 
 // blackHole accepts connections and never answers. wantClosed checks that the client

@@ -19,28 +19,29 @@ const (
 	maxSignatureSize = 16 << 10
 )
 
-// Manifest returns the object at url, which may have 1 MiB. It decodes a
-// Content-Encoding of gzip; after that too, the object may have 1 MiB. Each attempt may take
-// 60 seconds, so that a server that sends a byte a second cannot hold up a host
-// for ever. Of the options it uses Retries, RetryWait, Headers, Allow, Version and
-// Debug. Errors are those of Download.
+// Manifest returns the object at url, of at most 1 MiB. It decodes a Content-Encoding
+// of gzip, to at most 1 MiB, too. Each attempt may take 60 seconds, so that a server
+// that sends a byte a second cannot hold up a host for ever. Of the options it uses
+// Retries, RetryWait, Headers, Allow, Version and Debug. Errors are those of Download.
 func Manifest(ctx context.Context, url string, o Options) ([]byte, error) {
 	return small(ctx, newSmall(url, MaxManifest, o))
 }
 
-// SignedManifest is Manifest for an object with a detached signature at
-// SignatureURL(url), which may have 16 KiB. It returns the object after verify has
-// accepted it. An error of verify is returned as "URL: ...".
+// SignedManifest is Manifest for an object with a detached signature, of at most
+// 16 KiB, at SignatureURL(url). It returns the object after verify has accepted it. An
+// error of verify is returned as "URL: ...".
 //
-// Each attempt fetches both, also where verify has failed or the signature is
-// missing: while somebody replaces the two, one may be old and the other one new.
-func SignedManifest(ctx context.Context, url string, o Options, verify func(manifest, signature []byte) error) (manifest []byte, err error) {
+// If verify fails or the signature is missing, that is a failed attempt, and the next
+// one fetches both again: while somebody replaces the two, one may be old and the
+// other one new.
+func SignedManifest(ctx context.Context, url string, o Options, verify func(manifest, signature []byte) error) ([]byte, error) {
 	for _, u := range []string{url, SignatureURL(url)} {
 		if err := CheckURL(u, o.Allow); err != nil { // before any request, and not as an attempt
 			return nil, err
 		}
 	}
-	attempt := func(ctx context.Context) error {
+	var manifest []byte
+	attempt := func(ctx context.Context) (err error) {
 		m, s := newSmall(url, MaxManifest, o), newSmall(SignatureURL(url), maxSignatureSize, o)
 		m.once, s.once = true, true
 		if manifest, err = small(ctx, m); err != nil {
@@ -53,7 +54,7 @@ func SignedManifest(ctx context.Context, url string, o Options, verify func(mani
 		if err != nil {
 			return err
 		}
-		if err := verify(manifest, signature); err != nil {
+		if err = verify(manifest, signature); err != nil {
 			return redact.Error(fmt.Errorf("%s: %w", m.name(), err))
 		}
 		return nil

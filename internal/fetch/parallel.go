@@ -307,7 +307,7 @@ func (c *connection) fetchPart(ctx context.Context, p *part) error {
 	}
 }
 
-// openPart opens what is missing of p, unless the open transfer is just there.
+// openPart opens what is missing of p, unless the open transfer has arrived there.
 func (c *connection) openPart(ctx context.Context, p *part) error {
 	if !c.parts.owns(c, p) {
 		return errTakenOver

@@ -10,8 +10,6 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpproxy"
-
-	"github.com/fujiwara/stretcher/internal/redact"
 )
 
 // badProxy stands for a proxy variable that is not valid, until a request would
@@ -76,17 +74,22 @@ func newTransport() *http.Transport {
 	return prepare(http.DefaultTransport.(*http.Transport).Clone())
 }
 
+// maxHeader is how large the header of an answer may be, in bytes. Errors may quote any
+// part of it, and the 10 MiB of net/http would be too much for a log.
+const maxHeader = 256 << 10
+
 // prepare makes a transport use the proxies of the environment, and disables
 // HTTP/2, which would send all ranges over one connection.
 func prepare(t *http.Transport) *http.Transport {
 	t.Proxy = proxyFromEnvironment()
+	t.MaxResponseHeaderBytes = maxHeader
 	t.Protocols = &http.Protocols{}
 	t.Protocols.SetHTTP1(true)
 	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 		if resp.StatusCode == http.StatusOK {
 			return nil
 		}
-		return fmt.Errorf("proxy: %w", httpStatusError(errors.New(redact.Printable(resp.Status)), resp.StatusCode, resp.Header))
+		return fmt.Errorf("proxy: %w", httpStatusError(errors.New(textReason(resp.Status)), resp.StatusCode, resp.Header))
 	}
 	if t.TLSClientConfig != nil {
 		t.TLSClientConfig.NextProtos = nil // Clone copies "h2" in it

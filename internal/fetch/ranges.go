@@ -39,11 +39,11 @@ func (o *Object) Close() {
 // negative where the server does not tell.
 func (o *Object) Size() int64 { return o.fetcher.progress.size.Load() }
 
-// Fetch calls read with each range, for several at a time, in any order. A range
-// whose transfer fails is resumed where that was, as Download does; read does not
-// notice. It is an error if the server does not support ranges, and if the object
-// changes, also between two calls. Fetch returns the first error, also of read, or the
-// cause of ctx.
+// Fetch calls read with each range, for several at a time, in any order. If a transfer
+// fails, it is resumed where it was, as by Download, and read does not notice. Retries
+// are counted from the last byte that has arrived. It is an error if the server does
+// not support ranges, if the object is too short, and if it changes, also between two
+// calls. Fetch returns the first error, also of read, or the cause of ctx.
 func (o *Object) Fetch(ctx context.Context, ranges []Range, read func(context.Context, Range, io.Reader) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -81,7 +81,7 @@ type rangeReader struct {
 	ctx      context.Context
 	rest     Range
 	transfer *transfer // nil where none is open
-	unread   []byte    // what the transfer has read, and Read has not returned
+	unread   []byte    // bytes of the transfer that Read has yet to return
 	broken   error     // why the last transfer ended too early
 	err      error     // of Read
 }
@@ -159,6 +159,8 @@ func (o *Object) open(ctx context.Context, r Range) (*transfer, error) {
 		err = permanent(errChanged)
 	case t.offset != r.Offset:
 		err = permanent(errNoRanges)
+	case t.object.size >= 0 && t.object.size < r.Offset+r.Size: // another attempt would not get more
+		err = permanent(fmt.Errorf("the object has only %d bytes, and not the bytes %d to %d", t.object.size, r.Offset, r.Offset+r.Size-1))
 	default:
 		f.validator = t.object.validator
 		f.progress.size.Store(t.object.size)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -17,7 +16,7 @@ import (
 // fetchRanges fetches ranges of the content that a server should have.
 func fetchRanges(t *testing.T, url string, content []byte, o Options, ranges ...Range) error {
 	t.Helper()
-	object, err := OpenObject(url, o)
+	object, err := OpenObject(url, o.logTo(&recorder{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +43,7 @@ func fetchRanges(t *testing.T, url string, content []byte, o Options, ranges ...
 
 func TestRanges(t *testing.T) {
 	t.Parallel()
-	content := make([]byte, 3<<20)
-	rand.NewChaCha8([32]byte{}).Read(content)
+	content := random(60, 3<<20)
 	ranges := []Range{{0, 1}, {1, 1 << 20}, {2 << 20, 1<<20 - 1}, {3<<20 - 1, 1}, {5, 0}}
 
 	t.Run("file", func(t *testing.T) {
@@ -60,32 +58,49 @@ func TestRanges(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// Each answer ends after 100,000 bytes, but for as many as there are retries.
+	// Two answers end after 100,000 bytes. One retry is enough, because each retry brings
+	// some bytes.
 	t.Run("cut", func(t *testing.T) {
 		t.Parallel()
 		var cuts atomic.Int32
-		server := serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		var server *faulty
+		server = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
 			if n%3 == 2 {
 				return false
 			}
 			cuts.Add(1)
-			http.ServeContent(&shortWriter{ResponseWriter: w, left: 100_000}, r, "", time.Time{}, bytes.NewReader(content))
-			panic(http.ErrAbortHandler)
+			server.cut(100_000, w, r)
+			return true
 		})
-		o := Options{Retries: 2, RetryWait: time.Millisecond}
-		if err := fetchRanges(t, server.URL, content, o, Range{10, 2 << 20}); err != nil || cuts.Load() != 2 {
+		if err := fetchRanges(t, server.URL, content, quick(1), Range{10, 2 << 20}); err != nil || cuts.Load() != 2 {
 			t.Errorf("%v after %d cuts", err, cuts.Load())
 		}
 	})
 	t.Run("without retries", func(t *testing.T) {
 		t.Parallel()
-		server := serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
-			http.ServeContent(&shortWriter{ResponseWriter: w, left: 100_000}, r, "", time.Time{}, bytes.NewReader(content))
-			panic(http.ErrAbortHandler)
+		var server *faulty
+		server = serve(t, content, func(_ int, w http.ResponseWriter, r *http.Request) bool {
+			server.cut(100_000, w, r)
+			return true
 		})
 		err := fetchRanges(t, server.URL, content, Options{}, Range{10, 2 << 20})
-		if err == nil || !strings.Contains(err.Error(), "of 3145728 bytes") {
-			t.Errorf("got %v", err)
+		if want := "fetch " + server.URL + ": after 100010 of 3145728 bytes: unexpected EOF"; err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	})
+	// The end of the range is not in the object, or nothing of it. That is not retried.
+	t.Run("too short", func(t *testing.T) {
+		t.Parallel()
+		for _, url := range []string{serve(t, content, nil).URL, "file://" + writeFile(t, content)} {
+			for r, want := range map[Range]string{
+				{3<<20 - 1, 2}: "the object has only 3145728 bytes, and not the bytes 3145727 to 3145728",
+				{3 << 20, 1}:   "the object has ",
+			} {
+				err := fetchRanges(t, url, content, Options{Retries: 3, RetryWait: time.Hour}, r)
+				if err == nil || !strings.HasPrefix(err.Error(), "fetch "+url+": "+want) {
+					t.Errorf("%s, %+v: got %v, want %s", url, r, err, want)
+				}
+			}
 		}
 	})
 	t.Run("no ranges", func(t *testing.T) {
@@ -136,22 +151,4 @@ func TestRanges(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
-}
-
-// shortWriter discards what is beyond a number of bytes.
-type shortWriter struct {
-	http.ResponseWriter
-	left int
-}
-
-func (w *shortWriter) Write(p []byte) (int, error) {
-	n := min(len(p), w.left)
-	w.left -= n
-	if _, err := w.ResponseWriter.Write(p[:n]); err != nil {
-		return 0, err
-	}
-	if n < len(p) {
-		return n, errors.New("cut off")
-	}
-	return n, nil
 }

@@ -58,7 +58,7 @@ func (s fileSource) open(_ context.Context, offset, length int64, validator stri
 	if length < 0 {
 		length = o.size - offset
 	}
-	o.body = &fileBody{f, io.NewSectionReader(f, offset, length), o.validator}
+	o.body = &fileBody{io.NewSectionReader(f, offset, length), f, o.validator}
 	return o, nil
 }
 
@@ -76,8 +76,8 @@ func fileValidator(info fs.FileInfo) string {
 // fileBody reads a part of a file. At the end of the part, Read fails with
 // errChanged where the file was written to in the meantime.
 type fileBody struct {
-	*os.File
 	section   *io.SectionReader
+	file      *os.File
 	validator string
 }
 
@@ -86,7 +86,7 @@ func (b *fileBody) Read(p []byte) (int, error) {
 	if err != io.EOF {
 		return n, err
 	}
-	info, statErr := b.File.Stat()
+	info, statErr := b.file.Stat()
 	if statErr != nil {
 		return n, statErr
 	}
@@ -95,3 +95,5 @@ func (b *fileBody) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+func (b *fileBody) Close() error { return b.file.Close() }

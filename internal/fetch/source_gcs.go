@@ -85,9 +85,7 @@ func (s *gcsSource) open(ctx context.Context, offset, length int64, validator st
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && ranged:
 		o.offset, o.size, err = parseContentRange(resp.Header.Get("Content-Range"))
-	case resp.StatusCode == http.StatusOK && offset > 0: // the server has ignored the range
-		err = errChanged
-	case resp.StatusCode == http.StatusOK:
+	case resp.StatusCode == http.StatusOK: // also if the server has ignored the range
 		o.body = withCRC32C(resp)
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
 		err = errChanged

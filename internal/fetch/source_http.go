@@ -79,7 +79,7 @@ func (s *httpSource) checkRedirect(req *http.Request, via []*http.Request) error
 	case checkHost(req.URL) != nil:
 		return permanent(fmt.Errorf("redirected to %s: %w", redact.URL(req.URL.String()), checkHost(req.URL)))
 	case from.Scheme == "https" && req.URL.Scheme == "http":
-		return permanent(fmt.Errorf("redirected from https to http: %s", redact.Text(req.URL.String())))
+		return permanent(fmt.Errorf("redirected from https to http: %s", redact.URL(req.URL.String())))
 	}
 	if err := s.allow.Web(req.URL); err != nil {
 		return permanent(fmt.Errorf("redirected to %s: %w", redact.URL(req.URL.String()), err))
@@ -89,11 +89,11 @@ func (s *httpSource) checkRedirect(req *http.Request, via []*http.Request) error
 	req.Header.Del("Referer")
 	if sameServer(req.URL, via[0].URL) {
 		req.Host = s.Headers.Get("Host")
-	} else {
-		withoutHeaders(req, s.Headers)
-		req.Header.Set("User-Agent", s.userAgent())
+		return nil
 	}
-	if req.URL.Host != via[0].URL.Host {
+	withoutHeaders(req, s.Headers)
+	req.Header.Set("User-Agent", s.userAgent())
+	if !strings.EqualFold(req.URL.Host, via[0].URL.Host) { // then it is more than a redirect to https
 		// net/http sends them to subdomains too.
 		req.Header.Del("Authorization")
 		req.Header.Del("Cookie")
@@ -129,7 +129,11 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, withoutURL(err)
+		err = withoutURL(err)
+		if strings.HasPrefix(err.Error(), "failed to parse Location header") { // and quotes it, with its secrets
+			err = permanent(errors.New("redirected to a malformed URL"))
+		}
+		return nil, err
 	}
 	if s.Debug {
 		resp.Body = &timedBody{resp.Body, s.Options, &stat, resp}
@@ -157,7 +161,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && ranged:
 		err = errChanged
 	case resp.StatusCode < 200 || resp.StatusCode > 299 || resp.StatusCode == http.StatusPartialContent:
-		err = withReason(errors.New(redact.Printable(resp.Status)), readReason(resp))
+		err = withReason(errors.New(textReason(resp.Status)), readReason(resp))
 		if resp.Request.URL.String() != req.URL.String() {
 			err = fmt.Errorf("%w (redirected to %s)", err, redact.URL(resp.Request.URL.String()))
 		}
@@ -205,7 +209,7 @@ func httpRange(offset, length int64) string {
 // parseContentRange reads a Content-Range header (RFC 9110, section 14.4).
 // The size is -1 where the server does not say it.
 func parseContentRange(s string) (offset, size int64, err error) {
-	bad := fmt.Errorf("bad Content-Range %q", s)
+	bad := fmt.Errorf("bad Content-Range %.100q", s)
 	spec, ok := strings.CutPrefix(s, "bytes ")
 	if !ok {
 		return 0, 0, bad
@@ -293,7 +297,7 @@ func (b *timedBody) Close() error {
 	b.timings.mu.Lock()
 	defer b.timings.mu.Unlock()
 	r, now := &b.timings.result, time.Now()
-	b.logf("[DEBUG] GET %s: %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, b.resp.Status,
+	b.logf("[DEBUG] GET %s: %s: DNS %s, connect %s, TLS %s, first byte %s, transfer %s, total %s", b.resp.Request.URL, textReason(b.resp.Status),
 		r.DNSLookup, r.TCPConnection, r.TLSHandshake, r.ServerProcessing, now.Sub(b.timings.firstByte), now.Sub(b.timings.start))
 	return err
 }

@@ -7,11 +7,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
 	"maps"
 	"math"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -20,15 +18,6 @@ import (
 	"testing"
 	"time"
 )
-
-// quietServer returns a server, not yet started, that logs nothing.
-func quietServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
-	t.Helper()
-	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	t.Cleanup(s.Close)
-	return s
-}
 
 func TestHTTPRequest(t *testing.T) {
 	t.Parallel()
@@ -139,6 +128,7 @@ func TestHTTPRedirects(t *testing.T) {
 		{"missing", to(other.URL + "/missing?token=secret"), "", "404 Not Found (redirected to " + other.URL + "/missing?token=REDACTED)"},
 		{"file", to("file:///etc/passwd"), "", `redirected to a URL of scheme "file"`},
 		{"s3", to("s3://bucket/key"), "", `redirected to a URL of scheme "s3"`},
+		{"malformed", to("/%zz?token=secret"), "", "redirected to a malformed URL"},
 		{"https to http", secure.URL, "", "redirected from https to http: " + plain.URL + "/?token=REDACTED"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -184,6 +174,9 @@ func TestHTTPNoSecrets(t *testing.T) {
 		case "/location":
 			w.Header().Set("Location", "http://user:s3cret@[::1/%zz?sig=s3cret")
 			w.WriteHeader(302)
+		case "/relative":
+			w.Header().Set("Location", "/%zz?sig=s3cret")
+			w.WriteHeader(302)
 		case "/cut":
 			w.Header().Set("Content-Length", "10")
 			http.NewResponseController(w).Flush()
@@ -199,6 +192,7 @@ func TestHTTPNoSecrets(t *testing.T) {
 		"http://s3cret@HOST/503",
 		"http://user:s3cret@HOST/redirect#access_token=s3cret",
 		"http://user:s3cret@HOST/location",
+		"http://user:s3cret@HOST/relative",
 		"http://user:s3cret@HOST/cut?X-Goog-Signature=s3cret",
 		"http://user:s3cret@HOST/",
 		"http://user:s3cret@127.0.0.1:1/?sig=s3cret",

@@ -161,7 +161,7 @@ func s3Error(err error, conditional bool) error {
 		short = fmt.Errorf("%w, request %s", short, textReason(id))
 	}
 	if region := resp.Response.Header.Get("X-Amz-Bucket-Region"); region != "" && (status == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed") {
-		short = fmt.Errorf("%w (set AWS_REGION to %s, where the bucket is)", short, region)
+		short = fmt.Errorf("%w (set AWS_REGION to %s, where the bucket is)", short, textReason(region))
 	}
 	switch {
 	case conditional && (status == http.StatusPreconditionFailed || status == http.StatusRequestedRangeNotSatisfiable):

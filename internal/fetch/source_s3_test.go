@@ -149,26 +149,6 @@ func TestS3Errors(t *testing.T) {
 			}
 		})
 	}
-	t.Run("Retry-After", func(t *testing.T) {
-		f := serveS3(t, []byte("x"), func(n int, w http.ResponseWriter, _ *http.Request) bool {
-			if n == 0 {
-				w.Header().Set("Retry-After", "1")
-				s3Answer(w, 503, "SlowDown")
-			}
-			return n == 0
-		})
-		start := time.Now()
-		if _, _, err := download(t, quick(1), "s3://bucket/key"); err != nil || time.Since(start) < time.Second {
-			t.Errorf("error %v after %s, %d requests", err, time.Since(start), len(f.asked()))
-		}
-	})
-	t.Run("refused", func(t *testing.T) {
-		awsEnvironment(t, "http://127.0.0.1:1")
-		_, logged, err := download(t, quick(2), "s3://bucket/key")
-		if err == nil || err.Error() != "fetch s3://bucket/key: dial tcp 127.0.0.1:1: connect: connection refused (given up after 3 attempts)" {
-			t.Errorf("error %v\n%s", err, logged)
-		}
-	})
 	t.Run("no region", func(t *testing.T) {
 		awsEnvironment(t, "http://127.0.0.1:1")
 		os.Unsetenv("AWS_REGION") // awsEnvironment has it restored
@@ -323,15 +303,4 @@ func TestS3CABundle(t *testing.T) {
 	if err != nil || string(got) != "secure HTTP/1.1" {
 		t.Errorf("got %q, %v", got, err)
 	}
-}
-
-func TestS3Timeout(t *testing.T) {
-	url, wantClosed := blackHole(t)
-	awsEnvironment(t, url)
-	_, _, err := download(t, Options{Timeout: 200 * time.Millisecond}, "s3://bucket/key")
-	if err == nil || !strings.Contains(err.Error(), "timeout") {
-		t.Errorf("error %v", err)
-	}
-	wantClosed()
-	nothingLeft(t)
 }

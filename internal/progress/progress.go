@@ -1,6 +1,6 @@
-// Package progress says how far work is that takes long: where stderr is a
-// terminal, in one line there that is updated, and otherwise in the log every 10
-// seconds. Of what ends before the first line is due, it says nothing.
+// Package progress says how far long work is: if stderr is a terminal, in one line
+// there that is updated, and otherwise by a line in the log every 10 seconds. Work that
+// ends before its first line is due is not mentioned.
 package progress
 
 import (

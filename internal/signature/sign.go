@@ -58,7 +58,7 @@ func parseSecretKey(text []byte, password func() (string, error)) (k SecretKey, 
 	if err != nil {
 		return k, err
 	}
-	// What decrypting has taken is not needed any more.
+	// The memory that decrypting takes is not needed any more.
 	defer debug.FreeOSMemory()
 	if k.key, err = minisign.DecryptKey(secret, text); err != nil {
 		return k, errors.New("wrong password, or the file was damaged")

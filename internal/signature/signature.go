@@ -124,7 +124,7 @@ func (k Keys) Verify(message, signature []byte) (id, comment string, err error) 
 	return "", "", fmt.Errorf("signed by key %s, which is %s", id, k.foreign())
 }
 
-// foreign says that a key is none of k.
+// foreign returns the words of an error which say that a key is none of k.
 func (k Keys) foreign() string {
 	var ids []string
 	for _, key := range k {

@@ -9,9 +9,9 @@ import (
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
-// Place is where an object of the schemes s3, gs or file is stored. It says to a
-// program that writes objects what a URL means to those that fetch them, and gives it
-// a client with the same credentials. One of its three fields is not nil or "".
+// Place is where an object of the scheme s3, gs or file is stored. With it, a program
+// that writes objects reads URLs as those that fetch them do, and has a client with the
+// same credentials. Exactly one of its fields is set.
 type Place struct {
 	S3   *S3Place
 	GCS  *GCSPlace
