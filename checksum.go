@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"time"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/checksum"
@@ -20,9 +21,11 @@ import (
 // archive has been verified. If dest has a part of it, only the rest is downloaded.
 func (d *deployment) getSrc(ctx context.Context, s strategy) (_ *archive.Archive, err error) {
 	limits := archive.Limits{Size: d.conf.MaxSize, CountHoles: s.fillsHoles()}
-	if t := d.conf.Timeout; t > 0 { // for both kinds of download together
+	if t := d.conf.Timeout; t > 0 { // for all downloads of the deployment together
+		start := time.Now()
+		defer func() { d.downloading += time.Since(start) }()
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, t, fmt.Errorf("timeout: the download took longer than %s", t))
+		ctx, cancel = context.WithTimeoutCause(ctx, t-d.downloading, fmt.Errorf("timeout: the download took longer than %s", t))
 		defer cancel()
 	}
 	if a, err := d.getChanged(ctx, limits); a != nil || err != nil {

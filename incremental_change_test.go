@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fujiwara/stretcher/internal/pack"
 )
@@ -187,4 +188,30 @@ func TestIncrementalUnmounted(t *testing.T) {
 			wantTree(t, tree, dest, "builtin")
 		}
 	}
+}
+
+// Timeout limits all downloads of a deployment together. There is a second one if dest
+// has changed meanwhile.
+func TestTimeoutOfAllDownloads(t *testing.T) {
+	dir := t.TempDir()
+	tree := filepath.Join(dir, "tree")
+	must(t, os.Mkdir(tree, 0o755))
+	must(t, os.WriteFile(filepath.Join(tree, "file"), []byte("content"), 0o644))
+	archive, m := packed(t, tree, pack.Options{})
+	must(t, os.WriteFile(tree+".tar.zst", archive, 0o644))
+	m.Src, m.Dest = "file://"+tree+".tar.zst", filepath.Join(dir, "dest")
+	d := newDeployment(&m, &event{}, newOutcome(Config{Timeout: time.Hour}))
+	s := &builtinStrategy{&m}
+	logOf(func() {
+		src, err := d.getSrc(t.Context(), s)
+		must(t, err)
+		must(t, src.Close())
+		if d.downloading <= 0 {
+			t.Error("the first download took no time")
+		}
+		d.downloading = time.Hour
+		if _, err := d.getSrc(t.Context(), s); err == nil || !strings.Contains(err.Error(), "Get src failed: ") || !strings.Contains(err.Error(), "timeout: the download took longer than 1h0m0s") {
+			t.Errorf("got error %v", err)
+		}
+	})
 }

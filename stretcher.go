@@ -164,6 +164,8 @@ type deployment struct {
 	outcome  *outcome
 	release  string // the release that Rollback deploys, "" for what the manifest names
 	absent   bool   // a dry run is to take dest for missing, because a pre command may move it away
+
+	downloading time.Duration // how long src was downloaded, with conf.Timeout
 }
 
 func newDeployment(m *Manifest, ev *event, out *outcome) *deployment {
