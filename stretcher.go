@@ -139,8 +139,8 @@ func (m *Manifest) Deploy(conf Config) error {
 
 // DeployContext deploys the manifest, with its pre and post commands. Its success
 // and failure commands are for the caller to run, as RunContext does. When ctx ends,
-// the deployment fails with the cause of ctx. Of PublicKeys it makes use only to
-// refuse a weak checksum, because it does not know the bytes that were signed.
+// the deployment fails with the cause of ctx. PublicKeys only make it refuse a weak
+// checksum, because it does not have the bytes that were signed.
 func (m *Manifest) DeployContext(ctx context.Context, conf Config) error {
 	defer conf.startLog()()
 	if err := conf.check(); err != nil {
@@ -200,7 +200,7 @@ func (d *deployment) deploy(ctx context.Context) (err error) {
 
 // ending returns the last line of the log: the result, dest and the whole time.
 func (d *deployment) ending(result string) string {
-	// A file that is no manifest may have a dest too.
+	// Without src, nothing is deployed to dest: the file may not even be a manifest.
 	if d.manifest.Src != "" && d.manifest.Dest != "" {
 		result += ": " + redact.Printable(d.manifest.Dest)
 	}
@@ -221,7 +221,7 @@ func (d *deployment) run(ctx context.Context) error {
 		if sync, err = newStrategy(m); err != nil {
 			return err
 		}
-		d.outcome.deployment.Strategy = nameOf(sync)
+		d.outcome.deployment.Strategy = sync.name()
 	}
 	lock, err := d.lock(ctx)
 	if err != nil {

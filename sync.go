@@ -27,7 +27,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// SyncStrategy makes the directory to equal to the directory from. See
+// SyncStrategy is a way to make one directory, to, equal to another one, from. See
 // NewSyncStrategy.
 type SyncStrategy interface {
 	Sync(from, to string) error
@@ -36,6 +36,7 @@ type SyncStrategy interface {
 // strategy is one way in which the files of an archive get to dest.
 type strategy interface {
 	SyncStrategy
+	name() string // as in sync_strategy
 	// prepare checks, before the download, what the strategy needs. dest is
 	// locked by then.
 	prepare(dest string) error
@@ -90,19 +91,6 @@ func newStrategy(m *Manifest) (strategy, error) {
 		return &symlinkStrategy{Manifest: m}, nil
 	}
 	return nil, checkStrategy(m.SyncStrategy)
-}
-
-// nameOf returns the name of a strategy.
-func nameOf(s strategy) string {
-	switch s.(type) {
-	case *RsyncStrategy:
-		return "rsync"
-	case *MvSyncStrategy:
-		return "mv"
-	case *symlinkStrategy:
-		return "symlink"
-	}
-	return "builtin"
 }
 
 // prepare checks what the strategy needs, and removes what killed runs left in

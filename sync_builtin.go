@@ -16,13 +16,15 @@ import (
 // but compares the contents of files and not their times.
 type builtinStrategy struct{ *Manifest }
 
-// Sync makes the directory to equal to the directory from, with the excludes of
-// the manifest.
+// Sync makes the directory to a copy of the directory from, with the excludes of the
+// manifest.
 func (s *builtinStrategy) Sync(from, to string) error {
 	options, done := s.options()
 	defer done()
 	return treesync.SyncDir(context.Background(), from, to, options)
 }
+
+func (s *builtinStrategy) name() string { return "builtin" }
 
 func (s *builtinStrategy) prepare(string) error { return nil }
 

@@ -26,6 +26,8 @@ type MvSyncStrategy struct {
 
 var errDestExists = errors.New("dest exists already, and the strategy mv does not replace it")
 
+func (s *MvSyncStrategy) name() string { return "mv" }
+
 func (s *MvSyncStrategy) prepare(string) error { return nil }
 
 func (s *MvSyncStrategy) problem(dest string) (certain bool, err error) {

@@ -36,6 +36,8 @@ func (s *RsyncStrategy) Sync(from, to string) error {
 	return s.sync(context.Background(), &runner{}, from, to)
 }
 
+func (s *RsyncStrategy) name() string { return "rsync" }
+
 // prepare makes sure that rsync can be started with all excludes, and that the
 // staging directory, which is in TMPDIR, will not be inside of dest: rsync would
 // delete it, and then all other files.

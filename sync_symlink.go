@@ -45,6 +45,8 @@ func (s *symlinkStrategy) Sync(from, to string) error {
 	return err
 }
 
+func (s *symlinkStrategy) name() string { return "symlink" }
+
 func (s *symlinkStrategy) prepare(string) error { return nil }
 
 func (s *symlinkStrategy) problem(dest string) (certain bool, err error) {
