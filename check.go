@@ -40,10 +40,10 @@ type Problem struct {
 	numbered bool
 }
 
-// Check returns all for which a deployment would refuse a manifest with
-// Config.Strict, or would warn of it, in the order of the lines. It deploys nothing
-// and runs nothing. manifest is a path, a URL, or "-" for the standard input, which
-// cannot have the signature that PublicKeys ask for.
+// Check returns everything in a manifest that a deployment with Config.Strict would
+// refuse or warn of, in the order of the lines. It deploys nothing and runs nothing.
+// manifest is a path, a URL, or "-" for the standard input, which cannot have the
+// signature that PublicKeys ask for.
 //
 // What depends on the host does not count: whether dest exists, for example. Where
 // a variable of must_env is not set, that is a warning, and nothing else is said

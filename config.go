@@ -50,8 +50,8 @@ type Config struct {
 	// Connections is the number of connections over which an archive of more than
 	// 16 MiB is fetched. 0 is the default, 4.
 	Connections int
-	// Whole makes archives be downloaded whole, also where dest has most of them and
-	// the manifest says where the archive's index is.
+	// Whole downloads archives whole. false fetches only what dest does not have of an
+	// archive, if the manifest says where the archive's index is.
 	Whole bool
 	// MaxSize limits the unpacked size of the archive, in bytes. 0 is no limit.
 	MaxSize int64

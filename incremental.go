@@ -43,7 +43,7 @@ func (d *deployment) getChanged(ctx context.Context, limits archive.Limits) (*ar
 		log.Printf("Not incrementally: %v", err)
 		return nil, nil
 	case !errors.Is(err, allowlist.ErrRefused) && !unixfs.IsFull(err):
-		log.Printf("[WARN] Incremental download: %v: downloading the whole archive", redact.Printable(redact.Error(err).Error()))
+		log.Printf("[WARN] Incremental download: %v: downloading the whole archive", redact.Error(err))
 		return nil, nil
 	}
 	//lint:ignore ST1005 operators match on these words

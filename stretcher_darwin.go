@@ -30,7 +30,7 @@ func (*Manifest) Deploy(conf Config) error { return Run(conf) }
 // DeployContext is Run.
 func (*Manifest) DeployContext(_ context.Context, conf Config) error { return Run(conf) }
 
-// SyncStrategy makes the directory to equal to the directory from.
+// SyncStrategy is a way to make one directory, to, equal to another one, from.
 type SyncStrategy interface {
 	Sync(from, to string) error
 }

@@ -77,7 +77,7 @@ type packOptions struct {
 // parsePackFlags returns what the arguments request, or else flag.ErrHelp, or an
 // error that describes invalid usage.
 func parsePackFlags(args []string, variable func(string) string) (*packOptions, error) {
-	o := &packOptions{}
+	o := &packOptions{Options: pack.Options{Format: "zst"}}
 	f := flag.NewFlagSet("stretcher pack", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	appendTo := func(list *[]string) func(string) error {
@@ -127,7 +127,7 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 		if err != nil {
 			return nil, err
 		}
-		o.output = filepath.Base(abs) + map[string]string{"": ".tar.zst", "zst": ".tar.zst", "gz": ".tar.gz", "tar": ".tar"}[o.Format]
+		o.output = filepath.Base(abs) + map[string]string{"zst": ".tar.zst", "gz": ".tar.gz", "tar": ".tar"}[o.Format]
 	}
 	if o.manifestFrom != "" && o.manifest == "" {
 		return nil, errors.New("-manifest-from without -manifest: name the manifest to write")
@@ -144,7 +144,7 @@ func parsePackFlags(args []string, variable func(string) string) (*packOptions, 
 	if filepath.Base(o.output) == filepath.Base(o.manifest) {
 		return nil, fmt.Errorf("archive and manifest have the same name, %s: give the manifest another one", filepath.Base(o.output))
 	}
-	if len(o.bases) > 0 && o.Format != "" && o.Format != "zst" {
+	if len(o.bases) > 0 && o.Format != "zst" {
 		return nil, fmt.Errorf("-base with -format %s: only zst has patches", o.Format)
 	}
 	if epoch := variable("SOURCE_DATE_EPOCH"); epoch != "" && o.Latest.IsZero() {
@@ -184,7 +184,7 @@ func packMain(args []string) {
 	}
 	ctx, _ := onSignals()
 	if err := runPack(ctx, o); err != nil {
-		fmt.Fprintf(os.Stderr, "stretcher pack: %s\n", redact.Printable(redact.Error(err).Error()))
+		fmt.Fprintf(os.Stderr, "stretcher pack: %v\n", redact.Error(err))
 		os.Exit(1)
 	}
 }
@@ -282,7 +282,7 @@ func (o *packOptions) readTemplate(ctx context.Context) (template []byte, err er
 		return nil, err
 	}
 	var index *seekable.Place
-	if o.Format == "" || o.Format == "zst" {
+	if o.Format == "zst" {
 		index = &seekable.Place{Offset: 1, Size: 1}
 	}
 	draft, err := os.CreateTemp("", "stretcher-pack-")
@@ -339,11 +339,11 @@ func writeFile(name string, contents []byte) error {
 	})
 }
 
-// checkReplaced fails for a path where something else than a file is, such as
-// /dev/null, which root would replace.
+// checkReplaced fails for the path of something other than a file, such as /dev/null,
+// which root would replace.
 func checkReplaced(name string) error {
 	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("write %s: not a regular file is there", name)
+		return fmt.Errorf("write %s: it exists and is not a regular file", name)
 	}
 	return nil
 }
