@@ -29,6 +29,9 @@ const (
 	slowFactor = 8
 	// maxReplaced is how often that is done for one part.
 	maxReplaced = 3
+	// maxParts is how many parts an object is divided into, about. Larger objects have
+	// larger parts, since each takes memory, and a server may claim any size.
+	maxParts = 1 << 20
 )
 
 // partState is what has become of a part.
@@ -108,8 +111,11 @@ func fetchParts(ctx context.Context, f *fetcher, begun *transfer, size int64) er
 // newParts divides the bytes of an object from offset on into parts.
 func newParts(offset, size, partSize int64) *parts {
 	ps := &parts{}
-	for ; offset < size; offset += partSize {
-		ps.list = append(ps.list, &part{number: len(ps.list) + 1, offset: offset, size: min(partSize, size-offset)})
+	partSize = max(partSize, (size-offset)/maxParts)
+	for offset < size {
+		p := &part{number: len(ps.list) + 1, offset: offset, size: min(partSize, size-offset)}
+		ps.list = append(ps.list, p)
+		offset += p.size
 	}
 	return ps
 }

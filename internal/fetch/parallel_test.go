@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -334,6 +335,30 @@ func (d *dripping) Write(p []byte) (int, error) {
 }
 
 func (d *dripping) Unwrap() http.ResponseWriter { return d.ResponseWriter }
+
+// The parts of an object are the whole object, and not too many, whatever size a
+// server claims.
+func TestParts(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		offset, size int64
+		parts        int
+	}{
+		{0, 1, 1}, {5, 5 + 8<<20, 1}, {5, 6 + 8<<20, 2}, {0, 1 << 40, 1 << 17}, {1000, math.MaxInt64, maxParts + 1},
+	} {
+		offset := test.offset
+		ps := newParts(test.offset, test.size, 8<<20)
+		for _, p := range ps.list {
+			if p.offset != offset || p.size <= 0 {
+				t.Fatalf("%+v: a part at %d of %d bytes, want one at %d", test, p.offset, p.size, offset)
+			}
+			offset += p.size
+		}
+		if offset != test.size || len(ps.list) != test.parts {
+			t.Errorf("%+v: %d parts, which end at %d", test, len(ps.list), offset)
+		}
+	}
+}
 
 func TestPatience(t *testing.T) {
 	t.Parallel()

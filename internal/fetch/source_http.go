@@ -129,11 +129,7 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		err = withoutURL(err)
-		if strings.HasPrefix(err.Error(), "failed to parse Location header") { // and quotes it, with its secrets
-			err = permanent(errors.New("redirected to a malformed URL"))
-		}
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	if s.Debug {
 		resp.Body = &timedBody{resp.Body, s.Options, &stat, resp}
@@ -175,11 +171,14 @@ func (s *httpSource) open(ctx context.Context, offset, length int64, validator s
 }
 
 // withoutURL returns the error of a request without the URL, which our own
-// errors contain already. It is permanent where the certificate of the server
-// is not valid.
+// errors contain already. It is permanent if the server redirects to what is not a
+// URL, and if its certificate is not valid.
 func withoutURL(err error) error {
 	if at, ok := errors.AsType[*url.Error](err); ok {
 		err = at.Err
+	}
+	if strings.HasPrefix(err.Error(), "failed to parse Location header") { // and quotes it, with its secrets
+		return permanent(errors.New("redirected to a malformed URL"))
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); !ok {
 		return err
