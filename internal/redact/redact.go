@@ -19,15 +19,6 @@ const placeholder = "REDACTED"
 // and not only by its name or as a word of its own.
 const shortSecret = 8
 
-// The patterns are compiled when they are needed, to start faster.
-
-// urlPattern matches a URL in a line of log. A backslash ends it, because a URL
-// that was quoted twice is followed by one, before the closing quote, unless it is
-// that of jsonAmpersand.
-var urlPattern = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s"<>\\` + "`" + `]|\\u0026)+`)
-})
-
 // jsonAmpersand is a & in JSON that is safe in HTML, as json.Marshal writes it.
 const jsonAmpersand = `\u0026`
 
@@ -35,7 +26,7 @@ const jsonAmpersand = `\u0026`
 // access: signatures, tokens, keys and the like. It includes the parameters of
 // presigned URLs of AWS (X-Amz-Signature, -Credential, -Security-Token;
 // Signature and AWSAccessKeyId), GCS (X-Goog-Signature, -Credential;
-// GoogleAccessId) and Azure (sig).
+// GoogleAccessId) and Azure (sig). It is compiled when it is needed, to start faster.
 var secretParameter = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?i)^(sig|hmac|key|auth|bearer|sas|pwd|pw|pass|code|jwt)$|signature|token|secret|passw|passphrase|credential|access.?key|api.?key|private.?key|accessid|authorization|session`)
 })
@@ -45,13 +36,66 @@ func Text(s string) string { return within(withoutHidden(s), maxNested) }
 
 // within redacts the URLs in s, and those nested in them up to depth.
 func within(s string, depth int) string {
-	if !strings.Contains(s, "://") {
-		return s
+	var b strings.Builder
+	for {
+		before, u, after := cutURL(s)
+		if u == "" {
+			return b.String() + s
+		}
+		b.WriteString(before)
+		b.WriteString(nested(u, depth))
+		s = after
 	}
-	return urlPattern().ReplaceAllStringFunc(s, func(match string) string {
-		u := strings.TrimRight(match, ",.:;)") // punctuation of the sentence around it
-		return nested(u, depth) + match[len(u):]
-	})
+}
+
+// cutURL finds the first URL in a line of log: a scheme, "://", and what follows up to
+// a space or another character that cannot be part of a URL. A backslash ends it,
+// because a URL that was quoted twice is followed by one, before the closing quote,
+// unless it is that of jsonAmpersand. Punctuation of the sentence around it is left out.
+// If there is no URL, u is "".
+func cutURL(s string) (before, u, after string) {
+	for from := 0; ; {
+		colon := strings.Index(s[from:], "://")
+		if colon < 0 {
+			return s, "", ""
+		}
+		colon += from
+		start := colon
+		for start > 0 && isScheme(s[start-1]) {
+			start--
+		}
+		for start < colon && !isLetter(s[start]) {
+			start++
+		}
+		from = colon + len("://")
+		end := urlEnd(s, from)
+		if start < colon && end > from {
+			u = strings.TrimRight(s[start:end], ",.:;)")
+			return s[:start], u, s[start+len(u):]
+		}
+	}
+}
+
+// urlEnd returns where a URL that extends at least to from ends.
+func urlEnd(s string, from int) int {
+	for {
+		i := strings.IndexAny(s[from:], "\t\n\f\r \"<>\\`")
+		if i < 0 {
+			return len(s)
+		}
+		from += i
+		if !strings.HasPrefix(s[from:], jsonAmpersand) {
+			return from
+		}
+		from += len(jsonAmpersand)
+	}
+}
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+
+// isScheme reports whether c may be part of a scheme (RFC 3986, section 3.1).
+func isScheme(c byte) bool {
+	return isLetter(c) || '0' <= c && c <= '9' || c == '+' || c == '.' || c == '-'
 }
 
 // maxNested is how many levels of URLs within URLs are examined; the rest is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode"
@@ -117,6 +118,28 @@ func TestError(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it does not wrap the error")
 	}
+}
+
+// The URLs in a text are those that a regular expression finds.
+func FuzzCutURL(f *testing.F) {
+	for _, s := range []string{"http://h/", "a b://c d", "1-a.b+c://x", "://a://b", "a://://b", "http:// x://y).", `"x://\u0026\u0027"`, "\xff://a", "é://b\xff c://d", "a://.", "@://b", "[a://b", "`a://b`c://d"} {
+		f.Add(s)
+	}
+	pattern := regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s"<>\\` + "`" + `]|\\u0026)+`)
+	f.Fuzz(func(t *testing.T, s string) {
+		whole := s
+		for _, match := range pattern.FindAllString(s, -1) {
+			want := strings.TrimRight(match, ",.:;)")
+			before, u, after := cutURL(s)
+			if u != want || before+u+after != s {
+				t.Fatalf("%q: got %q, %q, %q, want %q", whole, before, u, after, want)
+			}
+			s = after
+		}
+		if before, u, after := cutURL(s); u != "" || before != s || after != "" {
+			t.Errorf("%q: got %q, %q, %q, want none", whole, before, u, after)
+		}
+	})
 }
 
 // FuzzRedact plants a secret in a URL, and the URL in a line of log.
