@@ -94,7 +94,7 @@ func TestReadErrorIsNoChange(t *testing.T) {
 	}
 }
 
-// The temporary file is none of the older tree's either.
+// A temporary file that is too short is not taken for a change of the older tree.
 func TestTempFileIsNotOlder(t *testing.T) {
 	t.Parallel()
 	x := &seekable.Index{TarSize: 1024, Pieces: []seekable.Piece{{Offset: 512, Size: 8}}}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/fetch"
@@ -103,7 +104,7 @@ func DirBase(ctx context.Context, dir string) (*Base, error) {
 			return err
 		}
 		files = append(files, &oldFile{path: name, size: info.Size(), open: func() (io.ReaderAt, io.Closer, error) {
-			f, err := os.Open(path.Join(dir, name))
+			f, err := openUnchanged(path.Join(dir, name), info)
 			return f, f, err
 		}})
 		return nil
@@ -112,6 +113,24 @@ func DirBase(ctx context.Context, dir string) (*Base, error) {
 		return nil, err
 	}
 	return newBase(ctx, dir, files)
+}
+
+// openUnchanged opens a file, which must be what it was when it was listed: hosts could
+// not use a patch that was made against other contents than those that were hashed.
+func openUnchanged(name string, listed fs.FileInfo) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a fifo by now
+	if err != nil {
+		return nil, err
+	}
+	now, err := f.Stat()
+	if err == nil && !sameFile(listed, now) {
+		err = fmt.Errorf("%s changed while it was read: give a base that nothing writes to", name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // archiveBase returns the files of an archive as a base, which owns the archive.

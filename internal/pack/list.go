@@ -165,10 +165,15 @@ func (f *file) check(in *os.File) error {
 	if err != nil {
 		return err
 	}
-	if !os.SameFile(f.info, now) || now.Size() != f.info.Size() || !now.ModTime().Equal(f.info.ModTime()) || now.Mode() != f.info.Mode() {
+	if !sameFile(f.info, now) {
 		return f.changed()
 	}
 	return nil
+}
+
+// sameFile reports whether a file seems to be what it was before.
+func sameFile(before, now fs.FileInfo) bool {
+	return os.SameFile(before, now) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime()) && now.Mode() == before.Mode()
 }
 
 func (f *file) changed() error {

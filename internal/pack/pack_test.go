@@ -246,6 +246,30 @@ func TestChanging(t *testing.T) {
 	}
 }
 
+// A base that changes after it has been hashed is an error, too: no host could use the
+// patches against it.
+func TestChangingBase(t *testing.T) {
+	t.Parallel()
+	older, newer := versions(t, rand.New(rand.NewPCG(4, 0)))
+	base, err := DirBase(t.Context(), older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(older, "lib-1.0.so")
+	contents, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contents[len(contents)/2] ^= 1
+	if err := os.WriteFile(name, contents, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := "patches against " + older + ": " + name + " changed while it was read"
+	if _, err := Dir(t.Context(), newer, io.Discard, Options{Bases: []*Base{base}}); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, expected %s", err, want)
+	}
+}
+
 // onWrite calls do once, when something is written.
 type onWrite struct {
 	do  func() error
