@@ -88,10 +88,8 @@ func (c CommandLine) label() string { return redact.Printable(proc.Label(redact.
 
 func (c *Commands) empty() bool {
 	for _, list := range c.kinds() {
-		for _, line := range list {
-			if !line.empty() {
-				return false
-			}
+		if len(list.given()) > 0 {
+			return false
 		}
 	}
 	return true
@@ -141,13 +139,9 @@ func (r *runner) unlimited() *runner {
 	return &runner{proc.Options{Env: r.Env, Abort: r.Abort}}
 }
 
-// check reports what would keep a command from being started, before anything has
-// been done: that it is too long, with the environment that it will have, or that
-// there is no sh that works.
-func (r *runner) check(ctx context.Context, c *Commands) error {
-	if c.empty() {
-		return nil
-	}
+// checkSizes reports, before anything has been done, that a command is too long to be
+// started with the environment that it will have.
+func (r *runner) checkSizes(c *Commands) error {
 	for kind, list := range c.kinds() {
 		env := r.Env
 		if kind == "success" || kind == "failure" {
@@ -159,12 +153,7 @@ func (r *runner) check(ctx context.Context, c *Commands) error {
 			}
 		}
 	}
-	sh := exec.CommandContext(ctx, "sh", "-c", ":")
-	sh.Env = r.Env
-	if err := sh.Run(); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("commands are run by sh, which does not work: %w: install a shell, or set PATH", err)
-	}
-	return context.Cause(ctx)
+	return nil
 }
 
 func (r *runner) loggedAll(ctx context.Context, cs CommandLines) error {

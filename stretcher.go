@@ -25,6 +25,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/destcheck"
 	"github.com/fujiwara/stretcher/internal/destlock"
+	"github.com/fujiwara/stretcher/internal/proc"
 	"github.com/fujiwara/stretcher/internal/redact"
 	"github.com/fujiwara/stretcher/internal/signature"
 	"github.com/fujiwara/stretcher/internal/state"
@@ -211,8 +212,14 @@ func (d *deployment) ending(result string) string {
 // commands around it.
 func (d *deployment) run(ctx context.Context) error {
 	m := d.manifest
-	if err := d.commands.check(ctx, &m.Commands); err != nil {
+	if err := d.commands.checkSizes(&m.Commands); err != nil {
 		return err
+	}
+	// Without src, the first command is the first step, and tries the shell as well.
+	if !m.Commands.empty() && (m.Src != "" || d.conf.DryRun) {
+		if err := proc.CheckShell(ctx, d.commands.Env); err != nil {
+			return err
+		}
 	}
 	var src *archive.Archive
 	var sync strategy

@@ -96,6 +96,7 @@ func TestShell(t *testing.T) {
 	w.run("mkdir", "none")
 	w.write("manifest.yml", w.archive(w.path("dest"))+"sync_strategy: builtin\ncommands: {post: [touch ran]}\n")
 	w.write("plain.yml", w.archive(w.path("dest"))+"sync_strategy: builtin\n")
+	w.write("commands.yml", "commands: {pre: [touch ran]}\n")
 	for path, want := range map[string]string{
 		"none": `exec: "sh": executable file not found in \$PATH`,
 		"bad":  `fork/exec .*/bad/sh: exec format error`,
@@ -112,5 +113,10 @@ func TestShell(t *testing.T) {
 			t.Error("it downloaded the archive")
 		}
 		start("plain.yml").exits(0)
+
+		// Without src, nothing has been done before the first command.
+		a = start("commands.yml")
+		a.exits(1)
+		a.logged(`\[ERROR\] Deploy manifest failed: pre command: failed: touch ran: ` + want + `$`)
 	}
 }
