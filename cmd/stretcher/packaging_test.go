@@ -62,6 +62,26 @@ func TestManPage(t *testing.T) {
 	}
 }
 
+// The manual page has the keys of a manifest, in the order of the documentation.
+func TestManPageKeys(t *testing.T) {
+	t.Parallel()
+	list := func(file, pattern string) string {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var keys []string
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(data), -1) {
+			keys = append(keys, strings.Split(m[1], " , ")...)
+		}
+		return strings.Join(keys, " ")
+	}
+	got, want := list("../../packaging/stretcher.8", `(?m)^\.It Cm (.*)$`), list("../../docs/manifest.md", "(?m)^\\| `([a-z0-9_.]+)` \\|")
+	if got != want || !strings.HasPrefix(want, "src checksum ") {
+		t.Errorf("packaging/stretcher.8 has the keys %s\nwant %s", got, want)
+	}
+}
+
 // The completions offer all options, and no others.
 func TestCompletionOptions(t *testing.T) {
 	t.Parallel()

@@ -67,7 +67,14 @@ func (t tree) packed() tree {
 
 func (t tree) String() string {
 	n, size := t.files()
-	return fmt.Sprintf("%d files, %d directories, %s", n, len(t)-n, megabytes(size))
+	return fmt.Sprintf("%s, %s, %s", count(n, "file", "files"), count(len(t)-n, "directory", "directories"), megabytes(size))
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // verify returns an error if the names, modes, times or contents in the

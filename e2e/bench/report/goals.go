@@ -8,7 +8,8 @@ type Goal struct {
 	Unit       Unit
 	Limit      float64
 	AtLeast    bool // else at most
-	// Missed says why a goal is missed. It is on the page only if it is.
+	// Missed says why a goal is missed, without a full stop at the end. It is on the
+	// page only if it is missed.
 	Missed string
 }
 
@@ -120,13 +121,13 @@ func (r *Report) Count(names []string) (missedGoals, notMeasuredGoals int) {
 // Why goals are missed on a machine with two processors.
 const (
 	twice = "the network takes 0.1 s of the time. The host has 233 MB, which the agent reads and hashes twice: once to find out what is missing, " +
-		"and once to compare the whole tar with its SHA-256 before anything is put in place. The second time has to be in the order of the tar, on one processor."
+		"and once to compare the whole tar with its SHA-256 before anything is put in place. The second time has to be in the order of the tar, on one processor"
 	freshPacked = "the agent needs 1.1 s of processor time to decompress, to hash, and to create 15,036 files. " +
-		"Even if both processors shared that perfectly, it would take 0.27 of by hand."
+		"Even if both processors shared that perfectly, it would take 0.27 of by hand"
 	oneFrame = "what zstd(1) writes is one frame, which only one processor can decompress, and nothing is extracted before the checksum is verified. " +
-		"This takes about as long as zstd -dc, a third of what by hand takes."
+		"This takes about as long as zstd -dc, a third of what by hand takes"
 	gate = "nothing is extracted before the checksum of the archive is verified, so that decompressing and creating the files are one after the other. " +
-		"Decompressing alone takes zstd(1) 0.3 to 0.4 s, on one processor; a tmpfs cannot clone what has not changed."
+		"Decompressing alone takes zstd(1) 0.3 to 0.4 s, on one processor; a tmpfs cannot clone what has not changed"
 )
 
 // Goals are all that the bench compares figures with, in the order of the page.

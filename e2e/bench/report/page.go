@@ -37,21 +37,34 @@ func (r *Report) page(shown []picture) []byte {
 
 	say("## Goals\n")
 	rows := [][]string{{"part", "case", "goal", "measured", ""}}
-	var reasons []string
+	type reason struct {
+		goals []string
+		why   string
+	}
+	var reasons []reason
 	counts := map[string]int{}
 	for _, g := range Goals {
 		o := r.outcome(g)
 		counts[o.verdict]++
 		rows = append(rows, []string{"[" + g.Part + "](#" + anchor(title(g.Part)) + ")", g.Case, g.String(), o.figure, o.verdict})
-		if o.why != "" {
-			reasons = append(reasons, fmt.Sprintf("- %s, %s (%s, %s): %s.", g.Part, g.Case, g, strings.Trim(o.verdict, "*"), o.why))
+		if o.why == "" {
+			continue
 		}
+		// What several goals have in common is said once.
+		if n := len(reasons); n == 0 || reasons[n-1].why != o.why {
+			reasons = append(reasons, reason{why: o.why})
+		}
+		last := &reasons[len(reasons)-1]
+		last.goals = append(last.goals, fmt.Sprintf("%s, %s (%s, %s)", g.Part, g.Case, g, strings.Trim(o.verdict, "*")))
 	}
 	say("%d goals: %d met, %d missed, %d not measured.\n", len(Goals), counts[met], counts[missed], counts[notMeasured])
 	writeTable(&b, rows)
 	if len(reasons) > 0 {
 		say("Why goals are missed or not measured:\n")
-		say("%s\n", strings.Join(reasons, "\n"))
+		for _, r := range reasons {
+			say("- %s: %s.", strings.Join(r.goals, "; "), r.why)
+		}
+		say("")
 	}
 
 	say("## Plots\n")

@@ -120,6 +120,9 @@ func TestOutcomes(t *testing.T) {
 	r := example()
 	r.Part("pack").Results["speed"] = 14.9
 	r.Part("pack").Results["size"] = 1.051
+	// Two goals are missed for the same reason.
+	r.Part("deploy").Results["fresh, zstd, builtin"] = 0.37
+	r.Part("deploy").Results["unchanged, zstd, builtin"] = 0.43
 	delete(r.Part("bytes").Results, "Go tree, unchanged")
 	r.Part("bytes").Missing["Go tree, unchanged"] = "there is no tree"
 	delete(r.Part("window").Results, "builtin")
@@ -127,12 +130,13 @@ func TestOutcomes(t *testing.T) {
 	delete(r.Part("network").Points, "fresh, packed, builtin")
 	page := r.mustPage(t)
 	for _, want := range []string{
-		" 2 missed, 2 not measured.",
+		" 4 missed, 2 not measured.",
 		"| speed | at least 15 MB/s and core | 14.9 MB/s and core | **missed** |",
 		"| size | at most 1.05 of gzip -6 | 1.051 of gzip -6 | **missed** |",
 		"- bytes, Go tree, unchanged (at most 1 times the index, not measured): there is no tree.",
 		"- window, builtin (at most 0.1 of rsync, not measured): it ended early.",
 		"The plot images/time.svg is missing",
+		"- deploy, fresh, zstd, builtin (at most 0.36 of by hand, missed); deploy, unchanged, zstd, builtin (at most 0.42 of by hand, missed): " + oneFrame + ".\n",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not contain %q", want)
