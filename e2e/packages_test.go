@@ -56,7 +56,11 @@ func TestPackages(t *testing.T) {
 	first, second := h.path("first"), h.path("another", "place")
 	sources := packSources(t, h)
 	buildPackages(t, h, sources, first, "1.2.3")
-	buildPackages(t, h, sources, second, "1.2.3")
+	// Another clone has files of another time, and of another mode if the umask differs.
+	output(t, h.command("sh", "-c", `umask 077; mkdir "$1" && tar -C "$1" -xmf "$2" --no-same-permissions && chmod -R go= "$1"`, "sh", h.path("clone"), sources))
+	closed := h.path("closed.tar")
+	output(t, h.command("tar", "-C", h.path("clone"), "-cf", closed, "."))
+	buildPackages(t, h, closed, second, "1.2.3")
 	name := first + "/dist/stretcher_1.2.3_linux_amd64"
 
 	t.Run("same bytes", func(t *testing.T) {

@@ -14,6 +14,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
+top=$PWD
 export LC_ALL=C TZ=UTC CGO_ENABLED=0
 umask 022
 
@@ -45,6 +46,7 @@ build() {
 		-ldflags "-s -w -X github.com/fujiwara/stretcher.Version=${VERSION:-$PACKAGE_VERSION}" -o "$3" ./cmd/stretcher
 }
 
+cp -r packaging "$work/"
 mkdir -p "$work/package/units" "$work/package/doc"
 gzip -9nc packaging/stretcher.8 >"$work/package/stretcher.8.gz"
 cp README.md SECURITY.md "$work/package/doc/"
@@ -86,7 +88,10 @@ for target; do
 
 	[ "$system" = linux ] || continue
 	cp "$dir/stretcher" "$work/package/stretcher"
-	find "$work/package" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+	# Packages have the modes and times of these files, also those of the scripts. Of the
+	# originals, they depend on who has cloned this repository, and when.
+	chmod -R u=rwX,go=rX "$work/package" "$work/packaging"
+	find "$work/package" "$work/packaging" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	for format in deb rpm apk; do
 		version=$PACKAGE_VERSION
 		zsh=/usr/share/zsh/site-functions
@@ -95,8 +100,8 @@ for target; do
 		apk) version=$apk_version ;;
 		deb) zsh=/usr/share/zsh/vendor-completions units=/lib/systemd/system ;;
 		esac
-		ARCH=$arch ROOT=$work/package PACKAGE_VERSION=$version ZSH=$zsh UNITS=$units \
-			bin/tools/nfpm package -f packaging/nfpm.yaml -p $format -t "dist/$name.$format" >/dev/null
+		(cd "$work" && ARCH=$arch ROOT=$work/package PACKAGE_VERSION=$version ZSH=$zsh UNITS=$units \
+			"$top/bin/tools/nfpm" package -f packaging/nfpm.yaml -p $format -t "$top/dist/$name.$format" >/dev/null)
 	done
 done
 cd dist
