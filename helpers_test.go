@@ -3,8 +3,6 @@ package stretcher
 import (
 	"bytes"
 	"log"
-	"os"
-	"testing"
 )
 
 // logOf returns what f logs, without dates and times.
@@ -27,17 +25,4 @@ type writerFunc func()
 func (f writerFunc) Write(p []byte) (int, error) {
 	f()
 	return len(p), nil
-}
-
-func namesIn(t *testing.T, dir string) []string {
-	t.Helper()
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range list {
-		names = append(names, e.Name())
-	}
-	return names
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fujiwara/stretcher/internal/pack"
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 // onLine calls f before the first write with a text.
@@ -154,7 +155,7 @@ func TestIncrementalNoNetworkAfterPre(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "Get src failed: ") || !errors.Is(err, syscall.ENOENT) {
 			t.Errorf("%v: %s", err, said)
 		}
-		if got := namesIn(t, dest); len(got) != 1 || got[0] != "left" {
+		if got := tartest.NamesIn(t, dest); len(got) != 1 || got[0] != "left" {
 			t.Errorf("dest has %q", got)
 		}
 	}

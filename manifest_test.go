@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 func TestParseManifest(t *testing.T) {
@@ -345,7 +347,7 @@ func TestDeployRunsNoHooks(t *testing.T) {
 			}
 		})
 	}
-	if got := namesIn(t, dir); len(got) > 0 {
+	if got := tartest.NamesIn(t, dir); len(got) > 0 {
 		t.Errorf("Deploy ran %v", got)
 	}
 }

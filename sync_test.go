@@ -96,7 +96,7 @@ func TestStrategiesAlone(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if got := namesIn(t, to); !slices.Equal(got, []string{"file", "list"}) {
+	if got := tartest.NamesIn(t, to); !slices.Equal(got, []string{"file", "list"}) {
 		t.Errorf("dest has %q", got)
 	}
 	want := fmt.Sprintf("invoking command: rsync -a --delete -v --exclude-from=%s/list --exclude=*.pid --stats %s/ %s/\n", from, from, to)
@@ -126,7 +126,7 @@ func TestStrategiesAlone(t *testing.T) {
 	if err := mv.Sync(from, filepath.Join(dir, "moved")+"/"); err != nil {
 		t.Error(err)
 	}
-	if got := namesIn(t, filepath.Join(dir, "moved")); !slices.Equal(got, []string{"agent.pid", "drop.tmp", "file", "list"}) {
+	if got := tartest.NamesIn(t, filepath.Join(dir, "moved")); !slices.Equal(got, []string{"agent.pid", "drop.tmp", "file", "list"}) {
 		t.Errorf("mv made %q", got)
 	}
 	if err := mv.Sync(from, filepath.Join(dir, "again")); !errors.Is(err, os.ErrNotExist) {
@@ -190,10 +190,10 @@ func TestReleasesOfManifests(t *testing.T) {
 			t.Errorf("got error %v", err)
 		}
 	})
-	if got := namesIn(t, alone); !slices.Equal(got, []string{"dest", "dest.releases", "log", "post"}) {
+	if got := tartest.NamesIn(t, alone); !slices.Equal(got, []string{"dest", "dest.releases", "log", "post"}) {
 		t.Errorf("the release has %q", got)
 	}
-	if got := namesIn(t, alone+".releases"); len(got) != 4 {
+	if got := tartest.NamesIn(t, alone+".releases"); len(got) != 4 {
 		t.Errorf("the releases are %q", got)
 	}
 }

@@ -68,18 +68,6 @@ func (f writerFunc) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func namesIn(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range list {
-		names = append(names, e.Name())
-	}
-	return names
-}
-
 // One at a time, also among the goroutines of one process.
 func TestAcquire(t *testing.T) {
 	t.Parallel()
@@ -107,7 +95,7 @@ func TestAcquire(t *testing.T) {
 	if n := turns.Load(); n != 80 {
 		t.Errorf("%d had their turn, expected 80", n)
 	}
-	if left := namesIn(t, directories[0]); len(left) > 0 {
+	if left := tartest.NamesIn(t, directories[0]); len(left) > 0 {
 		t.Errorf("%q is left", left)
 	}
 }
@@ -188,7 +176,7 @@ func TestSweep(t *testing.T) {
 	t.Parallel()
 	dest, directories := place(t)
 	held := mustAcquire(t, dest, directories)
-	want := namesIn(t, directories[0])
+	want := tartest.NamesIn(t, directories[0])
 	if len(want) != 2 {
 		t.Fatalf("the lock files are %q, expected one of the path and one of the inode", want)
 	}
@@ -196,7 +184,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAcquire(t, dest+".other", directories).Release()
-	if got := namesIn(t, directories[0]); !slices.Equal(got, want) {
+	if got := tartest.NamesIn(t, directories[0]); !slices.Equal(got, want) {
 		t.Errorf("there is %q, expected %q", got, want)
 	}
 	held.Release()
@@ -306,7 +294,7 @@ func TestAcquireOnFullDisk(t *testing.T) {
 		t.Errorf("logged %q, expected %q", logged, want)
 	}
 	next.Release()
-	if left := namesIn(t, directories[0]); len(left) > 0 {
+	if left := tartest.NamesIn(t, directories[0]); len(left) > 0 {
 		t.Errorf("%q is left", left)
 	}
 }
@@ -330,7 +318,7 @@ func TestAcquireWithoutInodes(t *testing.T) {
 	if want := regexp.MustCompile(`^\[WARN\] directory for locks: open .*: no space left on device: using another one\n$`); !want.MatchString(logged) {
 		t.Errorf("logged %q", logged)
 	}
-	if got := namesIn(t, other[0]); len(got) != len(l.files) {
+	if got := tartest.NamesIn(t, other[0]); len(got) != len(l.files) {
 		t.Errorf("the other directory has %q", got)
 	}
 	if _, err := acquire(t.Context(), dest, directories[:1]); !errors.Is(err, unix.ENOSPC) {

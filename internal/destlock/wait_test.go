@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 // traces describes a directory for lock files and what is in it.
 func traces(t *testing.T, dir string) string {
 	t.Helper()
 	text := ""
-	for _, name := range append(namesIn(t, dir), ".") {
+	for _, name := range append(tartest.NamesIn(t, dir), ".") {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
 			t.Fatal(err)

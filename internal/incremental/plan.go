@@ -88,8 +88,9 @@ func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
 	used := map[int]*unit{} // by patch
 	for f, pieces := range missing {
 		frame := &x.Frames[f]
+		// left is the unit of the frame, for the pieces that no patch is used for.
 		left := &unit{Range: fetch.Range{Offset: frame.Offset, Size: frame.Size}, tar: fetch.Range{Offset: frame.TarOffset, Size: frame.TarSize}}
-		var plain int64 // bytes of patches without a base
+		var plain int64 // bytes of the patches without a base for pieces of the frame
 		for _, i := range pieces {
 			n, ok := patches[i]
 			switch {

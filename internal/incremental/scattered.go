@@ -33,7 +33,7 @@ type scattered struct {
 }
 
 // tempContents is what tar contains, as errors of a full disk call it.
-const tempContents = "what is fetched or copied of the files"
+const tempContents = "what is fetched or copied from dest"
 
 // write writes contents to the temporary file, at an offset of the tar.
 func (s *scattered) write(b []byte, offset int64) error {

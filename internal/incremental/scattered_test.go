@@ -120,7 +120,7 @@ func TestNoRoom(t *testing.T) {
 	tartest.WriteFile(t, tree, "file", contents)
 	v := packed(t, tree)
 	_, _, err := Open(t.Context(), v.index, Options{Older: t.TempDir(), Size: 1 << 30}, nil)
-	want := "what is fetched or copied of the files needs at least 1.0 MiB in " + dir + ", which has 64 KiB left (free some, or set TMPDIR"
+	want := "what is fetched or copied from dest needs at least 1.0 MiB in " + dir + ", which has 64 KiB left (free some, or set TMPDIR"
 	if !errors.Is(err, unix.ENOSPC) || !strings.HasPrefix(err.Error(), want) {
 		t.Error(err)
 	}

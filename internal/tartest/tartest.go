@@ -109,6 +109,20 @@ func WriteFile(t testing.TB, dir, name string, contents []byte) {
 	}
 }
 
+// NamesIn returns the names in a directory, in their order.
+func NamesIn(t testing.TB, dir string) []string {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
 // PipeThrough returns what a command writes to its standard output when it reads
 // data from its standard input.
 func PipeThrough(t testing.TB, data []byte, command ...string) []byte {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 func TestReplaceFile(t *testing.T) {
@@ -26,7 +28,7 @@ func TestReplaceFile(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
 			t.Errorf("its mode is %v, %v, want %v", info.Mode(), err, mode)
 		}
-		if names := namesIn(t, filepath.Dir(path)); len(names) != 1 {
+		if names := tartest.NamesIn(t, filepath.Dir(path)); len(names) != 1 {
 			t.Errorf("there is %q", names)
 		}
 	}
@@ -76,7 +78,7 @@ func TestReplaceFileErrors(t *testing.T) {
 	if err := ReplaceFile(path, []byte("x"), 0o600); err == nil {
 		t.Error("it replaced a directory")
 	}
-	if got := namesIn(t, dir); len(got) != 1 {
+	if got := tartest.NamesIn(t, dir); len(got) != 1 {
 		t.Errorf("there is %q", got)
 	}
 }

@@ -9,20 +9,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
-)
 
-func namesIn(t *testing.T, dir string) []string {
-	t.Helper()
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range list {
-		names = append(names, e.Name())
-	}
-	return names
-}
+	"github.com/fujiwara/stretcher/internal/tartest"
+)
 
 // NewTempDir removes the directories that killed runs of this user left, and
 // nothing else.
@@ -55,7 +44,7 @@ func TestTempDir(t *testing.T) {
 	}
 	want := append(keep, "p-456", "p-789", filepath.Base(live.Path), filepath.Base(d.Path))
 	slices.Sort(want)
-	if got := namesIn(t, parent); !slices.Equal(got, want) {
+	if got := tartest.NamesIn(t, parent); !slices.Equal(got, want) {
 		t.Errorf("there is %q, expected %q", got, want)
 	}
 	if info, err := os.Stat(d.Path); err != nil || info.Mode().Perm() != 0o700 {
@@ -84,7 +73,7 @@ func TestTempDirOfOddNames(t *testing.T) {
 			d.lock.Close() // as when the process is killed
 		}
 		SweepTempDirs(parent, prefix)
-		if got := namesIn(t, parent); len(got) > 0 {
+		if got := tartest.NamesIn(t, parent); len(got) > 0 {
 			t.Errorf("prefix %q: there is %q", prefix, got)
 		}
 	}
@@ -118,7 +107,7 @@ func TestTempDirConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := namesIn(t, parent); len(got) > 0 {
+	if got := tartest.NamesIn(t, parent); len(got) > 0 {
 		t.Errorf("%q is left", got)
 	}
 }

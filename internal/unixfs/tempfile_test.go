@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
 func TestTempFile(t *testing.T) {
@@ -16,7 +18,7 @@ func TestTempFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if got := namesIn(t, dir); len(got) > 0 {
+	if got := tartest.NamesIn(t, dir); len(got) > 0 {
 		t.Errorf("it has a name: %q", got)
 	}
 	if _, err := f.WriteString("content"); err != nil {
