@@ -13,7 +13,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -29,11 +28,8 @@ import (
 	"time"
 
 	"github.com/fujiwara/stretcher/e2e/bench/report"
+	"github.com/fujiwara/stretcher/e2e/bench/setup"
 )
-
-// room is the space that the largest part, memory, needs for an archive, its tar, and
-// three copies of its contents.
-const room = 8 << 30
 
 type part struct {
 	name    string
@@ -88,7 +84,7 @@ func run(ctx context.Context) (err error) {
 	all := strings.Join(names, ",")
 	runs := flag.Int("runs", 5, "number of measurements of each command")
 	only := flag.String("only", all, "the parts to measure")
-	parent := flag.String("dir", defaultDir(), "directory for the data, preferably on tmpfs")
+	parent := flag.String("dir", setup.ParentDir(), "directory for the data, preferably on tmpfs")
 	docs := flag.String("docs", "../docs", "directory of the page")
 	page := flag.Bool("page", false, "with -only: put the parts into the page; all parts always make a new one")
 	strict := flag.Bool("strict", false, "fail if a goal is missed")
@@ -135,11 +131,10 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{agent: os.Getenv("STRETCHER_BIN"), runs: *runs, scale: 1, commit: commit(ctx), cache: filepath.Join(cache, "stretcher-bench")}
+	b := &bench{runs: *runs, scale: 1, commit: commit(ctx), cache: filepath.Join(cache, "stretcher-bench")}
 	b.pairs = pairs(ctx, b.cache)
-	if b.agent == "" && len(wanted) > 0 {
-		b.agent = filepath.Join(dir, "stretcher")
-		if err := build(ctx, "..", b.agent); err != nil {
+	if len(wanted) > 0 {
+		if b.agent, err = setup.Agent(ctx, "..", dir); err != nil {
 			return err
 		}
 	}
@@ -186,14 +181,14 @@ func run(ctx context.Context) (err error) {
 func (b *bench) measure(ctx context.Context, dir string, p part) error {
 	start := time.Now()
 	b.part = report.NewPart(p.name)
-	b.part.Began, b.part.Load, b.part.Commit, b.part.Runs = start.UTC().Truncate(time.Second), loadAverage(), b.commit, b.runs
+	b.part.Began, b.part.Load, b.part.Commit, b.part.Runs = start.UTC().Truncate(time.Second), setup.LoadAverage(), b.commit, b.runs
 	fmt.Printf("\n== %s (load average %s)\n", p.name, b.part.Load)
 	err := b.inOwnDir(ctx, dir, p)
 	if err != nil {
 		b.part.Problem = "this part of the bench failed; its output says why"
 	}
 	b.part.Took = time.Since(start).Round(time.Second).String()
-	fmt.Printf("took %s, load average %s\n", b.part.Took, loadAverage())
+	fmt.Printf("took %s, load average %s\n", b.part.Took, setup.LoadAverage())
 	return err
 }
 
@@ -205,25 +200,4 @@ func (b *bench) inOwnDir(ctx context.Context, parent string, p part) (err error)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 	return p.measure(b, ctx)
-}
-
-// build builds the agent like make build, from the module in a directory.
-func build(ctx context.Context, module, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", module, "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the agent: %w\n%s", err, bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-// defaultDir returns a tmpfs if it has enough room, so that the speed of the disk
-// does not matter.
-func defaultDir() string {
-	const shm = "/dev/shm"
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(shm, &st); err == nil && int64(st.Bavail)*st.Bsize >= room {
-		return shm
-	}
-	return os.TempDir()
 }

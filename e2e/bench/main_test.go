@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/fujiwara/stretcher/e2e/bench/report"
+	"github.com/fujiwara/stretcher/e2e/bench/setup"
 )
 
 // Each part runs on a hundredth of its data, and has a figure for each of its goals.
 func TestParts(t *testing.T) {
 	t.Parallel()
-	agent := filepath.Join(t.TempDir(), "stretcher")
-	if err := build(t.Context(), "../..", agent); err != nil {
+	agent, err := setup.Agent(t.Context(), "../..", t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range parts {

@@ -15,14 +15,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/fujiwara/stretcher/e2e/bench/setup"
 )
 
 // limit is the time limit for all of it.
@@ -52,7 +50,7 @@ func run(ctx context.Context) (err error) {
 	agents := flag.Int("agents", 200, "number of agents")
 	delay := flag.Duration("delay", 20*time.Second, "the random delay of the runs that have one")
 	bandwidth := flag.String("bandwidth", "500kB", "the bandwidth of the runs that limit it")
-	parent := flag.String("dir", defaultDir(), "directory for the data, preferably on tmpfs")
+	parent := flag.String("dir", setup.ParentDir(), "directory for the data, preferably on tmpfs")
 	update := flag.String("update", "", "also replace the figures in this document")
 	flag.Parse()
 	if flag.NArg() > 0 || *agents < 1 || *agents > 1000 {
@@ -63,12 +61,9 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	f := &fleet{dir: dir, agents: *agents, agent: os.Getenv("STRETCHER_BIN")}
-	if f.agent == "" {
-		f.agent = filepath.Join(dir, "stretcher")
-		if err := build(ctx, f.agent); err != nil {
-			return err
-		}
+	f := &fleet{dir: dir, agents: *agents}
+	if f.agent, err = setup.Agent(ctx, "..", dir); err != nil {
+		return err
 	}
 	if err := f.release(ctx); err != nil {
 		return err
@@ -80,7 +75,7 @@ func run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, server.stop()) }()
 
 	var report bytes.Buffer
-	machine, err := machine(ctx)
+	machine, err := describeMachine()
 	if err != nil {
 		return err
 	}
@@ -130,48 +125,13 @@ func replace(path, figures string) error {
 	return os.WriteFile(path, []byte(before+begin+figures+end+after), 0o644)
 }
 
-// build builds the agent like make build.
-func build(ctx context.Context, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", "..", "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/stretcher")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the agent: %w\n%s", err, bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-// defaultDir returns a tmpfs if there is one, so that the speed of the disk does not
-// matter.
-func defaultDir() string {
-	const shm = "/dev/shm"
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(shm, &st); err == nil && int64(st.Bavail)*st.Bsize >= 8<<30 {
-		return shm
-	}
-	return os.TempDir()
-}
-
-// machine describes this machine.
-func machine(ctx context.Context) (string, error) {
-	processor := runtime.GOARCH
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if _, name, ok := strings.Cut(string(info), "model name\t: "); ok {
-			processor, _, _ = strings.Cut(name, "\n")
-		}
-	}
-	var memory syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&memory); err != nil {
-		return "", err
-	}
-	kernel, err := exec.CommandContext(ctx, "uname", "-sr").Output()
+// describeMachine describes this machine, and how busy it is before the runs.
+func describeMachine() (string, error) {
+	machine, err := setup.ThisMachine()
 	if err != nil {
 		return "", err
 	}
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "", err
-	}
-	minute, _, _ := strings.Cut(string(load), " ")
-	return fmt.Sprintf("All on one machine: %d cores (%s), %s GiB, %s, load average %s before",
-		runtime.NumCPU(), processor, strconv.FormatUint(uint64(memory.Totalram)*uint64(memory.Unit)>>30, 10), strings.TrimSpace(string(kernel)), minute), nil
+	load, _, _ := strings.Cut(setup.LoadAverage(), " ")
+	return fmt.Sprintf("All on one machine: %d cores (%s), %s, %s, load average %s before",
+		machine.Cores, machine.Processor, machine.Memory, machine.Kernel, load), nil
 }
