@@ -21,7 +21,7 @@ help:
 	@echo 'make test     all tests, with Consul, Serf, S3, GCS, sshd, nginx and rsync;'
 	@echo '              with SUDO=sudo, it may install missing Debian packages'
 	@echo 'make sweep    inject a fault into each file system call of a deployment (amd64; an hour)'
-	@echo 'make lint     gofmt, go vet, go mod tidy, staticcheck, errcheck, ineffassign, shellcheck'
+	@echo 'make lint     gofmt, go vet, go mod tidy, staticcheck, errcheck, ineffassign, shellcheck, actionlint'
 	@echo 'make docs     make the pictures and the JSON Schema of docs/ again'
 	@echo 'make fuzz     run every fuzz target for FUZZTIME ($(FUZZTIME))'
 	@echo 'make bench    measure everything that has a goal, and write docs/performance.md;'
@@ -98,6 +98,7 @@ lint: bin/tools/lint.built
 	bin/tools/errcheck -ignoretests -exclude e2e/lint/errcheck.txt ./...
 	bin/tools/ineffassign ./...
 	cd e2e && ../bin/tools/ineffassign ./...
+	bin/tools/actionlint examples/ci/github-actions.yml
 	@if command -v shellcheck >/dev/null; then shellcheck e2e/deps.sh packaging/*.sh e2e/testdata/systemd/*.sh examples/*.sh examples/fleet/*.sh; \
 	else echo 'shellcheck is not installed: the shell scripts are not checked'; fi
 
