@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -15,20 +14,23 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// schema is that of manifests, as an editor uses it.
-func schema(t *testing.T) *jsonschema.Schema {
+// manifestSchema is that of manifests, as an editor uses it.
+const manifestSchema = "../docs/manifest.schema.json"
+
+// schema returns the schema in a file.
+func schema(t *testing.T, path string) *jsonschema.Schema {
 	t.Helper()
-	s, err := jsonschema.NewCompiler().Compile("../docs/manifest.schema.json")
+	s, err := jsonschema.NewCompiler().Compile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// validate returns what the schema says of a manifest, or of one that is no YAML.
-func validate(s *jsonschema.Schema, manifest string) error {
+// validate returns what the schema says of a YAML document, or of one that is no YAML.
+func validate(s *jsonschema.Schema, document string) error {
 	var value any
-	if err := yaml.Unmarshal([]byte(manifest), &value); err != nil {
+	if err := yaml.Unmarshal([]byte(document), &value); err != nil {
 		return err
 	}
 	return s.Validate(asJSON(value))
@@ -73,7 +75,7 @@ func refused(t *testing.T, manifest string) (bool, string) {
 // schema can tell.
 func TestManifestSchema(t *testing.T) {
 	t.Parallel()
-	s := schema(t)
+	s := schema(t, manifestSchema)
 	const (
 		sum = "checksum: 0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501\n"
 		ok  = "src: s3://bucket/app.tar.gz\n" + sum + "dest: /srv/app\n"
@@ -158,17 +160,14 @@ func TestManifestSchema(t *testing.T) {
 // cmd/stretcher deploy with success.
 func TestManifestSchemaAcceptsAll(t *testing.T) {
 	t.Parallel()
-	s := schema(t)
+	s := schema(t, manifestSchema)
 	manifests := map[string]string{}
 	pages, err := filepath.Glob("../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range append(pages, "../README.md") {
-		page, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		page := read(t, path)
 		for i, block := range regexp.MustCompile("(?ms)^```yaml\n((?:#.*?\n)?src:.*?)^```$").FindAllSubmatch(page, -1) {
 			manifests[fmt.Sprint(path, " ", i)] = string(block[1])
 		}
@@ -179,10 +178,7 @@ func TestManifestSchemaAcceptsAll(t *testing.T) {
 	}
 	deploys := regexp.MustCompile(`(?m)^deploy (\S+)`)
 	for _, path := range scripts {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := read(t, path)
 		parts := regexp.MustCompile(`(?m)^-- (.+) --\n`).Split(string(data), -1)
 		names := regexp.MustCompile(`(?m)^-- (.+) --\n`).FindAllStringSubmatch(string(data), -1)
 		for _, deploy := range deploys.FindAllStringSubmatch(parts[0], -1) {
@@ -208,5 +204,26 @@ func TestManifestSchemaAcceptsAll(t *testing.T) {
 	}
 	if checked < 50 {
 		t.Errorf("%d manifests of %d", checked, len(manifests))
+	}
+}
+
+// The examples for other programs are as the schemas of those allow. With a mistake in
+// them, they are not.
+func TestExampleSchemas(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ example, schema, right, wrong string }{
+		{"cloud-init/user-data.yml", "cloud-config.json", "    permissions: ", "    mode: "},
+		{"cloud-init/user-data.yml", "cloud-config.json", "runcmd:\n", "runcmd: 1\nx:\n"},
+		{"ci/gitlab-ci.yml", "gitlab-ci.json", "  after_script:", "  afterwards:"},
+		{"ci/gitlab-ci.yml", "gitlab-ci.json", "    - if: ", "    - when: "},
+	} {
+		s := schema(t, filepath.Join("testdata", "schemas", test.schema))
+		text := string(read(t, filepath.Join("..", "examples", test.example)))
+		if err := validate(s, text); err != nil {
+			t.Errorf("%s: %v", test.example, err)
+		}
+		if mistaken := strings.Replace(text, test.right, test.wrong, 1); mistaken == text || validate(s, mistaken) == nil {
+			t.Errorf("%s with %q for %q is accepted", test.example, test.wrong, test.right)
+		}
 	}
 }
