@@ -71,45 +71,11 @@ func TestPackages(t *testing.T) {
 			t.Errorf("%d files have a checksum, want 4", got)
 		}
 	})
-	t.Run("deb", func(t *testing.T) {
-		buildPackages(t, h, sources, h.path("third"), "1.2.4")
-		testDebian(t, name+".deb", h.path("third/dist/stretcher_1.2.4_linux_amd64.deb"))
-	})
-	t.Run("rpm", func(t *testing.T) {
-		got := output(t, h.command(program(t, "rpm"), "-qp", "--dbpath", h.path("rpmdb"), "--queryformat", "[%{FILEMODES:perms} %{FILEUSERNAME} %{FILENAMES}\n]", name+".rpm"))
-		for _, want := range []string{
-			"-rwxr-xr-x root /usr/bin/stretcher",
-			"-rw-r--r-- root /usr/lib/systemd/system/stretcher-consul.service",
-			"-rw-r--r-- root /usr/lib/systemd/system/stretcher-serf.service",
-			"-rw-r--r-- root /usr/share/man/man8/stretcher.8.gz",
-			"-rw-r--r-- root /usr/share/bash-completion/completions/stretcher",
-			"-rw-r--r-- root /usr/share/zsh/site-functions/_stretcher",
-			"-rw-r--r-- root /usr/share/fish/vendor_completions.d/stretcher.fish",
-			"drwxr-xr-x root /usr/share/doc/stretcher",
-			"-rw-r--r-- root /usr/share/doc/stretcher/copyright",
-			"-rw-r--r-- root /usr/share/doc/stretcher/docs/manifest.md",
-		} {
-			if !strings.Contains(got, want+"\n") {
-				t.Errorf("it lacks %s", want)
-			}
-		}
-		// Every package would else overwrite it, and nothing may be enabled.
-		if other := regexp.MustCompile(`(?m) (/etc.*|/usr/bin|/usr/lib/systemd/system)$`).FindString(got); other != "" {
-			t.Errorf("it has%s", other)
-		}
-	})
-	t.Run("apk", func(t *testing.T) {
-		list := strings.Split(output(t, h.command("tar", "-tzf", name+".apk", "--ignore-zeros", "--warning=none")), "\n")
-		for _, want := range []string{".PKGINFO", "usr/bin/stretcher", "usr/lib/systemd/system/stretcher-consul.service", "usr/share/zsh/site-functions/_stretcher"} {
-			if !slices.Contains(list, want) {
-				t.Errorf("it lacks %s: %q", want, list)
-			}
-		}
-		info := output(t, h.command("tar", "-xzOf", name+".apk", "--ignore-zeros", "--warning=none", ".PKGINFO"))
-		if !regexp.MustCompile(`(?m)^pkgver = 1\.2\.3(-r\d+)?$`).MatchString(info) {
-			t.Errorf("it says\n%s", info)
-		}
-	})
+	buildPackages(t, h, sources, h.path("third"), "1.2.4")
+	newer := h.path("third/dist/stretcher_1.2.4_linux_amd64")
+	t.Run("deb", func(t *testing.T) { testDebian(t, name+".deb", newer+".deb") })
+	t.Run("rpm", func(t *testing.T) { testRPM(t, name+".rpm", newer+".rpm") })
+	t.Run("apk", func(t *testing.T) { testAPK(t, name+".apk") })
 	t.Run("archive", func(t *testing.T) {
 		output(t, h.command("tar", "-C", h.path("work"), "-xzf", name+".tar.gz"))
 		if got := output(t, h.command(h.path("work/stretcher_1.2.3_linux_amd64/stretcher"), "-version")); got != "version: 1.2.3\n" {
@@ -134,30 +100,14 @@ func testDebian(t *testing.T, old, newer string) {
 		// The scripts run outside of root, and know that by DPKG_ROOT.
 		output(t, h.command(program(t, "dpkg"), append([]string{"--root=" + root, "--force-script-chrootless", "--force-not-root", "--force-bad-path", "--log=" + h.path("dpkg.log")}, args...)...))
 	}
-	version := func() string { return output(t, h.command(root+"/usr/bin/stretcher", "-version")) }
-
 	dpkg("--install", old)
-	if got := version(); got != "version: 1.2.3\n" {
-		t.Errorf("got %q", got)
-	}
-	if _, err := os.Lstat(root + "/etc"); err == nil {
-		t.Error("something was enabled, or a file of the administrator made")
-	}
-	unit := wantReadFile(t, root+"/lib/systemd/system/stretcher-consul.service")
-	if !strings.Contains(unit, " /usr/bin/stretcher ") || strings.Contains(unit, "/usr/local") {
-		t.Errorf("the unit is\n%s", unit)
-	}
-
-	r := newRelease(t, "one")
-	write(t, h.path("work", "app.tar.gz"), r.archive)
-	write(t, h.path("work", "deploy.yml"), []byte(r.manifest(fileURL(h.path("work", "app.tar.gz")), h.path("dest"), "sync_strategy: builtin")))
-	output(t, h.command(root+"/usr/bin/stretcher", "-state-dir", root+"/var/lib/stretcher", "deploy.yml"))
-	r.wantDeployed(t, h.path("dest"))
+	wantVersion(t, h, root, "1.2.3")
+	wantMissing(t, root+"/etc") // nothing is enabled
+	wantPackagedUnit(t, root+"/lib/systemd/system/stretcher-consul.service")
+	wantUsable(t, h, root)
 
 	dpkg("--install", newer)
-	if got := version(); got != "version: 1.2.4\n" {
-		t.Errorf("after the upgrade: got %q", got)
-	}
+	wantVersion(t, h, root, "1.2.4")
 	dpkg("--remove", "stretcher")
 	wantMissing(t, root+"/usr/bin/stretcher")
 	if _, err := os.Stat(root + "/var/lib/stretcher"); err != nil {
@@ -172,13 +122,48 @@ func testDebian(t *testing.T, old, newer string) {
 	output(t, lint)
 }
 
-func wantReadFile(t *testing.T, path string) string {
+// wantVersion checks which version of the program is installed below root.
+func wantVersion(t *testing.T, h *host, root, version string) {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
+	if got := output(t, h.command(root+"/usr/bin/stretcher", "-version")); got != "version: "+version+"\n" {
+		t.Errorf("got %q, want version %s", got, version)
+	}
+}
+
+// wantPackagedUnit checks that a unit starts the program where the package has it.
+func wantPackagedUnit(t *testing.T, path string) {
+	t.Helper()
+	unit := string(read(t, path))
+	if !strings.Contains(unit, " /usr/bin/stretcher ") || strings.Contains(unit, "/usr/local") {
+		t.Errorf("the unit is\n%s", unit)
+	}
+}
+
+// wantUsable deploys with the program that is installed below root, with its history
+// there.
+func wantUsable(t *testing.T, h *host, root string) {
+	t.Helper()
+	r := newRelease(t, "one")
+	write(t, h.path("work", "app.tar.gz"), r.archive)
+	write(t, h.path("work", "deploy.yml"), []byte(r.manifest(fileURL(h.path("work", "app.tar.gz")), h.path("dest"), "sync_strategy: builtin")))
+	if err := os.MkdirAll(root+"/var/lib", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return string(data)
+	output(t, h.command(root+"/usr/bin/stretcher", "-state-dir", root+"/var/lib/stretcher", "deploy.yml"))
+	r.wantDeployed(t, h.path("dest"))
+}
+
+// packaged are some of the files of the .rpm and of the .apk, with their modes.
+var packaged = map[string]os.FileMode{
+	"usr/bin/stretcher": 0o755,
+	"usr/lib/systemd/system/stretcher-consul.service":    0o644,
+	"usr/lib/systemd/system/stretcher-serf.service":      0o644,
+	"usr/share/man/man8/stretcher.8.gz":                  0o644,
+	"usr/share/bash-completion/completions/stretcher":    0o644,
+	"usr/share/zsh/site-functions/_stretcher":            0o644,
+	"usr/share/fish/vendor_completions.d/stretcher.fish": 0o644,
+	"usr/share/doc/stretcher/copyright":                  0o644,
+	"usr/share/doc/stretcher/docs/manifest.md":           0o644,
 }
 
 // The manual page is one that both formatters take without a warning.
