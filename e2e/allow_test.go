@@ -1,24 +1,11 @@
 package e2e
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
-
-// requests returns the access log of an nginx server, in which every request is a
-// line.
-func (n *nginx) requests() string {
-	n.t.Helper()
-	log, err := os.ReadFile(n.path("access.log"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		n.t.Fatal(err)
-	}
-	return string(log)
-}
 
 // With -allow, no request leaves the prefixes, whatever a manifest, an event or a
 // redirect says.

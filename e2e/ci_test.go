@@ -209,11 +209,12 @@ func TestExampleGitLabCI(t *testing.T) {
 	r := newCIRelease(t)
 	var pipeline struct {
 		Release struct {
-			Variables           map[string]string
-			Script, AfterScript []string `yaml:",flow"`
+			Variables   map[string]string
+			Script      []string
+			AfterScript []string `yaml:"after_script"`
 		}
 	}
-	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(string(read(t, r.path("work/repository/gitlab-ci.yml"))), "after_script:", "afterscript:")), &pipeline); err != nil {
+	if err := yaml.Unmarshal(read(t, r.path("work/repository/gitlab-ci.yml")), &pipeline); err != nil {
 		t.Fatal(err)
 	}
 	r.releaseTwice(func(tag string) string {

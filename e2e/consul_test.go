@@ -185,7 +185,7 @@ func TestConsulEventsWhileBusy(t *testing.T) {
 	one, two, three := newRelease(t, "one"), newRelease(t, "two"), newRelease(t, "three")
 	busy := "  pre:\n  - touch " + h.path("busy") + "\n  - while [ ! -e " + h.path("go-on") + " ]; do sleep 0.05; done\n"
 	c.fire(h.publish("one", one, one.manifest, deployed("one")+busy))
-	waitFor(t, "the handler", func() error { _, err := os.Stat(h.path("busy")); return err })
+	waitForFile(t, h.path("busy"))
 	c.fire(h.publish("two", two, two.manifest, deployed("two")))
 	c.fire(h.publish("three", three, three.manifest, deployed("three")))
 	write(t, h.path("go-on"), nil)

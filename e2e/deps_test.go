@@ -49,10 +49,7 @@ func newDepsHost(t *testing.T, installation string) *depsHost {
 // depsPrograms returns the programs of which deps.sh installs the packages.
 func depsPrograms(t *testing.T) (names []string) {
 	t.Helper()
-	script, err := os.ReadFile("deps.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
+	script := read(t, "deps.sh")
 	_, list, _ := strings.Cut(string(script), "<<-LIST\n")
 	list, _, ok := strings.Cut(list, "\tLIST\n")
 	if !ok {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,22 +20,22 @@ import (
 var docsElsewhere = map[string]string{
 	"docs/flags.md\n  -max-bandwidth SIZE":               "TestDocsOptions in cmd/stretcher compares it with the usage",
 	"docs/packing.md\n  -o FILE":                         "TestDocsOptions in cmd/stretcher compares it with the usage",
-	"docs/performance.md\n":                              "the measurements take an hour",
-	"docs/scale.md\n":                                    "they are for thousands of hosts; TestFleet and the other pages run commands like these",
-	"docs/operations.md\n[ERROR] Deploy manifest failed": "TestTortureDisk fills disks",
+	"docs/performance.md\n":                              "the measurements take half an hour",
+	"docs/scale.md\n":                                    "they are for thousands of hosts; TestFleetRolling, TestCanaries and the other pages run commands like these",
+	"docs/operations.md\n[ERROR] Deploy manifest failed": "TestTortureFullDisk fills disks",
 	"docs/running.md\n$ stretcher -dry-run":              "the scripts dry_run*.txt in cmd/stretcher have such output",
-	"docs/security.md\n# consul.hcl":                     "TestSecurity runs Consul with it",
-	"docs/security.md\n# deploy-fire.hcl":                "TestSecurity uses the policy",
-	"docs/security.md\n# deploy-watch.hcl":               "TestSecurity uses the policy",
-	"docs/security.md\nconsul acl policy create":         "TestSecurity makes these tokens; they need Consul with ACLs",
-	"docs/strategies.md\napp -> app.releases/":           "names of files, of which TestSymlink has such ones",
+	"docs/security.md\n# consul.hcl":                     "TestSecurityConsul runs Consul with it",
+	"docs/security.md\n# deploy-fire.hcl":                "TestSecurityConsul uses the policy",
+	"docs/security.md\n# deploy-watch.hcl":               "TestSecurityConsul uses the policy",
+	"docs/security.md\nconsul acl policy create":         "TestSecurityConsul makes these tokens; they need Consul with ACLs",
+	"docs/strategies.md\napp -> app.releases/":           "names of files; TestReleasesReader has such ones",
 }
 
 // docsLines are the lines that are not run as they are, or not here, and why not.
 var docsLines = map[string]string{
 	"dpkg -i stretcher_":           "TestPackages installs and upgrades it below a directory",
-	"rpm -U stretcher_":            "TestPackages lists its files; installing it would change this machine",
-	"apk add ":                     "TestPackages lists its files; this is no Alpine",
+	"rpm -U stretcher_":            "TestPackages installs and upgrades it below a directory",
+	"apk add ":                     "TestPackages unpacks it; this is no Alpine",
 	"sha256sum --ignore-missing":   "TestPackages verifies the checksums",
 	"systemctl enable":             "it would change this machine; TestUnitsUnderSystemd starts the units",
 	"apt remove stretcher":         "TestPackages removes it by dpkg",
@@ -112,6 +114,14 @@ func TestDocs(t *testing.T) {
 			t.Errorf("%s: nothing tests this block: run it, or say in docsElsewhere why not", block)
 		}
 	}
+	tests := testNames(t)
+	for _, reason := range slices.Concat(slices.Collect(maps.Values(docsElsewhere)), slices.Collect(maps.Values(docsLines))) {
+		for _, name := range regexp.MustCompile(`\bTest[A-Z]\w*`).FindAllString(reason, -1) {
+			if !tests[name] {
+				t.Errorf("there is no test %s: %s", name, reason)
+			}
+		}
+	}
 	for begin := range docsElsewhere {
 		page, _, _ := strings.Cut(begin, "\n")
 		if _, err := os.Stat(filepath.Join("..", page)); err == nil && !elsewhere[begin] {
@@ -123,6 +133,24 @@ func TestDocs(t *testing.T) {
 			t.Errorf("docsLines: no line begins with %q", begin)
 		}
 	}
+}
+
+// testNames returns the names of all tests of the program and of this package.
+func testNames(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, dir := range []string{"", "../", "../cmd/stretcher/"} {
+		files, err := filepath.Glob(dir + "*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range files {
+			for _, match := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(read(t, path), -1) {
+				names[string(match[1])] = true
+			}
+		}
+	}
+	return names
 }
 
 // docsHost is a machine on which the commands of the documentation work: with Consul,
@@ -275,26 +303,15 @@ func (h *docsHost) watch(line string) {
 // serfAgent runs an agent until its handler has deployed.
 func (h *docsHost) serfAgent(line string) {
 	h.t.Helper()
-	var rpc string
 	line, _, _ = strings.Cut(line, "#")
 	if !strings.Contains(line, ">>") {
 		line = strings.TrimSuffix(strings.TrimSpace(line), "'") + " >> /var/log/stretcher.log 2>&1'"
 	}
-	agent := startServer(h.t, "serf", func() *exec.Cmd {
-		p := freePorts(h.t, 2)
-		rpc = fmt.Sprintf("127.0.0.1:%d", p[1])
-		return h.shell(fmt.Sprintf("exec %s -node=n -bind=127.0.0.1:%d -rpc-addr=%s -profile=local", line, p[0], rpc))
-	}, func() error {
-		return h.command(tool(h.t, "serf"), "members", "-rpc-addr", rpc).Run()
+	agent, _, rpc := startSerfAgent(h.t, func(bind, rpc string) *exec.Cmd {
+		return h.shell(fmt.Sprintf("exec %s -node=n -bind=%s -rpc-addr=%s -profile=local", line, bind, rpc))
 	})
 	output(h.t, h.command(tool(h.t, "serf"), "event", "-rpc-addr", rpc, "deploy", "s3://example-releases/app-1.2.3.yml"))
-	waitFor(h.t, "the handler", func() error {
-		log, err := os.ReadFile(h.path("log", "stretcher.log"))
-		if err == nil && !strings.Contains(string(log), "Deploy manifest succeeded.") {
-			err = fmt.Errorf("the log is:\n%s", log)
-		}
-		return err
-	})
+	waitForText(h.t, h.path("log", "stretcher.log"), "Deploy manifest succeeded.", 1)
 	agent.stop()
 	if err := os.Remove(h.path("log", "stretcher.log")); err != nil {
 		h.t.Fatal(err)
@@ -309,11 +326,7 @@ func (h *docsHost) whileRunning(line string) {
 	write(h.t, manifest, append(archive, "\ncommands: {post: [echo it waits; sleep 1000]}\n"...))
 	r := h.start(fileURL(manifest))
 	r.waitForLog("it waits")
-	locks := lockDirs()[1]
-	if os.Geteuid() == 0 {
-		locks = lockDirs()[0]
-	}
-	line = strings.NewReplacer("PID", fmt.Sprint(r.cmd.Process.Pid), "/run/stretcher", locks).Replace(line)
+	line = strings.NewReplacer("PID", fmt.Sprint(r.cmd.Process.Pid), "/run/stretcher", lockDir()).Replace(line)
 	out, err := h.shell(line).CombinedOutput()
 	if err != nil {
 		h.t.Errorf("%s: %v\n%s", line, err, out)

@@ -258,14 +258,7 @@ commands:
 			if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), fmt.Sprintf("Downloaded %d bytes", size)) || !strings.Contains(stderr.String(), "Checksum mismatch") {
 				t.Fatalf("%v, the log:\n%s", err, stderr.String())
 			}
-			var kibibytes int
-			if _, err := fmt.Sscanf(stdout.String(), "VmHWM: %d kB", &kibibytes); err != nil {
-				t.Fatalf("peak memory %q: %v", stdout.String(), err)
-			}
-			if kibibytes >= most {
-				t.Errorf("the agent used %d KiB of memory, want less than %d", kibibytes, most)
-			}
-			t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
+			wantPeakBelow(t, stdout.String(), most)
 		})
 	}
 }

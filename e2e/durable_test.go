@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -33,10 +32,7 @@ var (
 // the trace. Many of a kind in a row count as one.
 func (s *site) flushes() string {
 	s.t.Helper()
-	trace, err := os.ReadFile(s.path("trace"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	trace := read(s.t, s.path("trace"))
 	var order strings.Builder
 	for line := range strings.Lines(string(trace)) {
 		call := ""

@@ -32,10 +32,7 @@ func newProject(t *testing.T, env ...string) *project {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"bin/hello", "public/greeting.txt", "public/index.html"} {
-		data, err := os.ReadFile(p.file("app", name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := read(t, p.file("app", name))
 		p.app[name] = string(data)
 	}
 	if err := os.Mkdir(h.path("the agent's"), 0o755); err != nil {
@@ -128,34 +125,20 @@ func TestExamplesWithConsul(t *testing.T) {
 func TestExamplesWithSerf(t *testing.T) {
 	t.Parallel()
 	var p *project
-	startServer(t, "serf", func() *exec.Cmd {
-		ports := freePorts(t, 2)
-		rpc := fmt.Sprintf("127.0.0.1:%d", ports[1])
+	startSerfAgent(t, func(bind, rpc string) *exec.Cmd {
 		p = newProject(t, "SERF_RPC_ADDR="+rpc)
 		agent, err := p.script("receive.sh", "serf", "-log-level", "DEBUG").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
 		line := strings.TrimSpace(string(agent))
-		return p.command("sh", "-c", fmt.Sprintf("exec %s -node=n -bind=127.0.0.1:%d -rpc-addr=%s -profile=local", line, ports[0], rpc))
-	}, func() error {
-		return p.command(tool(t, "serf"), "members").Run()
+		return p.command("sh", "-c", fmt.Sprintf("exec %s -node=n -bind=%s -rpc-addr=%s -profile=local", line, bind, rpc))
 	})
 	p.releaseAndFollow("serf", func(text string, n int) {
 		t.Helper()
-		waitFor(t, fmt.Sprintf("%q %d times in the log", text, n), func() error {
-			log, err := os.ReadFile(p.log())
-			if err == nil && strings.Count(string(log), text) < n {
-				err = fmt.Errorf("the log is:\n%s", log)
-			}
-			return err
-		})
+		waitForText(t, p.log(), text, n)
 	})
-	log, err := os.ReadFile(p.log())
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantNoRace(t, string(log))
+	wantNoRace(t, string(read(t, p.log())))
 }
 
 // TestExamplesByHand uses the scripts without Consul or Serf: release.sh prints
@@ -190,7 +173,7 @@ func TestExamplesSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.stretcher(string(url), "-public-key", s.public("it's a")).wantSuccess().wantLog("Signature ok: by key " + s.id("it's a") + "")
+	p.stretcher(string(url), "-public-key", s.public("it's a")).wantSuccess().wantLog("Signature ok: by key " + s.id("it's a"))
 	p.app["log/hello.log"] = "hello release\n"
 	p.wantDeployed()
 
@@ -213,10 +196,7 @@ func TestExampleUnits(t *testing.T) {
 		"systemd/stretcher-serf.service":   "/usr/local/bin/stretcher ",
 		"fleet/stretcher-catchup@.service": "/usr/local/lib/stretcher/catchup.sh %i ",
 	} {
-		text, err := os.ReadFile(filepath.Join("..", "examples", unit))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := read(t, filepath.Join("..", "examples", unit))
 		_, command, found := strings.Cut(strings.ReplaceAll(string(text), "\\\n", " "), program)
 		if !found {
 			t.Errorf("%s does not start stretcher", unit)

@@ -58,10 +58,7 @@ test $FLEET_HOST != web2`, shared.dir)))
 		}
 		wantRow(t, table, name+" "+state, "")
 	}
-	counts, err := os.ReadFile(shared.path("counts"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	counts := read(t, shared.path("counts"))
 	if n := strings.Fields(string(counts)); len(n) != 2*len(names) || slices.Max(n) != "2" {
 		t.Errorf("so many ran at once: %q", n)
 	}
@@ -140,7 +137,7 @@ func TestFleetRollingHostDies(t *testing.T) {
 	output(t, two.command(fleetScript(t, "deploy.sh"), "hello", fileURL(manifest)))
 	write(t, manifest, []byte("commands: {pre: ['touch started; test $FLEET_HOST != web1 || sleep 600']}\n"))
 	down := one.roll(manifest)
-	waitFor(t, "the deployment", func() error { _, err := os.Stat(one.path("work", "started")); return err })
+	waitForFile(t, one.path("work", "started"))
 	next := two.roll(manifest)
 	killTree(t, down.cmd.Process.Pid)
 	next.waitForOutput("Done in", 1)
@@ -170,7 +167,7 @@ func TestFleetRollingLosesConsul(t *testing.T) {
 	output(t, h.command(fleetScript(t, "deploy.sh"), "hello", fileURL(manifest)))
 	write(t, manifest, []byte("commands: {pre: ['touch started; sleep 600']}\n"))
 	rolling := h.roll(manifest)
-	waitFor(t, "the deployment", func() error { _, err := os.Stat(h.path("work", "started")); return err })
+	waitForFile(t, h.path("work", "started"))
 	c.stop()
 	rolling.waitForOutput(": interrupted by SIGTERM", 1)
 	<-rolling.done
@@ -189,10 +186,7 @@ func killTree(t *testing.T, pid int) {
 		t.Fatal(err)
 	}
 	for _, list := range lists {
-		children, err := os.ReadFile(list)
-		if err != nil {
-			t.Fatal(err)
-		}
+		children := read(t, list)
 		for child := range strings.FieldsSeq(string(children)) {
 			if n, err := strconv.Atoi(child); err == nil {
 				killTree(t, n)

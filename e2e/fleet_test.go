@@ -284,10 +284,7 @@ func TestFleetACL(t *testing.T) {
 	const management = "5a1bfa48-0a7d-4a2b-9f5d-0c8f3c3d9a01"
 	c := startConsul(t, nil, "-hcl", `acl { enabled = true, default_policy = "deny", tokens { initial_management = "`+management+`", agent = "`+management+`" } }`)
 	operator := newFleetHost(t, "operator", c.http, "CONSUL_HTTP_TOKEN="+management)
-	readme, err := os.ReadFile(fleetScript(t, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	readme := read(t, fleetScript(t, "README.md"))
 	_, policy, found := strings.Cut(string(readme), "```hcl\n")
 	policy, _, _ = strings.Cut(policy, "```")
 	_, port, _ := strings.Cut(c.http, ":")

@@ -11,12 +11,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,15 +52,44 @@ func run(m *testing.M) int {
 			return 1
 		}
 		stretcherPath = filepath.Join(dir, "stretcher")
-		build := exec.Command("go", "build", "-race", "-o", stretcherPath, "./cmd/stretcher")
-		build.Dir = ".."
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build stretcher: %v\n%s", err, out)
+		if err := build(stretcherPath, "-race"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
 	return m.Run()
 }
+
+// build builds the program from this tree.
+func build(path string, flags ...string) error {
+	cmd := exec.Command("go", slices.Concat([]string{"build", "-o", path}, flags, []string{"./cmd/stretcher"})...)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build stretcher: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// plainPath returns the path of a program without the race detector, which adds to
+// the memory and the time that the program takes.
+func plainPath(t *testing.T) string {
+	t.Helper()
+	if os.Getenv("STRETCHER_BIN") != "" {
+		return stretcherPath
+	}
+	path, err := buildPlain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// buildPlain builds it next to stretcherPath, in the directory that is removed at
+// the end of all tests.
+var buildPlain = sync.OnceValues(func() (string, error) {
+	path := stretcherPath + "-plain"
+	return path, build(path)
+})
 
 // host simulates one machine for the agent: a home directory, a directory for
 // temporary files, a current directory, and the environment that refers to them.
@@ -160,17 +189,22 @@ func (h *host) start(url string, args ...string) *running {
 	return h.run(cmd)
 }
 
-// run starts the agent by a command.
+// run starts the agent by a command. If the command has a stderr, it receives a copy
+// of the log.
 func (h *host) run(cmd *exec.Cmd) *running {
 	h.t.Helper()
 	r := &running{h: h, cmd: cmd, start: time.Now(), done: make(chan struct{})}
-	r.cmd.Stdout = &r.stdout
-	r.cmd.Stderr = &r.log
-	if err := r.cmd.Start(); err != nil {
+	cmd.Stdout = &r.stdout
+	if cmd.Stderr == nil {
+		cmd.Stderr = &r.log
+	} else {
+		cmd.Stderr = io.MultiWriter(&r.log, cmd.Stderr)
+	}
+	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
 	go func() {
-		r.err = r.cmd.Wait()
+		r.err = cmd.Wait()
 		close(r.done)
 	}()
 	return r
@@ -262,114 +296,6 @@ func wantNoRace(t *testing.T, log string) {
 	}
 }
 
-// server is a process that a test has started.
-type server struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	log  string // path of the file with its output
-	done chan struct{}
-}
-
-// startServer starts a server and waits until it is ready. The command that start
-// returns must listen on ports from freePorts. Because another process may have
-// taken one of them in the meantime, a server that exits before it is ready is
-// started again, with other ports.
-func startServer(t *testing.T, name string, start func() *exec.Cmd, ready func() error) *server {
-	t.Helper()
-	for attempt := 1; ; attempt++ {
-		s := launch(t, name, start())
-		err := poll(func() error {
-			select {
-			case <-s.done:
-				return errGone
-			default:
-				return ready()
-			}
-		})
-		if err == nil {
-			return s
-		}
-		s.stop()
-		if !errors.Is(err, errGone) || attempt == 3 {
-			t.Fatalf("%s is not ready: %v\n%s", name, err, s.output())
-		}
-	}
-}
-
-// launch starts a long-lived process, which is stopped at the end of the test. If
-// the test fails, its output is logged.
-func launch(t *testing.T, name string, cmd *exec.Cmd) *server {
-	t.Helper()
-	out, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	cmd.Stdout, cmd.Stderr = out, out
-	s := &server{t: t, cmd: cmd, log: out.Name(), done: make(chan struct{})}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		cmd.Wait() // its exit status is in cmd.ProcessState
-		close(s.done)
-	}()
-	t.Cleanup(func() {
-		s.stop()
-		if t.Failed() {
-			t.Logf("output of %s:\n%s", name, tail(s.output(), 16<<10))
-		}
-	})
-	return s
-}
-
-// stop ends the server and all processes that it has started.
-func (s *server) stop() {
-	s.t.Helper()
-	select {
-	case <-s.done:
-		return
-	default:
-	}
-	group := -s.cmd.Process.Pid
-	syscall.Kill(group, syscall.SIGTERM)
-	select {
-	case <-s.done:
-	case <-time.After(15 * time.Second):
-		syscall.Kill(group, syscall.SIGKILL)
-		<-s.done
-	}
-}
-
-func (s *server) running() bool {
-	select {
-	case <-s.done:
-		return false
-	default:
-		return true
-	}
-}
-
-func (s *server) output() string {
-	s.t.Helper()
-	data, err := os.ReadFile(s.log)
-	if err != nil {
-		s.t.Error(err)
-	}
-	return string(data)
-}
-
-// waitForOutput waits until the server's output contains text n times.
-func (s *server) waitForOutput(text string, n int) {
-	s.t.Helper()
-	waitFor(s.t, fmt.Sprintf("%q %d times in the output", text, n), func() error {
-		if found := strings.Count(s.output(), text); found < n {
-			return fmt.Errorf("found %d times", found)
-		}
-		return nil
-	})
-}
-
 // tool returns the path of one of the programs that e2e/tools pins.
 func tool(t *testing.T, name string) string {
 	t.Helper()
@@ -406,48 +332,7 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 	return string(out)
 }
 
-var (
-	errGone = errors.New("it has ended")
-
-	portsMu  sync.Mutex
-	nextPort = 10000 + os.Getpid()*64%20000
-)
-
-// freePorts returns n ports of 127.0.0.1 on which nothing listens, neither with
-// TCP nor with UDP. They are below the range that the kernel uses for outgoing
-// connections, and every call returns different ports.
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	portsMu.Lock()
-	defer portsMu.Unlock()
-	var ports []int
-	for tries := 0; len(ports) < n; tries++ {
-		if tries > 20000 {
-			t.Fatal("no free port")
-		}
-		if nextPort++; nextPort >= 32000 {
-			nextPort = 10000
-		}
-		addr := fmt.Sprintf("127.0.0.1:%d", nextPort)
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		p, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			continue
-		}
-		p.Close()
-		ports = append(ports, nextPort)
-	}
-	return ports
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	return freePorts(t, 1)[0]
-}
+var errGone = errors.New("it has ended")
 
 // waitFor waits until condition returns nil.
 func waitFor(t *testing.T, what string, condition func() error) {
@@ -455,6 +340,24 @@ func waitFor(t *testing.T, what string, condition func() error) {
 	if err := poll(condition); err != nil {
 		t.Fatalf("waited for %s: %v", what, err)
 	}
+}
+
+// waitForFile waits until a file exists.
+func waitForFile(t *testing.T, path string) {
+	t.Helper()
+	waitFor(t, path, func() error { _, err := os.Stat(path); return err })
+}
+
+// waitForText waits until a file contains text n times.
+func waitForText(t *testing.T, path, text string, n int) {
+	t.Helper()
+	waitFor(t, fmt.Sprintf("%q %d times in %s", text, n, path), func() error {
+		data, err := os.ReadFile(path)
+		if err == nil && strings.Count(string(data), text) < n {
+			err = fmt.Errorf("it is:\n%s", data)
+		}
+		return err
+	})
 }
 
 // poll calls condition until it returns nil or errGone, or until patience expires.

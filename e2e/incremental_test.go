@@ -46,15 +46,7 @@ func packApp(t *testing.T) *packedApp {
 		template := h.path("template.yml")
 		write(t, template, []byte("dest: /to/be/replaced\n"))
 		output(t, h.command(stretcherPath, append([]string{"pack", "-mtime", "1700000000", "-o", archive, "-manifest", manifest, "-manifest-from", template}, args...)...))
-		var err error
-		if a.archives[i], err = os.ReadFile(archive); err != nil {
-			t.Fatal(err)
-		}
-		text, err := os.ReadFile(manifest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.manifests[i] = string(text)
+		a.archives[i], a.manifests[i] = read(t, archive), string(read(t, manifest))
 	}
 	place := regexp.MustCompile(`offset: (\d+), size: (\d+)`).FindString(a.manifests[1])
 	if _, err := fmt.Sscanf(place, "offset: %d, size: %d", &a.indexOffset, &a.indexSize); err != nil {
@@ -93,12 +85,8 @@ func TestIncrementalNginx(t *testing.T) {
 	// answers returns how the requests for the second archive were answered.
 	answers := func(t *testing.T, n *nginx) []string {
 		t.Helper()
-		log, err := os.ReadFile(n.path("access.log"))
-		if err != nil {
-			t.Fatal(err)
-		}
 		var answers []string
-		for _, m := range regexp.MustCompile(`"GET /v2.tar.zst HTTP/1.1" (\d+) \d+`).FindAllStringSubmatch(string(log), -1) {
+		for _, m := range regexp.MustCompile(`"GET /v2.tar.zst HTTP/1.1" (\d+) \d+`).FindAllStringSubmatch(n.requests(), -1) {
 			answers = append(answers, m[1])
 		}
 		return answers
@@ -224,10 +212,7 @@ func TestPackedOracles(t *testing.T) {
 // readBySeekTable reads parts of the tar in an archive, and compares them.
 func readBySeekTable(t *testing.T, archive string, tar []byte) {
 	t.Helper()
-	data, err := os.ReadFile(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := read(t, archive)
 	z, err := zstd.NewReader(nil)
 	if err != nil {
 		t.Fatal(err)

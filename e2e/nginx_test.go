@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -50,11 +48,7 @@ http {
 `, "ROOT", n.dir)))
 		return n.command(daemon, "-e", "stderr", "-c", n.path("etc", "nginx.conf"))
 	}, func() error {
-		conn, err := net.DialTimeout("tcp", strings.TrimPrefix(n.url, "http://"), time.Second)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
+		return accepts(strings.TrimPrefix(n.url, "http://"))
 	})
 	return n
 }
@@ -66,6 +60,12 @@ func (n *nginx) put(h *host, base string, r *release, more ...string) string {
 	write(n.t, n.path("www", "app.tar.gz"), r.archive)
 	write(n.t, n.path("www", "deploy.yml"), []byte(r.manifest(base+"/app.tar.gz", h.path("dest"), more...)))
 	return "/deploy.yml"
+}
+
+// requests returns the access log, in which every request is a line.
+func (n *nginx) requests() string {
+	n.t.Helper()
+	return string(read(n.t, n.path("access.log")))
 }
 
 func TestNginx(t *testing.T) {
@@ -149,11 +149,7 @@ func TestNginx(t *testing.T) {
 		h.stretcher(url, "-log-level=DEBUG").wantSuccess().wantNotPrinted("open+sesame", "open%2Bsesame", "YWxpY2U6")
 		r.wantDeployed(t, h.path("dest"))
 		wantFileHas(t, h.path("success"), "Deploy manifest succeeded.", "STRETCHER_SRC=")
-		log, err := os.ReadFile(h.path("success"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(log), "open+sesame") {
+		if log := string(read(t, h.path("success"))); strings.Contains(log, "open+sesame") {
 			t.Errorf("a command received the password:\n%s", log)
 		}
 
@@ -207,11 +203,7 @@ func TestNginx(t *testing.T) {
 		n, h := startNginx(t, "max_ranges 0;"), newHost(t)
 		h.stretcher(n.url + n.put(h, n.url, big)).wantSuccess()
 		big.wantDeployed(t, h.path("dest"))
-		log, err := os.ReadFile(n.path("access.log"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(log), `" 206 `) {
+		if log := n.requests(); strings.Contains(log, `" 206 `) {
 			t.Errorf("a server without range requests sent a range:\n%s", log)
 		}
 	})

@@ -34,12 +34,12 @@ type release struct {
 func newRelease(t *testing.T, name string) *release {
 	t.Helper()
 	return pack(t, files{
-		"version":             name + "\n",
-		"bin/app":             "#!/bin/sh\necho " + name + "\n",
-		"lib/same.txt":        "the same in every release\n",
-		"only-in-" + name:     name + "\n",
-		"assets/ü b/" + name:  strings.Repeat(name, 10000),
-		"assets/" + name + "": "",
+		"version":            name + "\n",
+		"bin/app":            "#!/bin/sh\necho " + name + "\n",
+		"lib/same.txt":       "the same in every release\n",
+		"only-in-" + name:    name + "\n",
+		"assets/ü b/" + name: strings.Repeat(name, 10000),
+		"assets/" + name:     "",
 	})
 }
 
@@ -127,6 +127,16 @@ func write(t *testing.T, path string, data []byte) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// read returns the content of a file.
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // differs returns an error if the tree at dir does not contain exactly these

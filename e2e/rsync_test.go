@@ -87,10 +87,7 @@ func TestByHand(t *testing.T) {
 // archiveManifest returns the manifest of an archive on disk.
 func archiveManifest(t *testing.T, archive, dest string) string {
 	t.Helper()
-	data, err := os.ReadFile(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := read(t, archive)
 	return fmt.Sprintf("src: %s\nchecksum: %x\ndest: %s\n", fileURL(archive), sha256.Sum256(data), dest)
 }
 

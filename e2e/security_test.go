@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -13,10 +12,7 @@ import (
 // securityBlock returns the first block of code in docs/security.md that begins so.
 func securityBlock(t *testing.T, begin string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "docs", "security.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, filepath.Join("..", "docs", "security.md"))
 	_, block, found := strings.Cut(string(text), "```"+begin)
 	block, _, closed := strings.Cut(block, "```")
 	if !found || !closed {
@@ -115,7 +111,7 @@ func TestSecurityConsul(t *testing.T) {
 
 	n, outside := startNginx(t, ""), startNginx(t, "")
 	h := newHost(t)
-	keys := newReleaseKey(t)
+	keys := newSigner(t, "release")
 	r := newRelease(t, "one")
 	ran := "commands: {pre: [touch " + h.path("ran") + "], failure: [touch " + h.path("ran") + "]}"
 	put := func(n *nginx, name, src string, sign bool, more ...string) string {
@@ -123,7 +119,7 @@ func TestSecurityConsul(t *testing.T) {
 		path := n.path("www", name)
 		write(t, path, []byte(r.manifest(src, h.path("dest"), more...)))
 		if sign {
-			keys.sign(path)
+			keys.sign("release", path, "")
 		}
 		return n.url + "/" + name
 	}
@@ -142,8 +138,8 @@ func TestSecurityConsul(t *testing.T) {
 	// The options are those of the example.
 	_, options, _ := strings.Cut(securityBlock(t, "sh\nconsul watch"), "/usr/local/bin/stretcher")
 	options = strings.NewReplacer("\\\n", " ", "https://releases.example.com/app", n.url+"/app",
-		"/etc/stretcher/release.pub", keys.public, "/var/lib/stretcher", h.path("state")).Replace(options)
-	for _, option := range []string{"-allow " + n.url, "-public-key " + keys.public, "-strict", "-state-dir " + h.path("state")} {
+		"/etc/stretcher/release.pub", keys.public("release"), "/var/lib/stretcher", h.path("state")).Replace(options)
+	for _, option := range []string{"-allow " + n.url, "-public-key " + keys.public("release"), "-strict", "-state-dir " + h.path("state")} {
 		if !strings.Contains(options, option) {
 			t.Fatalf("the options in docs/security.md are %s", options)
 		}
@@ -203,25 +199,20 @@ func TestSecurityGossip(t *testing.T) {
 	t.Parallel()
 	c := startSecureConsul(t)
 	h := newHost(t)
-	token, keys := c.token("-policy-name", "deploy-watch"), newReleaseKey(t)
+	token, keys := c.token("-policy-name", "deploy-watch"), newSigner(t, "release")
 	manifest := h.path("files", "app.yml")
 	write(t, manifest, []byte("commands: {pre: [echo ran >> "+h.path("ran")+"]}"))
 	var watches []*server
-	for _, args := range [][]string{{}, {"-allow", "https://example.com"}, {"-public-key", keys.public}} {
+	for _, args := range [][]string{{}, {"-allow", "https://example.com"}, {"-public-key", keys.public("release")}} {
 		watch := c.watchWith(h, token, args...)
 		watch.waitForOutput(noEvent, 1)
 		watches = append(watches, watch)
 	}
 
 	serf, attacker := tool(t, "serf"), newHost(t)
-	var rpc string
-	startServer(t, "serf", func() *exec.Cmd {
-		p := freePorts(t, 2)
-		rpc = fmt.Sprintf("127.0.0.1:%d", p[1])
-		return attacker.command(serf, "agent", "-node", "attacker", "-bind", fmt.Sprintf("127.0.0.1:%d", p[0]), "-rpc-addr", rpc,
+	_, _, rpc := startSerfAgent(t, func(bind, rpc string) *exec.Cmd {
+		return attacker.command(serf, "agent", "-node", "attacker", "-bind", bind, "-rpc-addr", rpc,
 			"-profile", "local", "-encrypt", c.gossipKey, "-join", c.lan)
-	}, func() error {
-		return attacker.command(serf, "members", "-rpc-addr", rpc).Run()
 	})
 	// The event in MessagePack: a map of four texts and a number.
 	text := func(s string) string { return "\xd9" + string([]byte{byte(len(s))}) + s }
@@ -244,24 +235,4 @@ func (c *secureConsul) watchWith(h *host, token string, args ...string) *server 
 		cmd.Env = append(cmd.Env, "CONSUL_HTTP_TOKEN_FILE="+h.path("etc", "watch.token"))
 	}
 	return launch(c.t, "consul-watch", cmd)
-}
-
-// releaseKey signs with a key of minisign(1).
-type releaseKey struct {
-	*host
-	public, secret string // files
-}
-
-func newReleaseKey(t *testing.T) *releaseKey {
-	t.Helper()
-	h := newHost(t)
-	s := &releaseKey{h, h.path("release.pub"), h.path("release.key")}
-	output(t, h.command(program(t, "minisign"), "-G", "-W", "-p", s.public, "-s", s.secret))
-	return s
-}
-
-// sign writes the signature of a file beside it.
-func (s *releaseKey) sign(path string) {
-	s.t.Helper()
-	output(s.t, s.command(program(s.t, "minisign"), "-S", "-s", s.secret, "-m", path))
 }

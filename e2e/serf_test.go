@@ -18,6 +18,21 @@ type serfNode struct {
 	rpc  string
 }
 
+// startSerfAgent starts the agent that start returns, which has to use the two
+// addresses: at one of them other nodes join it, at the other it takes commands.
+func startSerfAgent(t *testing.T, start func(bind, rpc string) *exec.Cmd) (agent *server, bind, rpc string) {
+	t.Helper()
+	serf := tool(t, "serf")
+	agent = startServer(t, "serf", func() *exec.Cmd {
+		p := freePorts(t, 2)
+		bind, rpc = fmt.Sprintf("127.0.0.1:%d", p[0]), fmt.Sprintf("127.0.0.1:%d", p[1])
+		return start(bind, rpc)
+	}, func() error {
+		return exec.Command(serf, "members", "-rpc-addr", rpc).Run()
+	})
+	return agent, bind, rpc
+}
+
 // startSerf starts a cluster of n nodes whose handlers log to serf.log in the
 // home directories of their hosts. The options are those of stretcher.
 func startSerf(t *testing.T, n int, options ...string) []*serfNode {
@@ -27,31 +42,33 @@ func startSerf(t *testing.T, n int, options ...string) []*serfNode {
 	var nodes []*serfNode
 	for i := range n {
 		node := &serfNode{host: newHost(t)}
-		node.server = startServer(t, fmt.Sprintf("serf-%d", i), func() *exec.Cmd {
-			p := freePorts(t, 2)
-			node.bind, node.rpc = fmt.Sprintf("127.0.0.1:%d", p[0]), fmt.Sprintf("127.0.0.1:%d", p[1])
-			args := []string{"agent", "-node", fmt.Sprintf("node-%d", i), "-bind", node.bind, "-rpc-addr", node.rpc, "-profile", "local",
+		node.server, node.bind, node.rpc = startSerfAgent(t, func(bind, rpc string) *exec.Cmd {
+			args := []string{"agent", "-node", fmt.Sprintf("node-%d", i), "-bind", bind, "-rpc-addr", rpc, "-profile", "local",
 				"-event-handler", "user:deploy=" + handler + " >> " + node.logFile() + " 2>&1",
 			}
 			if i > 0 {
 				args = append(args, "-retry-join", nodes[0].bind, "-retry-interval", "1s")
 			}
 			return node.host.command(serf, args...)
-		}, func() error {
-			return node.command("members").Run()
 		})
 		nodes = append(nodes, node)
 	}
 	for _, node := range nodes {
-		waitFor(t, "the cluster", func() error {
-			members, err := node.command("members").Output()
-			if alive := strings.Count(string(members), "alive"); err == nil && alive != n {
-				err = fmt.Errorf("the members are:\n%s", members)
-			}
-			return err
-		})
+		node.waitForMembers(n)
 	}
 	return nodes
+}
+
+// waitForMembers waits until the node knows so many members of its cluster that are alive.
+func (n *serfNode) waitForMembers(count int) {
+	n.t.Helper()
+	waitFor(n.t, "the cluster", func() error {
+		members, err := n.command("members").Output()
+		if alive := strings.Count(string(members), "alive"); err == nil && alive != count {
+			err = fmt.Errorf("the members are:\n%s", members)
+		}
+		return err
+	})
 }
 
 // command returns a serf command that connects to the node.
@@ -70,13 +87,7 @@ func (n *serfNode) logFile() string { return n.host.path("home", "serf.log") }
 // times.
 func (n *serfNode) waitForLog(text string, count int) {
 	n.t.Helper()
-	waitFor(n.t, fmt.Sprintf("%q %d times in the log of %s", text, count, n.host.dir), func() error {
-		log, err := os.ReadFile(n.logFile())
-		if err == nil && strings.Count(string(log), text) < count {
-			err = fmt.Errorf("the log is:\n%s", log)
-		}
-		return err
-	})
+	waitForText(n.t, n.logFile(), text, count)
 }
 
 // log returns the log of the node's handlers.
@@ -128,10 +139,7 @@ func TestSerfCluster(t *testing.T) {
 		n.waitForLog("Done", 1)
 		n.waitForLog("Reading Serf user event: deploy", 1)
 		one.wantDeployed(t, n.host.path("home", "app"))
-		deployed, err := os.ReadFile(n.host.path("home", "deployed"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		deployed := read(t, n.host.path("home", "deployed"))
 		// The ID is a Lamport time, which differs from run to run.
 		if want := fmt.Sprintf("one user deploy node-%d ", i); !strings.HasPrefix(string(deployed), want) || strings.TrimSpace(strings.TrimPrefix(string(deployed), want)) == "" {
 			t.Errorf("node %d deployed %q, want %q and the ID of an event", i, deployed, want)

@@ -23,16 +23,6 @@ func newSigner(t *testing.T, keys ...string) *signer {
 	return s
 }
 
-// read returns the content of a file.
-func read(t *testing.T, path string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
 // public returns the path of a public key.
 func (s *signer) public(key string) string { return s.path(key + ".pub") }
 
@@ -137,7 +127,7 @@ func TestSignatureConsulS3(t *testing.T) {
 	write(t, object("archive.tar.gz"), newRelease(t, "three").archive)
 	c.fire(url)
 	watch.waitForOutput("Checksum mismatch", 1)
-	waitFor(t, "the failure command", func() error { _, err := os.Stat(h.path("told")); return err })
+	waitForFile(t, h.path("told"))
 	wantMissing(t, h.path("ran"))
 	one.wantDeployed(t, h.path("dest"))
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -55,11 +54,7 @@ PasswordAuthentication no
 `, s.port, s.path("host-key"), s.path("sshd.pid"), s.path("id.pub")))
 		return s.command(daemon, "-D", "-e", "-f", s.path("etc", "sshd_config"))
 	}, func() error {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", s.port), time.Second)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
+		return accepts(fmt.Sprintf("127.0.0.1:%d", s.port))
 	})
 	return s
 }
@@ -246,13 +241,12 @@ func parentOf(pid int) (parent int) {
 
 // lockedBy reports whether a lock file of this user has a pid.
 func (s *sshd) lockedBy(pid int) bool {
-	dirs := fmt.Sprintf("/dev/shm/stretcher-%d", os.Geteuid())
-	if os.Geteuid() == 0 {
-		dirs = "/run/stretcher"
+	files, err := filepath.Glob(lockDir() + "/*.lock")
+	if err != nil {
+		s.t.Fatal(err)
 	}
-	files, _ := filepath.Glob(dirs + "/*.lock")
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		data, err := os.ReadFile(file) // an error if it is gone
 		if err == nil && strings.HasPrefix(string(data), fmt.Sprintf("%d ", pid)) {
 			return true
 		}

@@ -15,13 +15,16 @@ import (
 )
 
 // linesOf returns the lines of a file, none if there is no such file.
-func linesOf(t *testing.T, path string) []string {
+func linesOf(t *testing.T, path string) (lines []string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	return strings.Fields(string(data))
+	for line := range strings.Lines(string(data)) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	return lines
 }
 
 // A watch that is restarted deploys nothing twice, but what failed again.
@@ -99,10 +102,7 @@ func TestStateConsulWatchRestarted(t *testing.T) {
 // to say against it.
 func wantMetrics(t *testing.T, path string, lines ...string) {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := read(t, path)
 	for _, line := range lines {
 		if !strings.Contains(string(data), line+"\n") {
 			t.Errorf("the metrics lack %s:\n%s", line, data)
@@ -245,13 +245,7 @@ func TestStateSerfReplay(t *testing.T) {
 	two.wantDeployed(t, second.host.path("home", "app"))
 
 	// A new event is deployed by both.
-	waitFor(t, "the cluster", func() error {
-		members, err := nodes[0].command("members").Output()
-		if n := strings.Count(string(members), "alive"); err == nil && n != 2 {
-			err = fmt.Errorf("the members are:\n%s", members)
-		}
-		return err
-	})
+	nodes[0].waitForMembers(2)
 	three := newRelease(t, "three")
 	nodes[0].fire("deploy", p.publish("three", three))
 	for _, n := range nodes {
@@ -276,10 +270,7 @@ func TestStateOrder(t *testing.T) {
 					break // it needs a dest that does not exist
 				}
 				s.strace(url, "-s", "200", "-e", "trace=syncfs,fsync,?rename,?renameat,renameat2,write,execve").wait().wantSuccess()
-				data, err := os.ReadFile(s.path("trace"))
-				if err != nil {
-					t.Fatal(err)
-				}
+				data := read(t, s.path("trace"))
 				trace := string(data)
 				sync := strings.LastIndex(trace, "syncfs(")
 				post := strings.Index(trace, `"true  post"]`)

@@ -27,10 +27,7 @@ var exampleUnits = []string{
 // unitSettings returns the settings of the [Service] section of an example unit.
 func unitSettings(t *testing.T, unit string) map[string][]string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "examples", unit))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, filepath.Join("..", "examples", unit))
 	_, service, _ := strings.Cut(string(text), "\n[Service]\n")
 	service, _, _ = strings.Cut(service, "\n[Install]\n")
 	settings := map[string][]string{}
@@ -61,10 +58,7 @@ func TestUnitsAreHardened(t *testing.T) {
 		}
 		// It checks a template by an instance of it.
 		instance := filepath.Join(t.TempDir(), strings.ReplaceAll(filepath.Base(unit), "@", "@hello"))
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := read(t, path)
 		write(t, instance, text)
 		cmd := exec.Command(program(t, "systemd-analyze"), "security", "--offline=true", "--no-pager", "--threshold=50", instance)
 		cmd.Env = append(os.Environ(), "SYSTEMD_COLORS=0", "LC_ALL=C.UTF-8")
@@ -98,10 +92,7 @@ func TestUnitsUnderSystemd(t *testing.T) {
 	}
 	shared, mounts := t.TempDir(), t.TempDir()
 	for _, name := range []string{"boot.sh", "inside.sh"} {
-		script, err := os.ReadFile(filepath.Join("testdata", "systemd", name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		script := read(t, filepath.Join("testdata", "systemd", name))
 		write(t, filepath.Join(shared, name), script)
 	}
 	if err := os.CopyFS(filepath.Join(shared, "examples"), os.DirFS(filepath.Join("..", "examples"))); err != nil {
@@ -170,10 +161,7 @@ func TestUnitCapabilities(t *testing.T) {
 		mkdir -p tree/dir && echo data > tree/dir/file && echo data > tree/setuid && mknod tree/device c 1 3 &&
 		chown 12345:54321 tree/dir tree/dir/file && chmod 4755 tree/setuid && chmod 700 tree/dir && chmod 0 tree/dir/file &&
 		tar -cf ../tree.tar -C tree .`))
-	archive, err := os.ReadFile(h.path("tree.tar"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	archive := read(t, h.path("tree.tar"))
 	deploy := func(capabilities []string) *outcome {
 		h.t.Helper()
 		if err := os.RemoveAll(h.path("dest")); err != nil {
@@ -214,10 +202,7 @@ func writeCloudInit(t *testing.T, dir string) {
 		WriteFiles []struct{ Path, Permissions, Content string } `yaml:"write_files"`
 		RunCmd     [][]string                                    `yaml:"runcmd"`
 	}
-	text, err := os.ReadFile(filepath.Join("..", "examples", "cloud-init", "user-data.yml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, filepath.Join("..", "examples", "cloud-init", "user-data.yml"))
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&user); err != nil {
@@ -249,10 +234,7 @@ func TestExampleSerfConfiguration(t *testing.T) {
 		Handlers []string `json:"event_handlers"`
 	}
 	path := filepath.Join("..", "examples", "serf", "stretcher.json")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, path)
 	if err := json.Unmarshal(text, &config); err != nil || len(config.Handlers) != 1 {
 		t.Fatalf("%v: %q", err, config.Handlers)
 	}
@@ -260,17 +242,12 @@ func TestExampleSerfConfiguration(t *testing.T) {
 		t.Errorf("the handler is %q, that of the unit is in %q", config.Handlers[0], start)
 	}
 	// Serf reads it.
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := newHost(t)
-	var p []int
-	startServer(t, "serf", func() *exec.Cmd {
-		p = freePorts(t, 2)
-		absolute, err := filepath.Abs(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h.command(tool(t, "serf"), "agent", "-config-file", absolute, "-node=n", "-profile=local",
-			fmt.Sprintf("-bind=127.0.0.1:%d", p[0]), fmt.Sprintf("-rpc-addr=127.0.0.1:%d", p[1]))
-	}, func() error {
-		return h.command(tool(t, "serf"), "members", fmt.Sprintf("-rpc-addr=127.0.0.1:%d", p[1])).Run()
+	startSerfAgent(t, func(bind, rpc string) *exec.Cmd {
+		return h.command(tool(t, "serf"), "agent", "-config-file", absolute, "-node=n", "-profile=local", "-bind="+bind, "-rpc-addr="+rpc)
 	})
 }

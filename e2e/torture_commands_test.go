@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,10 +13,7 @@ import (
 // checking that it is still running.
 func (s *site) stopDaemon(file string) {
 	s.t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	data := read(s.t, file)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil {
 		s.t.Fatal(err)
@@ -129,10 +125,7 @@ func TestTortureStdinIgnoringCommands(t *testing.T) {
     - "head -c 10 >/dev/null"
     - "cat > %s"`, s.path("got"))))
 	o.wantNotPrinted("[ERROR]", "[WARN]")
-	got, err := os.ReadFile(s.path("got"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := read(t, s.path("got"))
 	if !strings.Contains(string(got), "Deploy manifest succeeded.") || len(got) < 1_000_000 {
 		t.Errorf("the last command received %d bytes of the log: %s", len(got), tail(string(got), 500))
 	}
@@ -170,28 +163,28 @@ func TestTorturePrintingCommands(t *testing.T) {
 			if stderr.n < printed {
 				t.Errorf("stderr received %d of %d bytes", stderr.n, printed)
 			}
-			got, err := os.ReadFile(s.path("got"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := read(t, s.path("got"))
 			if len(got) > 8<<20+1024 || !strings.Contains(string(got), "left out") || !strings.Contains(string(got), "Deploy manifest succeeded.") {
 				t.Errorf("the success command received %d bytes of the log: %s", len(got), tail(string(got), 500))
 			}
-			peak, err := os.ReadFile(s.path("peak"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var kibibytes int
-			if _, err := fmt.Sscanf(string(peak), "VmHWM: %d kB", &kibibytes); err != nil {
-				t.Fatalf("peak memory %q: %v", peak, err)
-			}
-			if kibibytes >= most {
-				t.Errorf("the agent used %d KiB of memory, want less than %d", kibibytes, most)
-			}
-			t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
+			wantPeakBelow(t, string(read(t, s.path("peak"))), most)
 			s.wantDeployed(tr)
 		})
 	}
+}
+
+// wantPeakBelow checks the peak memory of a process, by that line of its
+// /proc/PID/status (see proc_pid_status(5)).
+func wantPeakBelow(t *testing.T, line string, most int) {
+	t.Helper()
+	var kibibytes int
+	if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kibibytes); err != nil {
+		t.Fatalf("peak memory %q: %v", line, err)
+	}
+	if kibibytes >= most {
+		t.Errorf("the agent used %d KiB of memory, want less than %d", kibibytes, most)
+	}
+	t.Logf("peak memory of the agent: %.1f MiB", float64(kibibytes)/1024)
 }
 
 // counter counts the bytes that are written to it.

@@ -43,10 +43,7 @@ func (s *site) shutGate() {
 // fails the test if an agent began before the previous one had ended.
 func (s *site) order() []int {
 	s.t.Helper()
-	data, err := os.ReadFile(s.path("order"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	data := read(s.t, s.path("order"))
 	words := strings.Fields(string(data))
 	if len(words)%4 != 0 {
 		s.t.Fatalf("the order of events is %q", words)

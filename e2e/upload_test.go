@@ -190,10 +190,7 @@ func TestUploadParts(t *testing.T) {
 	if err := cmd.Wait(); err != nil || cut.Load() != 3 {
 		t.Fatalf("cut %d times: %v: %s", cut.Load(), err, out)
 	}
-	want, err := os.ReadFile(h.path("work", "large.tar"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := read(t, h.path("work", "large.tar"))
 	if names := stored(); len(names) != 1 {
 		t.Errorf("the store has %q", names)
 	}
