@@ -3,11 +3,13 @@ package stretcher_test
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// make help describes every target that is meant to be called.
+// make help describes every target that is meant to be called, and the documentation
+// names no others.
 func TestMakeHelp(t *testing.T) {
 	t.Parallel()
 	makefile, err := os.ReadFile("Makefile")
@@ -20,7 +22,15 @@ func TestMakeHelp(t *testing.T) {
 	}
 	_, help, _ := strings.Cut(string(makefile), "\nhelp:\n")
 	help, _, _ = strings.Cut(help, "\n\n")
-	for _, target := range strings.Fields(string(phony[1])) {
+	targets := strings.Fields(string(phony[1]))
+	for path, page := range docs(t) {
+		for _, named := range regexp.MustCompile("`make ([a-z-]+)").FindAllStringSubmatch(page, -1) {
+			if !slices.Contains(targets, named[1]) {
+				t.Errorf("%s: there is no target %s", path, named[1])
+			}
+		}
+	}
+	for _, target := range targets {
 		if target != "help" && !strings.Contains(help, "'make "+target+" ") {
 			t.Errorf("make help does not describe %s", target)
 		}
