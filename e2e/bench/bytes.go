@@ -64,12 +64,7 @@ func (b *bench) transferRow(t *table, title, name string, a archive, fetched, re
 // bytesByShare measures this for the tree of the Go toolchain, by the share of files
 // that have another line in their middle than the host's.
 func (b *bench) bytesByShare(ctx context.Context) error {
-	fill, err := b.goTree(ctx)
-	if err != nil {
-		return err
-	}
-	input := filepath.Join(b.dir, "input.tar")
-	packed, err := pack(ctx, input, fill)
+	input, packed, err := b.packGoTree(ctx)
 	if err != nil {
 		return err
 	}

@@ -211,8 +211,8 @@ func (p *packer) file(name string, mode fs.FileMode, mtime time.Time, size int64
 	return nil
 }
 
-// goTree packs the tree of the Go toolchain in use. It stops at the size for
-// which the targets were set. Modes and owners are adjusted so that any user can
+// goTree returns a function that packs the tree of the Go toolchain in use, up to the
+// size for which the goals were set. Modes and owners are adjusted so that any user can
 // deploy the tree.
 func (b *bench) goTree(ctx context.Context) (func(*packer) error, error) {
 	const (
@@ -260,6 +260,17 @@ func (b *bench) goTree(ctx context.Context) (func(*packer) error, error) {
 			return p.file(name, 0o644|info.Mode()&0o111, mtime, info.Size(), f)
 		})
 	}, nil
+}
+
+// packGoTree makes a tar of the tree of the Go toolchain in use, and returns its path.
+func (b *bench) packGoTree(ctx context.Context) (path string, t tree, err error) {
+	fill, err := b.goTree(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join(b.dir, "go.tar")
+	t, err = pack(ctx, path, fill)
+	return path, t, err
 }
 
 // smallFiles packs n files of about 1 KB, a hundred per directory.

@@ -13,12 +13,7 @@ import (
 
 // deploy measures deployments of the Go toolchain's own tree.
 func (b *bench) deploy(ctx context.Context) error {
-	fill, err := b.goTree(ctx)
-	if err != nil {
-		return err
-	}
-	plain := filepath.Join(b.dir, "go.tar")
-	tree, err := pack(ctx, plain, fill)
+	plain, tree, err := b.packGoTree(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,19 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 )
 
 // network measures deployments of the tree of the Go toolchain over a link of 100
 // Mbit/s, which all connections share.
 func (b *bench) network(ctx context.Context) (err error) {
-	fill, err := b.goTree(ctx)
-	if err != nil {
-		return err
-	}
-	plain := filepath.Join(b.dir, "go.tar")
-	tree, err := pack(ctx, plain, fill)
+	plain, tree, err := b.packGoTree(ctx)
 	if err != nil {
 		return err
 	}

@@ -14,16 +14,11 @@ import (
 // packing measures stretcher pack on the tree of the Go toolchain: how fast it is, and
 // how large the archive is, compared with gzip -6.
 func (b *bench) packing(ctx context.Context) error {
-	fill, err := b.goTree(ctx)
+	input, packedTree, err := b.packGoTree(ctx)
 	if err != nil {
 		return err
 	}
 	tree, before := filepath.Join(b.dir, "tree"), filepath.Join(b.dir, "before")
-	input := filepath.Join(b.dir, "input.tar")
-	packedTree, err := pack(ctx, input, fill)
-	if err != nil {
-		return err
-	}
 	if err := b.unpack(ctx, input, tree, before); err != nil {
 		return err
 	}

@@ -12,12 +12,7 @@ import (
 // window measures for how long dest is neither the old nor the new version while
 // every file in it is replaced.
 func (b *bench) window(ctx context.Context) error {
-	fill, err := b.goTree(ctx)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(b.dir, "go.tar")
-	tree, err := pack(ctx, path, fill)
+	path, tree, err := b.packGoTree(ctx)
 	if err != nil {
 		return err
 	}
