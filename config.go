@@ -150,7 +150,6 @@ func (c Config) fetchOptions() fetch.Options {
 	return fetch.Options{
 		Retries:      c.Retry,
 		RetryWait:    c.RetryWait,
-		Timeout:      c.Timeout,
 		Connections:  c.Connections,
 		MaxBandwidth: c.MaxBandWidth,
 		Headers:      c.Headers,

@@ -57,7 +57,7 @@ func TestBandwidthBeyondTimeout(t *testing.T) {
 	t.Parallel()
 	f := serve(t, random(7, 10_000), nil)
 	start := time.Now()
-	_, _, err := download(t, Options{MaxBandwidth: 100, Timeout: 200 * time.Millisecond}, f.URL)
+	_, _, err := downloadContext(t, withTimeout(t, 200*time.Millisecond), Options{MaxBandwidth: 100}, f.URL)
 	if err == nil || !strings.HasSuffix(err.Error(), ": timeout: the download took longer than 200ms") {
 		t.Errorf("error %v", err)
 	}

@@ -22,7 +22,7 @@ func TestBucketTimeout(t *testing.T) {
 		t.Run(b.url, func(t *testing.T) {
 			endpoint, wantClosed := blackHole(t)
 			b.environment(t, strings.TrimSuffix(endpoint, "/"))
-			_, _, err := download(t, Options{Timeout: 200 * time.Millisecond}, b.url)
+			_, _, err := downloadContext(t, withTimeout(t, 200*time.Millisecond), Options{}, b.url)
 			if err == nil || err.Error() != "fetch "+b.url+": timeout: the download took longer than 200ms" {
 				t.Errorf("error %v", err)
 			}

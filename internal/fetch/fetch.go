@@ -21,7 +21,8 @@ import (
 const defaultConnections = 4
 
 // Options says how an object is downloaded. The zero value makes one attempt
-// without any limit.
+// without any limit. How long that may take, contexts limit; a transfer that
+// receives nothing for a minute fails in any case.
 type Options struct {
 	// Retries is how often a failed download is tried again. 0 is never.
 	Retries int
@@ -29,9 +30,6 @@ type Options struct {
 	// at random, and a server may ask for more, up to 10 minutes (Retry-After,
 	// RFC 9110, section 10.2.3).
 	RetryWait time.Duration
-	// Timeout limits the whole of Download, including all retries. 0 is no
-	// limit; a transfer that stalls for a minute fails in any case.
-	Timeout time.Duration
 	// Connections is how many connections Download uses for an object of more
 	// than 16 MiB. 0 is the default, 4.
 	Connections int
@@ -154,14 +152,9 @@ func Download(ctx context.Context, url string, to *os.File, o Options, readers .
 // download.
 type readerError struct{ error }
 
-// downloadTo downloads to a spool, within the timeout, and shows the progress.
+// downloadTo downloads to a spool, and shows the progress.
 // It returns the hint of Download.
 func downloadTo(ctx context.Context, url string, spool *spool, o Options) (hint string, err error) {
-	if o.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("timeout: the download took longer than %s", o.Timeout))
-		defer cancel()
-	}
 	f := newFetcher(url, spool, o)
 	stop := f.progress.show(f.Options)
 	err = f.fetch(ctx)

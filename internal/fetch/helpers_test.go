@@ -279,6 +279,14 @@ const testVersion = "1.2.3-test"
 
 const testUserAgent = "Stretcher/" + testVersion
 
+// withTimeout returns a context that ends after a time, with the cause that the agent's
+// -timeout has.
+func withTimeout(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeoutCause(t.Context(), d, fmt.Errorf("timeout: the download took longer than %s", d))
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // download downloads to a temporary file with two readers. It fails the test
 // where a reader does not get the content of the file, or the error of the
 // download, and returns that content, the log and that error.

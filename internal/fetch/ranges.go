@@ -20,9 +20,8 @@ type Object struct {
 	opened  sync.Mutex // protects the fetcher's validator
 }
 
-// OpenObject returns the object at a URL, without asking its server for anything.
-// Options.Timeout does not count; the caller limits the context instead. A URL that
-// CheckURL rejects gives the error of CheckURL.
+// OpenObject returns the object at a URL, without asking its server for anything. A
+// URL that CheckURL rejects gives the error of CheckURL.
 func OpenObject(url string, o Options) (*Object, error) {
 	f := newFetcher(url, nil, o)
 	var err error

@@ -170,7 +170,7 @@ func TestGCSServiceAccount(t *testing.T) {
 			os.Unsetenv("STORAGE_EMULATOR_HOST")
 			t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", writeFile(t, account))
 			start := time.Now()
-			_, _, err = download(t, Options{Timeout: 500 * time.Millisecond}, "gs://bucket/key")
+			_, _, err = downloadContext(t, withTimeout(t, 500*time.Millisecond), Options{}, "gs://bucket/key")
 			if err == nil || !strings.Contains(err.Error(), test.want) || time.Since(start) > 10*time.Second {
 				t.Errorf("error %v after %s", err, time.Since(start))
 			}

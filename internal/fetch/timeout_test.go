@@ -79,14 +79,13 @@ func TestFetchTimeout(t *testing.T) {
 			t.Parallel()
 			var f *faulty
 			f = serve(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool { return test.fault(f, n, w, r) })
-			o := inParts(quick(math.MaxInt))
-			o.Timeout = 200 * time.Millisecond
+			timeout := 200 * time.Millisecond
 			if test.name == "redirects" {
-				o.Timeout = 5 * time.Millisecond
+				timeout = 5 * time.Millisecond
 			}
 			start := time.Now()
-			_, _, err := download(t, o, f.URL)
-			if err == nil || err.Error() != "fetch "+f.URL+": timeout: the download took longer than "+o.Timeout.String() {
+			_, _, err := downloadContext(t, withTimeout(t, timeout), inParts(quick(math.MaxInt)), f.URL)
+			if err == nil || err.Error() != "fetch "+f.URL+": timeout: the download took longer than "+timeout.String() {
 				t.Errorf("error %v", err)
 			}
 			if took := time.Since(start); took > 5*time.Second {
@@ -98,9 +97,7 @@ func TestFetchTimeout(t *testing.T) {
 	t.Run("no answer", func(t *testing.T) {
 		t.Parallel()
 		url, wantClosed := blackHole(t)
-		o := quick(math.MaxInt)
-		o.Timeout = 200 * time.Millisecond
-		_, _, err := download(t, o, url)
+		_, _, err := downloadContext(t, withTimeout(t, 200*time.Millisecond), quick(math.MaxInt), url)
 		if err == nil || err.Error() != "fetch "+url+": timeout: the download took longer than 200ms" {
 			t.Errorf("error %v", err)
 		}
@@ -130,8 +127,8 @@ func TestTimeoutEndsReaders(t *testing.T) {
 	defer file.Close()
 	var unpacked int64
 	var readErr error
-	o := Options{Timeout: 100 * time.Millisecond}.logTo(&recorder{})
-	_, err = Download(t.Context(), f.URL, file, o, func(r io.Reader) error {
+	o := Options{}.logTo(&recorder{})
+	_, err = Download(withTimeout(t, 100*time.Millisecond), f.URL, file, o, func(r io.Reader) error {
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return err
