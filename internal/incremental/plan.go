@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -86,39 +87,25 @@ func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
 		return nil, err
 	}
 	used := map[int]*unit{} // by patch
-	for f, pieces := range missing {
-		frame := &x.Frames[f]
-		// left is the unit of the frame, for the pieces that no patch is used for.
-		left := &unit{Range: fetch.Range{Offset: frame.Offset, Size: frame.Size}, tar: fetch.Range{Offset: frame.TarOffset, Size: frame.TarSize}}
-		var plain int64 // bytes of the patches without a base for pieces of the frame
-		for _, i := range pieces {
-			n, ok := patches[i]
-			switch {
-			case !ok:
-				left.pieces = append(left.pieces, i)
-				plain = frame.Size // the frame is needed in any case
-			case usable[n].Base == (seekable.Base{}) && used[n] == nil:
-				plain += usable[n].Size
+	for _, g := range h.groups(usable, missing, patches) {
+		for _, f := range g.frames {
+			frame := &x.Frames[f]
+			left := &unit{Range: fetch.Range{Offset: frame.Offset, Size: frame.Size}, tar: fetch.Range{Offset: frame.TarOffset, Size: frame.TarSize}}
+			for _, i := range missing[f] {
+				n, ok := patches[i]
+				if !ok || !g.patched && !hasBase(&usable[n]) {
+					left.pieces = append(left.pieces, i)
+					continue
+				}
+				if used[n] == nil {
+					patch := &usable[n]
+					used[n] = &unit{Range: fetch.Range{Offset: patch.Offset, Size: patch.Size}, tar: fetch.Range{Offset: patch.TarOffset, Size: patch.TarSize}, patch: patch}
+				}
+				used[n].pieces = append(used[n].pieces, i)
 			}
-		}
-		// Patches without a base are of no use if they are as large as the frame.
-		for _, i := range pieces {
-			n, ok := patches[i]
-			if !ok {
-				continue
+			if len(left.pieces) > 0 {
+				p.units = append(p.units, *left)
 			}
-			patch := &usable[n]
-			if patch.Base == (seekable.Base{}) && plain >= frame.Size {
-				left.pieces = append(left.pieces, i)
-				continue
-			}
-			if used[n] == nil {
-				used[n] = &unit{Range: fetch.Range{Offset: patch.Offset, Size: patch.Size}, tar: fetch.Range{Offset: patch.TarOffset, Size: patch.TarSize}, patch: patch}
-			}
-			used[n].pieces = append(used[n].pieces, i)
-		}
-		if len(left.pieces) > 0 {
-			p.units = append(p.units, *left)
 		}
 	}
 	for _, u := range used {
@@ -127,6 +114,60 @@ func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
 	slices.SortFunc(p.units, func(a, b unit) int { return cmp.Compare(a.Offset, b.Offset) })
 	p.merge()
 	return p, nil
+}
+
+// hasBase reports whether a patch was made against an older file.
+func hasBase(p *seekable.Patch) bool { return p.Base != (seekable.Base{}) }
+
+// group is some data frames with missing pieces.
+type group struct {
+	frames  []int // their numbers
+	patched bool  // patches without a base are used for their pieces
+}
+
+// groups returns the data frames with missing pieces in groups: two frames are in one
+// if a patch without a base, as new files have, makes pieces of both. These patches are
+// of use only if they save frames, in which there may be pieces of other files. So all
+// those of a group are used if they are smaller than the frames that they save, or none.
+func (h *had) groups(usable []seekable.Patch, missing map[int][]int, patches map[int]int) []group {
+	frames := slices.Sorted(maps.Keys(missing))
+	last := map[int]int{} // the last frame with pieces of a patch without a base
+	for _, f := range frames {
+		for _, i := range missing[f] {
+			if n, ok := patches[i]; ok && !hasBase(&usable[n]) {
+				last[n] = f
+			}
+		}
+	}
+	var groups []group
+	for len(frames) > 0 {
+		var cost, saved int64 // bytes of patches, and of frames
+		count, end := 0, frames[0]
+		for ; count < len(frames) && frames[count] <= end; count++ {
+			f := frames[count]
+			plain, needed := false, false
+			for _, i := range missing[f] {
+				n, ok := patches[i]
+				switch {
+				case !ok:
+					needed = true
+				case !hasBase(&usable[n]):
+					plain = true
+					if at, ok := last[n]; ok { // it has not been counted yet
+						delete(last, n)
+						cost += usable[n].Size
+						end = max(end, at)
+					}
+				}
+			}
+			if plain && !needed {
+				saved += h.index.Frames[f].Size
+			}
+		}
+		groups = append(groups, group{frames[:count], cost < saved})
+		frames = frames[count:]
+	}
+	return groups
 }
 
 // patchesOf returns the patch for each missing piece that has a usable one: the
@@ -140,8 +181,8 @@ func (h *had) patchesOf(usable []seekable.Patch, missing map[int][]int) (map[int
 		}
 	}
 	better := func(a, b *seekable.Patch) bool {
-		if aPlain, bPlain := a.Base == (seekable.Base{}), b.Base == (seekable.Base{}); aPlain != bPlain {
-			return bPlain
+		if hasBase(a) != hasBase(b) {
+			return hasBase(a)
 		}
 		return a.Size < b.Size
 	}
@@ -151,7 +192,7 @@ func (h *had) patchesOf(usable []seekable.Patch, missing map[int][]int) (map[int
 	steps := 64 * (len(x.Pieces) + len(x.Patches))
 	for n := range usable {
 		patch := &usable[n]
-		if patch.Base != (seekable.Base{}) && h.whole[baseKey{patch.Base.FileSize, patch.Base.FileSum}] == "" {
+		if hasBase(patch) && h.whole[baseKey{patch.Base.FileSize, patch.Base.FileSum}] == "" {
 			continue
 		}
 		first := sort.Search(len(x.Pieces), func(i int) bool { return x.Pieces[i].Offset >= patch.TarOffset })
@@ -194,7 +235,7 @@ func (p *plan) stats() Stats {
 	patched := map[int]bool{} // by missing piece: whether it is made from an older file
 	for _, u := range p.units {
 		for _, i := range u.pieces {
-			patched[i] = u.patch != nil && u.patch.Base != (seekable.Base{})
+			patched[i] = u.patch != nil && hasBase(u.patch)
 		}
 	}
 	for _, f := range p.files {
@@ -255,7 +296,7 @@ func (p *plan) decompress(u *unit, frame []byte) error {
 		defer p.large.Unlock()
 	}
 	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(seekable.MaxFrame), zstd.WithDecoderMaxWindow(2 * seekable.MaxBase)}
-	if u.patch != nil && u.patch.Base != (seekable.Base{}) {
+	if u.patch != nil && hasBase(u.patch) {
 		dictionary, err := p.readBase(u.patch.Base)
 		if err != nil {
 			return err

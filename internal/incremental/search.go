@@ -121,7 +121,7 @@ func (h *had) listWanted() (candidates []string) {
 		return nil
 	}
 	for _, p := range h.index.Patches {
-		if p.Base == (seekable.Base{}) {
+		if !hasBase(&p) {
 			continue
 		}
 		h.bases[baseKey{p.Base.FileSize, p.Base.FileSum}] = true
