@@ -6,10 +6,12 @@
 // reads it, changes the series of one dest, and replaces it, all under a lock beside
 // it. The counters come from the state directory; without one there are none, because
 // they would start over whenever the file is removed.
+//
+// The package writes and reads the format itself. The library of Prometheus would add
+// package protobuf to the program, which costs space and time at each start.
 package metrics
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -19,13 +21,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"golang.org/x/sys/unix"
 
 	"github.com/fujiwara/stretcher/internal/state"
@@ -105,15 +104,8 @@ func Update(path string, d state.Deployment, totals map[string]state.Totals, now
 		return err
 	}
 	f.update(d, totals, now)
-	text, err := f.text()
-	if err != nil {
-		return notOurs(path)
-	}
-	return unixfs.ReplaceFile(path, text, 0o644) // the collector is another user
+	return unixfs.ReplaceFile(path, f.text(), 0o644) // the collector is another user
 }
-
-// file is the metrics by their names.
-type file map[string]*dto.MetricFamily
 
 // read reads the file at path. One that is missing is empty.
 func read(path string) (file, error) {
@@ -132,131 +124,67 @@ func read(path string) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := parse(data)
-	if err != nil {
-		return nil, notOurs(path)
+	// The path may have been mistyped, so a file with other contents is not replaced,
+	// and the error does not quote it.
+	metrics, ok := parse(data)
+	if !ok {
+		return nil, fmt.Errorf("%s is there already, and has something else in it than metrics of stretcher: name another file, or remove it", path)
 	}
 	return metrics, nil
 }
 
-// notOurs is the error for a file with other contents, which it does not quote. The
-// path may have been mistyped, so the file is not replaced.
-func notOurs(path string) error {
-	return fmt.Errorf("%s is there already, and has something else in it than metrics of stretcher: name another file, or remove it", path)
-}
-
-// parse parses the text of a file.
-func parse(data []byte) (file, error) {
-	if len(data) > maxFile {
-		return nil, errors.New("too large")
-	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
-	}
-	for name := range families {
-		if !strings.HasPrefix(name, prefix) {
-			return nil, errors.New("a foreign metric")
-		}
-	}
-	return families, nil
-}
-
+// update sets the series of a deployment that ended now, and the counters.
 func (f file) update(d state.Deployment, totals map[string]state.Totals, now time.Time) {
 	dest := d.Label()
-	f.drop(last, dest)
+	f.drop(last, labels("dest", dest))
 	result := 0.0
 	if d.Result == state.Success {
 		result = 1
-		f.drop(last, state.UnknownDest)
+		f.drop(last, labels("dest", state.UnknownDest))
 	}
-	f.set(success, dto.MetricType_GAUGE, result, "dest", dest)
-	f.set(timestamp, dto.MetricType_GAUGE, float64(now.UnixMilli())/1000, "dest", dest)
-	f.set(duration, dto.MetricType_GAUGE, d.Duration, "dest", dest)
-	f.set(bytesLast, dto.MetricType_GAUGE, float64(d.Bytes), "dest", dest)
-	f.set(info, dto.MetricType_GAUGE, 1, "dest", dest, "checksum", d.Checksum, "manifest", d.Manifest)
+	f.set(success, gauge, result, "dest", dest)
+	f.set(timestamp, gauge, float64(now.UnixMilli())/1000, "dest", dest)
+	f.set(duration, gauge, d.Duration, "dest", dest)
+	f.set(bytesLast, gauge, float64(d.Bytes), "dest", dest)
+	f.set(info, gauge, 1, "dest", dest, "checksum", d.Checksum, "manifest", d.Manifest)
 	for dest, t := range totals {
-		f.set(deploys, dto.MetricType_COUNTER, float64(t.Successes), "dest", dest, "result", state.Success)
-		f.set(deploys, dto.MetricType_COUNTER, float64(t.Failures), "dest", dest, "result", state.Failure)
-		f.set(bytesAll, dto.MetricType_COUNTER, float64(t.Bytes), "dest", dest)
+		f.set(deploys, counter, float64(t.Successes), "dest", dest, "result", state.Success)
+		f.set(deploys, counter, float64(t.Failures), "dest", dest, "result", state.Failure)
+		f.set(bytesAll, counter, float64(t.Bytes), "dest", dest)
 	}
 	f.bound()
 }
 
 // set sets the value of the series with these labels, which are names and values.
-func (f file) set(name string, kind dto.MetricType, value float64, labels ...string) {
-	family := f[name]
-	if family == nil {
-		family = &dto.MetricFamily{Name: &name}
-		f[name] = family
-	}
-	text := help(name)
-	family.Help, family.Type = &text, &kind
-	m := &dto.Metric{}
-	for i := 0; i < len(labels); i += 2 {
-		value := strings.ToValidUTF8(labels[i+1], "\ufffd")
-		m.Label = append(m.Label, &dto.LabelPair{Name: &labels[i], Value: &value})
-	}
-	if kind == dto.MetricType_COUNTER {
-		m.Counter = &dto.Counter{Value: &value}
-	} else {
-		m.Gauge = &dto.Gauge{Value: &value}
-	}
-	family.Metric = slices.DeleteFunc(family.Metric, func(old *dto.Metric) bool { return compareLabels(old, m) == 0 })
-	family.Metric = append(family.Metric, m)
+func (f file) set(name, kind string, value float64, namesAndValues ...string) {
+	m := f.metric(name)
+	m.head = fmt.Sprintf("# HELP %s %s\n# TYPE %[1]s %[3]s\n", name, help(name), kind)
+	m.series[labels(namesAndValues...)] = strconv.FormatFloat(value, 'g', -1, 64)
 }
 
-// drop removes the series of dest from the metrics whose names begin with prefix.
-func (f file) drop(prefix, dest string) {
-	for name, family := range f {
+// drop removes the series whose first label is the given one from the metrics whose
+// names begin with prefix.
+func (f file) drop(prefix, label string) {
+	for name, m := range f {
 		if strings.HasPrefix(name, prefix) {
-			family.Metric = slices.DeleteFunc(family.Metric, func(m *dto.Metric) bool { return destOf(m) == dest })
+			maps.DeleteFunc(m.series, func(labels, _ string) bool { return strings.HasPrefix(labels, label) })
 		}
 	}
 }
 
 // bound drops dests, the oldest first, until there are no more than maxDests.
 func (f file) bound() {
-	times := f[timestamp].Metric
-	for ; len(times) > maxDests; times = f[timestamp].Metric {
-		oldest := destOf(slices.MinFunc(times, func(a, b *dto.Metric) int {
-			return cmp.Compare(a.GetGauge().GetValue(), b.GetGauge().GetValue())
-		}))
-		log.Printf("[WARN] metrics: more than %d dests: dropped the series of %q", maxDests, oldest)
-		f.drop(prefix, oldest)
-	}
-}
-
-// text returns the text of the file. The order of the series does not change from one
-// deployment to the next.
-func (f file) text() ([]byte, error) {
-	var buf bytes.Buffer
-	for _, name := range slices.Sorted(maps.Keys(f)) {
-		family := f[name]
-		if len(family.Metric) == 0 {
-			continue
+	times := f.metric(timestamp).series
+	for len(times) > maxDests {
+		oldest, first := "", 0.0
+		for labels, value := range times {
+			at, err := strconv.ParseFloat(value, 64)
+			if oldest == "" || err != nil || at < first {
+				oldest, first = labels, at
+			}
 		}
-		slices.SortFunc(family.Metric, compareLabels)
-		if _, err := expfmt.MetricFamilyToText(&buf, family); err != nil {
-			return nil, err
-		}
+		label, _, _ := cutLabel(oldest)
+		log.Printf("[WARN] metrics: more than %d dests: dropped the series of %s", maxDests, strings.TrimPrefix(label, "dest="))
+		f.drop(prefix, label)
 	}
-	return buf.Bytes(), nil
-}
-
-// compareLabels is 0 for the same series.
-func compareLabels(a, b *dto.Metric) int {
-	return slices.CompareFunc(a.Label, b.Label, func(a, b *dto.LabelPair) int {
-		return cmp.Or(strings.Compare(a.GetName(), b.GetName()), strings.Compare(a.GetValue(), b.GetValue()))
-	})
-}
-
-func destOf(m *dto.Metric) string {
-	for _, l := range m.Label {
-		if l.GetName() == "dest" {
-			return l.GetValue()
-		}
-	}
-	return ""
 }
