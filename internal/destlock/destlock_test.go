@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -268,6 +269,27 @@ func TestIsAncestor(t *testing.T) {
 	}
 	if isAncestor(os.Getpid()) || isAncestor(-1) || isAncestor(0) {
 		t.Error("this process, or none, is an ancestor")
+	}
+}
+
+// The agent may be the first process of a container. The test starts itself as a
+// command of such an agent.
+func TestIsAncestorInContainer(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("TEST_IN_CONTAINER") != "" {
+		fmt.Println("descends from 1:", isAncestor(1))
+		return
+	}
+	// The shell is process 1. The second one keeps the test from being its child.
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `mount -t proc proc /proc && { sh -c '"$0" -test.run="^TestIsAncestorInContainer$"; true' "$0"; true; }`, os.Args[0])
+	cmd.Env = append(os.Environ(), "TEST_IN_CONTAINER=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, os.ErrPermission) {
+		t.Skipf("only root can make a container: %v", err)
+	}
+	if err != nil || !strings.HasPrefix(string(out), "descends from 1: true\n") {
+		t.Errorf("got %v, %s", err, out)
 	}
 }
 

@@ -95,10 +95,11 @@ func (h holder) lives() bool {
 	return h.pid > 0 && unix.Kill(h.pid, 0) != unix.ESRCH
 }
 
-// isAncestor reports whether this process descends from pid. It does not from
-// itself: another deployment of the same process goes on without this one.
+// isAncestor reports whether this process descends from pid, which is 1 if the agent
+// is the first process of a container. It does not descend from itself: another
+// deployment of the same process goes on without this one.
 func isAncestor(pid int) bool {
-	for p := os.Getppid(); p > 1; {
+	for p := os.Getppid(); p > 0; {
 		if p == pid {
 			return true
 		}
