@@ -18,7 +18,7 @@ import (
 )
 
 // system are the directories of the system's hierarchy (hier(7), and the
-// Filesystem Hierarchy Standard 3.0), as patterns of path.Match. The directories
+// Filesystem Hierarchy Standard 3.0), as patterns of filepath.Match. The directories
 // below them that are not listed may be deployed to.
 var system = []string{
 	"/bin", "/boot", "/boot/efi", "/dev", "/dev/shm", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found",
@@ -55,13 +55,13 @@ func Check(dest string) error {
 	return checkShared(dest, p, shared)
 }
 
-// CheckName is what Check says of a dest on any host: it looks at nothing but the
+// CheckName is the part of Check that is the same on every host: it looks only at the
 // name.
 func CheckName(dest string) error {
 	return checkPlace(dest, place{names: []string{filepath.Clean(dest)}})
 }
 
-// checkPlace refuses a dest that is no absolute path, or whose place is the root
+// checkPlace refuses a dest that is not an absolute path, or whose place is the root
 // directory or a directory of the system.
 func checkPlace(dest string, p place) error {
 	if !filepath.IsAbs(dest) {
@@ -79,6 +79,8 @@ func checkPlace(dest string, p place) error {
 	return nil
 }
 
+// checkShared refuses a dest whose place is one of the directories, unless it is
+// empty.
 func checkShared(dest string, p place, directories []string) error {
 	name := p.oneOf(directories)
 	if name == "" {
@@ -94,7 +96,7 @@ func checkShared(dest string, p place, directories []string) error {
 	return nil
 }
 
-// also says what dest is another name of.
+// also returns the name of the directory, with a comma, if dest has another name.
 func also(name, dest string) string {
 	if filepath.Clean(dest) == name {
 		return ""
@@ -108,6 +110,7 @@ type place struct {
 	info  fs.FileInfo // nil where nothing is there, or nobody can tell
 }
 
+// resolve returns the place of a path, as far as this user can tell.
 func resolve(path string) place {
 	p := place{names: []string{unixfs.CleanPath(path)}}
 	if real, err := unixfs.RealPath(path); err == nil {
@@ -119,7 +122,8 @@ func resolve(path string) place {
 	return p
 }
 
-// is reports whether p is the directory at path, be it by another name or mount.
+// is reports whether p is the directory at path, also under another name or by a
+// bind mount.
 func (p place) is(path string) bool {
 	for _, name := range p.names {
 		if name == path {

@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// ParseMode returns the mode that text is: an integer of YAML 1.1, in which a
-// leading 0 makes it octal (https://yaml.org/type/int.html); in quotes it is none. warning is "" unless
-// the mode is most likely not the one that was meant. Both the warning and the
-// error are one line that begins with "dest_mode".
+// ParseMode returns the mode that a text of a manifest stands for: an integer of YAML
+// 1.1, in which a leading 0 makes it octal (https://yaml.org/type/int.html). A text
+// in quotes is an error. warning is "" unless the mode is most likely not the one
+// that was meant. Both the warning and the error are one line that begins with
+// "dest_mode".
 func ParseMode(text string, quoted bool) (mode fs.FileMode, warning string, err error) {
 	if quoted {
 		return 0, "", fmt.Errorf("dest_mode %.20q is a text: write it without quotes", text)
@@ -20,10 +21,10 @@ func ParseMode(text string, quoted bool) (mode fs.FileMode, warning string, err 
 		return 0, "", fmt.Errorf("dest_mode %.20q is not a file mode: write it in octal, as 0755", text)
 	}
 	mode = fs.FileMode(n)
-	// A decimal number is most likely meant to be octal if it looks like a mode, and
-	// as a decimal one is none that anybody wants for a directory, where read and
-	// write permission are of no use without x: 755 is 01363, and 500 is 0764, but 511
-	// is 0777.
+	// A decimal number is most likely meant to be octal if it looks like a mode, but
+	// stands for one that nobody wants for a directory, where the permissions to read
+	// and write are of no use without x: 755 is 01363, and 500 is 0764, but 511 is
+	// 0777.
 	octalDigits := len(text) >= 2 && len(text) <= 4 && text[0] != '0' && strings.Trim(text, "01234567") == ""
 	wanted := mode <= 0777 && mode&0700 == 0700 && (mode&070 == 0 || mode&010 != 0) && (mode&07 == 0 || mode&01 != 0)
 	if octalDigits && !wanted {

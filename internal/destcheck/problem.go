@@ -67,6 +67,17 @@ func DirectoryProblem(dest string) (certain bool, err error) {
 	return false, err
 }
 
+// LinkProblem returns why dest, if it is a symbolic link, could not be replaced by
+// another one as things are now: its parent directory cannot be written to. The error
+// is one line that begins with "dest".
+func LinkProblem(dest string) error {
+	parent := filepath.Dir(unixfs.CleanPath(dest))
+	if err := writable(parent); err != nil {
+		return fmt.Errorf("dest %s cannot be made a link to another release: its parent directory %s %w", show(dest), show(parent), err)
+	}
+	return nil
+}
+
 // cannotLook explains why stat(2) of path failed: an ancestor may be a file, or
 // may be closed to this user.
 func cannotLook(dest, path string, err error) error {

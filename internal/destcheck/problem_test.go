@@ -68,6 +68,10 @@ func TestProblem(t *testing.T) {
 			t.Errorf("%s: got %v, expected %s", name, err, want)
 		}
 	}
+	const want = "dest DIR/closed/app cannot be made a link to another release: its parent directory DIR/closed is not writable by "
+	if err := LinkProblem(filepath.Join(dir, "closed/app")); err == nil || strings.ReplaceAll(err.Error(), dir, "DIR") != want+me {
+		t.Errorf("got %v, expected %s", err, want+me)
+	}
 }
 
 func TestReadOnlyFileSystem(t *testing.T) {
@@ -84,5 +88,11 @@ func TestReadOnlyFileSystem(t *testing.T) {
 		if err := Problem(dest); err == nil || err.Error() != want {
 			t.Errorf("got %v, expected %s", err, want)
 		}
+	}
+	if err := LinkProblem(dir + "/app"); err == nil || !strings.HasSuffix(err.Error(), "its parent directory "+dir+" is on a read-only file system") {
+		t.Errorf("of a link: got %v", err)
+	}
+	if err := LinkProblem(t.TempDir() + "/app"); err != nil {
+		t.Errorf("of a link that can be replaced: got %v", err)
 	}
 }

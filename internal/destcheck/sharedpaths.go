@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// CheckSharedPaths returns what is wrong with each of the shared paths, nil for one that is
-// fine: they have to be relative paths inside of a release, of which none is inside
-// of another.
+// CheckSharedPaths returns what is wrong with each of the shared paths, nil for one
+// that is fine: they have to be relative paths inside of a release, and none of them
+// may be inside of another.
 func CheckSharedPaths(paths []string) []error {
 	problems := make([]error, len(paths))
 	var checked []string
