@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"log"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +21,7 @@ import (
 const (
 	// version is that of the format of state.json.
 	version = 1
-	// maxState is more than state.json can have, in bytes.
+	// maxState is more than state.json can have, in bytes, and as much as is read of it.
 	maxState = 16 << 20
 	// maxDests is how many dests have totals. The one that was deployed to least
 	// recently is dropped first.
@@ -93,10 +92,7 @@ func (d *Dir) CheckOutside(dest string) error {
 	if err != nil {
 		return err
 	}
-	own, err := filepath.Abs(d.path)
-	if err == nil {
-		own, err = unixfs.RealPath(own)
-	}
+	own, err := unixfs.RealPath(d.path)
 	if err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
@@ -138,9 +134,10 @@ func (d *Dir) LockName(e Event) string {
 // event is handled. It returns the totals of all dests. What is recorded survives a
 // power cut.
 //
-// After an error, the event is not handled and nothing is added to the totals, and if
-// there is an event that should be handled now, nothing to the history. That only the
-// history cannot be written is logged, but no error.
+// After an error, the event is not handled, nothing is added to the totals, and none
+// are returned. If there is an event that should be handled now, nothing is added to
+// the history either. If only the history cannot be written, that is logged, and is
+// not an error.
 func (d *Dir) Record(deployment Deployment) (totals map[string]Totals, err error) {
 	now := time.Now().UTC().Truncate(time.Second)
 	unlock, err := d.lock()
@@ -159,7 +156,10 @@ func (d *Dir) Record(deployment Deployment) (totals map[string]Totals, err error
 		return nil, err
 	}
 	unixfs.Warn("add to the history", d.appendHistory(deployment))
-	return totals, err
+	if err != nil {
+		return nil, err // counters must not show what the next deployment will not count
+	}
+	return totals, nil
 }
 
 // count adds a deployment that ended now to the totals.
@@ -221,7 +221,7 @@ func (d *Dir) updateLocked(change func(*contents)) error {
 // is what happens without a state directory.
 func (d *Dir) read() (*contents, error) {
 	path := d.file("state.json")
-	data, err := readFile(path, maxState)
+	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &contents{Version: version}, nil
 	}
@@ -258,15 +258,15 @@ func parse(data []byte) (*contents, error) {
 	return c, nil
 }
 
-// readFile reads a regular file. Of more than limit bytes it returns one more than
-// that, which is then no JSON.
-func readFile(path string, limit int64) ([]byte, error) {
+// readFile reads a regular file of the directory. One that is too long is cut, and is
+// then not valid JSON.
+func readFile(path string) ([]byte, error) {
 	f, err := openFile(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, min(limit, math.MaxInt64-1)+1))
+	return io.ReadAll(io.LimitReader(f, maxState))
 }
 
 // openFile opens a regular file of the directory. A symbolic link, or a pipe, would

@@ -221,6 +221,25 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
+// Totals that could not be stored are not returned: the counters of the metrics would
+// go back at the next deployment.
+func TestRecordFails(t *testing.T) {
+	t.Parallel()
+	d := newDir(t)
+	d.record(t, Event{}, Success)
+	if err := os.MkdirAll(d.file("state.json.tmp/in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, result := range []string{Success, Failure} {
+		if totals, err := d.Record(Deployment{Dest: "/srv/app", Result: result}); err == nil || totals != nil {
+			t.Errorf("%s: got %v, %v", result, totals, err)
+		}
+	}
+	if n := strings.Count(d.readAll(t, "history.jsonl"), "\n"); n != 3 {
+		t.Errorf("the history has %d lines, expected 3", n)
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()

@@ -3,13 +3,21 @@ package unixfs
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 )
 
-// RealPath returns path without symbolic links. Its last components need not
-// exist.
+// RealPath returns the absolute path without symbolic links. Its last components
+// need not exist.
 func RealPath(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		dir, err := os.Getwd()
+		if err != nil {
+			return "", err
+		}
+		path = dir + "/" + path
+	}
 	path = CleanPath(path)
 	real, err := filepath.EvalSymlinks(path)
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -28,6 +28,16 @@ func linksIn(t *testing.T) string {
 	return dir
 }
 
+func TestRealPathOfRelative(t *testing.T) {
+	dir := linksIn(t)
+	t.Chdir(dir + "/link") // which sets PWD too
+	for path, want := range map[string]string{"": "real", ".": "real", "inner": "real/inner", "..": "", "../deep/..": "real", "missing/too": "real/missing/too"} {
+		if got, err := RealPath(path); err != nil || got != filepath.Join(dir, want) {
+			t.Errorf("%q: got %s, %v, expected %s", path, got, err, want)
+		}
+	}
+}
+
 func TestRealPath(t *testing.T) {
 	t.Parallel()
 	dir := linksIn(t)
