@@ -4,6 +4,7 @@ package stretcher
 
 import (
 	"context"
+	"iter"
 	"log"
 
 	"github.com/fujiwara/stretcher/internal/archive"
@@ -46,15 +47,15 @@ func (d *deployment) listChanges(ctx context.Context, s strategy, src *archive.A
 	if d.absent {
 		log.Printf("listing what would be done if there were no %s", d.manifest.Dest)
 	}
-	items, err := s.preview(ctx, d, src)
-	var total preview.Total
-	if items != nil {
-		list := capture.Lines()
-		var failed error
-		total, failed = preview.Write(list, items)
-		unixfs.Warn("list what would be done", failed)
-		list.Close()
-	}
+	var items iter.Seq[preview.Item]
+	err := d.orWhole(ctx, s, src, func(src *archive.Archive) (err error) {
+		items, err = s.preview(ctx, d, src)
+		return err
+	})
+	list := capture.Lines()
+	total, failed := preview.Write(list, items)
+	unixfs.Warn("list what would be done", failed)
+	list.Close()
 	begun, lockErr := destlock.Running(d.manifest.Dest)
 	unixfs.Warn("look for other deployments", lockErr)
 	if begun {

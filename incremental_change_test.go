@@ -119,6 +119,43 @@ func TestIncrementalChangedMeanwhile(t *testing.T) {
 	}
 }
 
+// A dry run starts over, too, if dest changes meanwhile. The builtin strategy reads
+// only the file with the excludes from there, and rsync needs all files.
+func TestIncrementalDryRunChangedMeanwhile(t *testing.T) {
+	tree := filepath.Join(t.TempDir(), "tree")
+	must(t, os.Mkdir(tree, 0o755))
+	must(t, os.WriteFile(filepath.Join(tree, "list"), []byte("*.log\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(tree, "kept"), bytes.Repeat([]byte("as it was\n"), 60_000), 0o644))
+	archive, m := packed(t, tree, pack.Options{})
+	src := filepath.Join(t.TempDir(), "archive")
+	must(t, os.WriteFile(src, archive, 0o644))
+	m.Src, m.ExcludeFrom = "file://"+src, "list"
+	for _, strategy := range []string{"builtin", "rsync", "symlink"} {
+		t.Run(strategy, func(t *testing.T) {
+			if _, err := exec.LookPath("rsync"); strategy == "rsync" && err != nil {
+				t.Skip("there is no rsync(1)")
+			}
+			m := m
+			m.Dest, m.SyncStrategy = filepath.Join(t.TempDir(), "dest"), strategy
+			must(t, m.DeployContext(t.Context(), Config{}))
+			m.Excludes = []string{"not-there"} // so that it is not the release that is there
+			m.Commands.Pre = CommandLines{"true"}
+			hook := &onLine{text: "would run pre command", f: func() {
+				must(t, os.WriteFile(filepath.Join(m.Dest, "list"), []byte("kept\n"), 0o644))
+			}}
+			var err error
+			said := logOf(func() {
+				hook.Writer = log.Writer()
+				log.SetOutput(hook)
+				err = m.DeployContext(t.Context(), Config{DryRun: true})
+			})
+			if err != nil || !strings.Contains(said, ": downloading the whole archive\n") || !strings.Contains(said, "would change list: ") || !strings.Contains(said, "Dry run: 0 would be created") {
+				t.Errorf("%v: %s", err, said)
+			}
+		})
+	}
+}
+
 // After pre commands, nothing has to be downloaded unless nothing seemed to have
 // changed. If it has to be and cannot, the error says so, and dest is not touched.
 func TestIncrementalNoNetworkAfterPre(t *testing.T) {

@@ -33,7 +33,8 @@ type SyncStrategy interface {
 	Sync(from, to string) error
 }
 
-// strategy is one way in which the files of an archive get to dest.
+// strategy is one way to put the files of an archive in dest. An archive is nil if a
+// keeper has what it would bring.
 type strategy interface {
 	SyncStrategy
 	name() string // as in sync_strategy
@@ -171,17 +172,7 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 			return err
 		}
 	}
-	err := s.deploy(ctx, d, src)
-	if errors.Is(err, incremental.ErrChanged) { // while files were staged, so it is not too late
-		log.Printf("[WARN] %v: downloading the whole archive", redact.Printable(err.Error()))
-		d.conf.Whole = true
-		unixfs.Warn("free the archive", src.Close()) // the whole one may need its space
-		var whole *archive.Archive
-		if whole, err = d.getSrc(ctx, s); err == nil {
-			defer func() { unixfs.Warn("free the archive", whole.Close()) }()
-			err = s.deploy(ctx, d, whole)
-		}
-	}
+	err := d.orWhole(ctx, s, src, func(src *archive.Archive) error { return s.deploy(ctx, d, src) })
 	if err != nil || d.conf.StateDir == "" {
 		return err
 	}
@@ -190,27 +181,38 @@ func (d *deployment) sync(ctx context.Context, s strategy, src *archive.Archive)
 	return progress.Flush(ctx, d.manifest.Dest)
 }
 
-// warnRootMode warns of a dest_mode that is not applied. src is nil if the strategy
-// has what the archive would bring.
-func (d *deployment) warnRootMode(src *archive.Archive) {
-	if src == nil {
-		return
+// orWhole calls do with an archive, and if what dest has of it has changed, again with
+// the whole archive. That is not too late, since nothing has been put in place.
+func (d *deployment) orWhole(ctx context.Context, s strategy, src *archive.Archive, do func(*archive.Archive) error) error {
+	err := do(src)
+	if !errors.Is(err, incremental.ErrChanged) {
+		return err
 	}
+	log.Printf("[WARN] %v: downloading the whole archive", redact.Printable(err.Error()))
+	d.conf.Whole = true
+	unixfs.Warn("free the archive", src.Close()) // the whole one may need its space
+	whole, err := d.getSrc(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { unixfs.Warn("free the archive", whole.Close()) }()
+	return do(whole)
+}
+
+// warnRootMode warns of a dest_mode that is not applied.
+func (d *deployment) warnRootMode(src *archive.Archive) {
 	m := d.manifest
 	if mode, ok := src.RootMode(); ok && m.hasDestMode() && uint32(*m.DestMode) != mode {
 		log.Printf("[WARN] dest_mode %04o is not applied: the archive's entry ./ has the mode %04o", *m.DestMode, mode)
 	}
 }
 
-// extractTo extracts the archive to a directory in a new temporary directory,
-// whose name begins with prefix, in parent, and calls then with its path. The
-// temporary directory is removed afterwards.
+// extractTo extracts the archive to a directory in a new temporary directory, whose
+// name begins with prefix, in parent, and calls then with its absolute path: rsync
+// takes a relative one with a colon in it for a host. The temporary directory is removed
+// afterwards.
 func (d *deployment) extractTo(ctx context.Context, parent, prefix string, src *archive.Archive, then func(from string) error) error {
-	newDir := unixfs.NewTempDir
-	if d.conf.DryRun {
-		newDir = unixfs.OnlyTempDir
-	}
-	staging, err := newDir(parent, prefix)
+	staging, err := unixfs.NewTempDir(parent, prefix)
 	if err != nil {
 		return err
 	}

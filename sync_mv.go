@@ -21,8 +21,7 @@ import (
 )
 
 // MvSyncStrategy syncs by renaming a directory to one that must not exist yet.
-type MvSyncStrategy struct {
-}
+type MvSyncStrategy struct{}
 
 var errDestExists = errors.New("dest exists already, and the strategy mv does not replace it")
 

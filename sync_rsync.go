@@ -75,24 +75,15 @@ func (s *RsyncStrategy) fillsHoles() bool { return true }
 
 // deploy extracts the archive to TMPDIR and syncs it to dest from there.
 func (s *RsyncStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
-	// rsync would take a relative path with a colon in it for a host.
-	parent, err := filepath.Abs(os.TempDir())
-	if err != nil {
-		return err
-	}
 	unixfs.SweepTempDirs(d.manifest.Dest, unixfs.TempPrefix) // excludes may protect them from rsync
-	return d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
+	return d.extractTo(ctx, os.TempDir(), unixfs.TempPrefix, src, func(from string) error {
 		return s.sync(ctx, d.commands.unlimited(), from, d.manifest.Dest)
 	})
 }
 
 // preview has rsync compare the extracted archive with dest.
 func (s *RsyncStrategy) preview(ctx context.Context, d *deployment, src *archive.Archive) (items iter.Seq[preview.Item], err error) {
-	parent, err := filepath.Abs(os.TempDir())
-	if err != nil {
-		return nil, err
-	}
-	err = d.extractTo(ctx, parent, unixfs.TempPrefix, src, func(from string) error {
+	err = d.extractTo(ctx, os.TempDir(), unixfs.TempPrefix, src, func(from string) error {
 		to := d.presentDest()
 		if to == "" {
 			to = filepath.Join(filepath.Dir(from), "missing")
@@ -109,17 +100,17 @@ func (s *RsyncStrategy) preview(ctx context.Context, d *deployment, src *archive
 }
 
 // forbidden returns why rsync, which tries nothing in a dry run, could not make the
-// changes in dest, "" for none. A dest that this user may not write to matters only for
-// what is directly in it, since the directories below may be the user's own.
+// changes in dest, which is "" if there is none. A dest that this user may not write to
+// matters only for what is directly in it: the directories below may be the user's own.
 func (s *RsyncStrategy) forbidden(dest string, changes []preview.Item) error {
 	if dest == "" {
 		return nil
 	}
-	_, err := s.problem(dest)
 	readOnly := errors.Is(unix.Access(dest, unix.W_OK), unix.EROFS)
 	if !slices.ContainsFunc(changes, func(i preview.Item) bool { return readOnly || !strings.Contains(i.Path, "/") }) {
 		return nil
 	}
+	_, err := s.problem(dest)
 	return err
 }
 

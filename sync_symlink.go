@@ -57,11 +57,14 @@ func (s *symlinkStrategy) problem(dest string) (certain bool, err error) {
 		err = destcheck.Problem(dest + releases.Suffix)
 	}
 	if err == nil {
-		if err = s.check(dest); errors.Is(err, releases.ErrForeign) {
+		if err = releases.Check(dest); errors.Is(err, releases.ErrForeign) {
 			err = destExistsError{err}
 		}
 	}
-	return err != nil, err
+	if err != nil {
+		return true, err
+	}
+	return false, destcheck.LinkProblem(dest) // the release may be the current one already
 }
 
 // destExistsError is an errDestExists with the text of another error.
@@ -71,31 +74,20 @@ func (e destExistsError) Unwrap() []error { return []error{e.error, errDestExist
 
 func (s *symlinkStrategy) fillsHoles() bool { return false }
 
-func (s *symlinkStrategy) check(dest string) error {
-	store, err := releases.Open(dest)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	return store.Check()
-}
-
 func (s *symlinkStrategy) has(d *deployment) (bool, error) {
-	if err := s.check(s.Dest); err != nil {
-		if d.release == "" {
-			err = nil // problem has logged it, and a pre command may change it
-		}
-		return false, err
-	}
 	store, err := releases.Open(s.Dest)
+	if err == nil {
+		defer store.Close()
+		err = store.Check()
+	}
+	if err != nil && d.release == "" {
+		return false, nil // problem has logged it, and a pre command may change it
+	}
+	if err == nil && !d.conf.DryRun {
+		err = store.Clean()
+	}
 	if err != nil {
 		return false, err
-	}
-	defer store.Close()
-	if !d.conf.DryRun {
-		if err := store.Clean(); err != nil {
-			return false, err
-		}
 	}
 	if d.release == "" {
 		s.found, err = store.Find(s.id())
@@ -110,14 +102,19 @@ func (s *symlinkStrategy) has(d *deployment) (bool, error) {
 
 // deploy makes a release of the archive, unless it was found, and switches to it.
 func (s *symlinkStrategy) deploy(ctx context.Context, d *deployment, src *archive.Archive) error {
-	if src == nil {
-		return s.release(ctx, s.Dest, nil)
-	}
-	tree, err := treesync.FreshArchive(ctx, src, s.treeOptions())
+	tree, err := s.tree(ctx, src)
 	if err != nil {
 		return err
 	}
 	return s.release(ctx, s.Dest, tree)
+}
+
+// tree returns what a release of the archive has in it, nil without an archive.
+func (s *symlinkStrategy) tree(ctx context.Context, src *archive.Archive) (*treesync.Fresh, error) {
+	if src == nil {
+		return nil, nil
+	}
+	return treesync.FreshArchive(ctx, src, s.treeOptions())
 }
 
 // release switches dest to a release of the tree. A nil tree is the release that
@@ -127,17 +124,20 @@ func (s *symlinkStrategy) release(ctx context.Context, dest string, tree *treesy
 	if s.store, err = releases.Open(dest); err != nil {
 		return err
 	}
+	if err := s.store.Clean(); err != nil {
+		return err
+	}
+	manifest, err := s.source()
+	if err != nil {
+		return err
+	}
 	name := s.found
 	if tree != nil {
-		manifest, err := s.source()
-		if err != nil {
-			return err
-		}
 		if name, err = s.store.Make(ctx, tree, s.id(), s.Shared, manifest); err != nil {
 			return err
 		}
 	}
-	return s.store.Switch(name)
+	return s.store.Switch(name, manifest)
 }
 
 func (s *symlinkStrategy) conclude(err error) {
@@ -157,12 +157,9 @@ func (s *symlinkStrategy) keep() int { return cmp.Or(s.KeepReleases, defaultKeep
 
 // preview returns how the release would differ from the current one.
 func (s *symlinkStrategy) preview(ctx context.Context, d *deployment, src *archive.Archive) (iter.Seq[preview.Item], error) {
-	var tree *treesync.Fresh
-	if src != nil {
-		var err error
-		if tree, err = treesync.FreshArchive(ctx, src, s.treeOptions()); err != nil {
-			return nil, err
-		}
+	tree, err := s.tree(ctx, src)
+	if err != nil {
+		return nil, err
 	}
 	if d.absent {
 		return tree.Preview(ctx, "")

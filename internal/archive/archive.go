@@ -244,9 +244,9 @@ func Hopeless(err error) bool { return errors.As(err, new(hopelessError)) }
 func (a *Archive) Data() io.ReaderAt { return a.data }
 
 // RootMode returns the mode of the archive's entry "." or "./", as the bits of
-// chmod(2). ok is false if the archive has no such entry.
+// chmod(2). ok is false if the archive has no such entry, or is nil.
 func (a *Archive) RootMode() (mode uint32, ok bool) {
-	if a.Tree.Root.Implicit() {
+	if a == nil || a.Tree.Root.Implicit() {
 		return 0, false
 	}
 	return a.Tree.Root.Mode & 0o7777, true

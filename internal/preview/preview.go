@@ -20,13 +20,13 @@ import (
 	"github.com/fujiwara/stretcher/internal/redact"
 )
 
-// Kind is what would become of a path.
+// Kind is what would be done with a path.
 type Kind int
 
 const (
-	Create Kind = iota
-	Change
-	Delete
+	Create Kind = iota // dest does not have it
+	Change             // its contents, type, mode, owner or time would change
+	Delete             // the archive does not have it
 )
 
 // Item is one path that would not stay as it is.
@@ -104,15 +104,19 @@ type Total struct {
 	Bytes                     int64
 }
 
-// In returns the numbers in words, for a directory.
+// In says how much would change in dest.
 func (t Total) In(dest string) string {
 	return fmt.Sprintf("%d would be created, %d changed, %d deleted in %s, %s written",
 		t.Created, t.Changed, t.Deleted, dest, humanize.IBytes(uint64(t.Bytes)))
 }
 
-// Write writes a line for each item, and returns how many there are.
+// Write writes a line for each item, and returns how many there are. If items is nil,
+// there are none. The error is that of w.
 func Write(w io.Writer, items iter.Seq[Item]) (Total, error) {
 	var t Total
+	if items == nil {
+		return t, nil
+	}
 	lines := bufio.NewWriterSize(w, 32<<10)
 	for i := range items {
 		switch i.Kind {

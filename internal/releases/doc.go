@@ -7,10 +7,10 @@
 //	    20260801T101500.000Z-0123456789ab-ba9876543210.yml
 //	app.shared/
 //
-// A release has the name of the time at which it was begun (UTC), of the first
-// digits of the archive's checksum, and of a digest of all that decides what is in
-// it. The manifest beside it, which has the mode 0600, is also the mark of a
-// finished release: it gets its name only after everything is on disk.
+// The name of a release consists of the time at which it was begun (UTC), the first
+// digits of the archive's checksum, and a digest of all that decides what is in it.
+// The manifest beside it, which has the mode 0600, is also the mark of a finished
+// release: it gets its name only after everything is on disk.
 //
 // # Making a release current
 //
@@ -23,10 +23,11 @@
 //	    rename the manifest: the release is finished; flush the directory
 //	switch: rename a new link to dest, flush its directory
 //	undo, if a later step fails:
-//	    rename the manifest back, so that the release is not finished any more
+//	    remove the manifest, so that the release is not finished any more
 //	    put back the link, or remove it if there was none; flush its directory
 //	    remove the release, if this run has made it
-//	prune, if nothing failed: remove the oldest releases
+//	prune, if nothing failed: replace the manifest by the one of this deployment,
+//	    if it differs; remove the oldest releases
 //
 // A process or a machine that stops at any point leaves dest as a link to the old
 // or to the new release, both of them whole. Clean, which the next run calls, removes
@@ -34,6 +35,6 @@
 // counted. Names in app.releases that this package does not make are left alone.
 //
 // Directories are opened in their open parents, and never through a symbolic link.
-// Only what belongs to this process's user counts as a manifest: those of a release
-// are run.
+// Because a rollback runs the commands in a manifest, only files of this process's
+// user count as manifests.
 package releases

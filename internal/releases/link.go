@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +11,7 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// ErrForeign is that dest is something that this package has not made.
+// ErrForeign reports that dest is something that this package did not make.
 var ErrForeign = errors.New("expected a symbolic link to a release")
 
 // link returns the target of dest, "" if dest does not exist. It is an error if
@@ -51,9 +50,9 @@ func (s *Store) releaseOf(target string) string {
 	return name
 }
 
-// foreign says what dest is instead of a link to a release, and how to make what is
-// there the first release. In the commands, %[1]s is dest, %[2]s the release, and
-// %[3]s the target of the link.
+// foreign returns an error that says what dest is instead of a link to a release, and
+// which commands make what is there the first release. In the commands, %[1]s is dest,
+// %[2]s the release, and %[3]s the target of the link.
 func (s *Store) foreign(what, move, link string) error {
 	const first = "/before"
 	dir := s.dest + Suffix
@@ -61,15 +60,25 @@ func (s *Store) foreign(what, move, link string) error {
 	return fmt.Errorf("dest %s %s: %w in %s, or nothing (to make what is there the first release, run: %s)", s.dest, what, ErrForeign, s.name+Suffix, commands)
 }
 
-// plain are words that a shell does not change.
-var plain = regexp.MustCompile(`^[A-Za-z0-9_/.][A-Za-z0-9_/.,:+@%-]*$`)
-
-// quote quotes a word for a shell.
+// quote quotes a word for a shell, if that is necessary.
 func quote(word string) string {
-	if plain.MatchString(word) {
+	special := func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("_/.,:+@%-", c)
+	}
+	if !strings.ContainsFunc(word, special) {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// Check is Store.Check for a dest whose Store is not needed otherwise.
+func Check(dest string) error {
+	s, err := Open(dest)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.Check()
 }
 
 // Check returns an error if dest is neither a link to one of its releases nor
@@ -79,11 +88,12 @@ func (s *Store) Check() error {
 	return err
 }
 
-// temporaryLink is the name of a link that is about to become dest.
+// temporaryLink returns the name of a link that is about to become dest.
 func (s *Store) temporaryLink() string { return "." + s.name + ".new" }
 
-// Switch makes a release that is finished the current one.
-func (s *Store) Switch(name string) error {
+// Switch makes a finished release the current one. If Prune is called, the manifest
+// becomes that of the release. After an error, Undo puts back what Switch has changed.
+func (s *Store) Switch(name string, manifest []byte) error {
 	var err error = unix.ENOENT
 	if s.dir >= 0 {
 		_, err = s.statMark(name)
@@ -94,7 +104,7 @@ func (s *Store) Switch(name string) error {
 	if s.target, err = s.link(); err != nil {
 		return err
 	}
-	s.began = true
+	s.deployed, s.manifest = name, manifest
 	if s.releaseOf(s.target) == name {
 		log.Printf("%s is the current release already", name)
 		return nil
@@ -106,7 +116,8 @@ func (s *Store) Switch(name string) error {
 	return nil
 }
 
-// point makes dest a link to target, or nothing if target is "", on disk too.
+// point makes dest a link to target, or removes it if target is "", and waits until
+// that is on disk.
 func (s *Store) point(target string) error {
 	if target == "" {
 		if err := unix.Unlinkat(s.parent, s.name, 0); err != nil && err != unix.ENOENT {
@@ -128,27 +139,32 @@ func (s *Store) point(target string) error {
 // this run made. A release that was there before stays.
 func (s *Store) Undo() {
 	if s.made != "" {
-		// A process that is killed from here on leaves a release that is not used
-		// again.
-		s.warn("undo the mark", unix.Renameat(s.dir, s.made+markSuffix, s.dir, temporaryMark(s.made)))
+		// The mark goes first, so that a process that is killed from here on leaves a
+		// release that is not used again. On a full disk, the link may need its space.
+		s.warn("remove the manifest of the release "+s.made, unix.Unlinkat(s.dir, s.made+markSuffix, 0))
 	}
-	if !s.began {
-		return
-	}
-	now, err := s.link()
-	if err == nil && now != s.target {
-		err = s.point(s.target)
-	}
-	if err != nil {
-		log.Printf("[ERROR] put %s back to %q: %v", s.dest, s.target, err)
-		return // what dest leads to stays
-	}
-	if s.target == "" {
-		log.Printf("No release is live: %s does not exist, as before", s.dest)
-	} else {
-		log.Printf("The release %s is live", s.releaseOf(s.target))
+	if s.deployed != "" && !s.switchBack() {
+		return // dest may still lead to the release
 	}
 	if s.made != "" {
 		s.removeMade()
 	}
+}
+
+// switchBack puts dest back to what it was before Switch. It logs what dest is then,
+// or why that failed.
+func (s *Store) switchBack() bool {
+	now, err := s.link()
+	if err == nil && now != s.target {
+		err = s.point(s.target)
+	}
+	switch {
+	case err != nil:
+		log.Printf("[ERROR] put %s back to %q: %v", s.dest, s.target, err)
+	case s.target == "":
+		log.Printf("No release is live: %s does not exist, as before", s.dest)
+	default:
+		log.Printf("The release %s is live", s.releaseOf(s.target))
+	}
+	return err == nil
 }

@@ -1,6 +1,7 @@
 package releases
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log"
@@ -16,8 +17,8 @@ import (
 
 // Make makes a release of a tree, and returns its name once all of it is on disk.
 // The shared paths become links to the shared directory, and are created there if
-// they do not exist. After an error, nothing of the release is left, but of shared
-// paths those that were created.
+// they do not exist. After an error, nothing of the release is left; shared paths
+// that were created stay.
 func (s *Store) Make(ctx context.Context, tree *treesync.Fresh, id ID, shared []string, manifest []byte) (name string, err error) {
 	target, err := s.link()
 	if err != nil {
@@ -65,17 +66,14 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, sha
 	if err := s.makeShared(ctx, tree, missing); err != nil {
 		return err
 	}
-	if err := s.writeManifest(manifest); err != nil {
+	if err := s.writeManifest(s.made, manifest, false); err != nil {
 		return err
 	}
 	if err := (progress.Reporter{}).Flush(ctx, s.dir); err != nil {
 		return err
 	}
-	if err := unix.Renameat(s.dir, temporaryMark(s.made), s.dir, s.made+markSuffix); err != nil {
-		return fmt.Errorf("finish the release: %w", err)
-	}
 	// The link must not be on disk before the mark.
-	if err := unixfs.FlushDir(s.dir); err != nil {
+	if err := s.placeManifest(s.made); err != nil {
 		return fmt.Errorf("finish the release: %w", err)
 	}
 	cloned := ""
@@ -86,6 +84,7 @@ func (s *Store) make(ctx context.Context, tree *treesync.Fresh, base string, sha
 	return nil
 }
 
+// fill creates the directory of the release s.made, and the tree in it.
 func (s *Store) fill(ctx context.Context, tree *treesync.Fresh, base string) error {
 	if err := unix.Mkdirat(s.dir, s.made, 0o700); err != nil {
 		return fmt.Errorf("create the release %s: %w", s.made, err)
@@ -104,11 +103,28 @@ func (s *Store) fill(ctx context.Context, tree *treesync.Fresh, base string) err
 	return tree.Create(ctx, dir, from)
 }
 
-// writeManifest writes the manifest under a temporary name. It may hold secrets.
-func (s *Store) writeManifest(manifest []byte) error {
-	fd, err := unixfs.Openat(s.dir, temporaryMark(s.made), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+// keepManifest makes manifest that of a finished release, unless it is already: a
+// rollback should run the commands with which the release was deployed last.
+func (s *Store) keepManifest(name string, manifest []byte) error {
+	old, err := s.readManifest(name)
+	if err != nil || bytes.Equal(old, manifest) {
+		return err
+	}
+	if err := s.writeManifest(name, manifest, true); err != nil {
+		return err
+	}
+	return s.placeManifest(name)
+}
+
+// writeManifest writes the manifest of a release, which may hold secrets, under a
+// temporary name. If flush is set, it waits until it is on disk.
+func (s *Store) writeManifest(name string, manifest []byte, flush bool) error {
+	fd, err := unixfs.Openat(s.dir, temporaryMark(name), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
 		err = unixfs.WriteAt(fd, manifest, 0)
+		if err == nil && flush {
+			err = unix.Fsync(fd)
+		}
 		if closeErr := unix.Close(fd); err == nil {
 			err = closeErr
 		}
@@ -119,10 +135,18 @@ func (s *Store) writeManifest(manifest []byte) error {
 	return nil
 }
 
-// removeMade removes the release that this run made.
+// placeManifest gives the manifest of a release its name, on disk too.
+func (s *Store) placeManifest(name string) error {
+	if err := unix.Renameat(s.dir, temporaryMark(name), s.dir, name+markSuffix); err != nil {
+		return err
+	}
+	return unixfs.FlushDir(s.dir)
+}
+
+// removeMade removes the release that this run made, whether it is finished or not.
 func (s *Store) removeMade() {
 	if err := unix.Unlinkat(s.dir, temporaryMark(s.made), 0); err != unix.ENOENT {
-		s.warn("remove a manifest", err)
+		s.warn("remove the manifest of the release "+s.made, err)
 	}
 	s.remove(s.made)
 	s.made = ""

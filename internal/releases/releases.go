@@ -9,7 +9,6 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +20,7 @@ import (
 )
 
 const (
-	// Suffix is what the directory of the releases has in its name after that of dest.
+	// Suffix follows the name of dest in that of the directory of its releases.
 	Suffix       = ".releases"
 	sharedSuffix = ".shared"
 	markSuffix   = ".yml" // of the manifest, after the name of its release
@@ -31,19 +30,40 @@ const (
 // ID stands for what is in a release: two releases with the same ID are equal.
 type ID string
 
-// NewID returns the ID of what is made of the archive with a checksum, in hex. The
-// options, which are strings and slices of strings, are all that decides what is
-// made of it.
+const idDigits = 12 // of each of the two hex numbers in an ID
+
+// NewID returns the ID of a release made from the archive with a checksum, which is
+// in hex. The options, which are strings and slices of strings, are everything else
+// that decides what is in the release.
 func NewID(checksum string, options ...any) ID {
-	const digits = 12
 	checksum = strings.ToLower(checksum)
 	digest := sha256.Sum256(fmt.Appendf([]byte(checksum), " %q", options))
-	short := checksum + strings.Repeat("0", digits) // a directory that is copied has none
-	return ID(fmt.Sprintf("%s-%x", short[:digits], digest[:digits/2]))
+	short := checksum + strings.Repeat("0", idDigits) // a directory that is copied has none
+	return ID(fmt.Sprintf("%s-%x", short[:idDigits], digest[:idDigits/2]))
 }
 
-// releaseName has the time and the ID of a release.
-var releaseName = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{3}Z)-([0-9a-f]{12}-[0-9a-f]{12})$`)
+// parseName returns the time and the ID in the name of a release. ok is false for a
+// name that this package does not make.
+func parseName(name string) (made time.Time, id ID, ok bool) {
+	at, rest, _ := strings.Cut(name, "-")
+	made, err := time.Parse(timeLayout, at)
+	if err != nil || made.Format(timeLayout) != at { // Parse also accepts a comma
+		return made, "", false
+	}
+	checksum, digest, _ := strings.Cut(rest, "-")
+	for _, number := range []string{checksum, digest} {
+		if len(number) != idDigits || strings.Trim(number, "0123456789abcdef") != "" {
+			return made, "", false
+		}
+	}
+	return made, ID(rest), true
+}
+
+// isReleaseName reports whether this package makes such names for releases.
+func isReleaseName(name string) bool {
+	_, _, ok := parseName(name)
+	return ok
+}
 
 // release is a directory that this package made.
 type release struct {
@@ -61,9 +81,10 @@ type Store struct {
 	parent int    // the open directory that dest is in
 	dir    int    // the open directory of the releases, -1 if there is none
 
-	made   string // the release that this run has made
-	began  bool   // Switch was called
-	target string // of the link as it was then, "" if there was none
+	made     string // the release that this run has made
+	deployed string // the release that Switch made current, "" before that
+	manifest []byte // with which it is deployed
+	target   string // of the link before Switch, "" if there was none
 }
 
 // Open opens the directories of dest, a path without "..". Dest and its releases
@@ -76,12 +97,13 @@ func Open(dest string) (*Store, error) {
 	}
 	if s.dir, err = unixfs.OpenDir(s.parent, s.name+Suffix); err != nil && err != unix.ENOENT {
 		s.Close()
-		return nil, s.dirError(s.dest+Suffix, err)
+		return nil, dirError(s.dest+Suffix, err)
 	}
 	return s, nil
 }
 
-func (s *Store) dirError(path string, err error) error {
+// dirError explains why a directory of this package could not be opened.
+func dirError(path string, err error) error {
 	if err == unix.ELOOP || err == unix.ENOTDIR {
 		return fmt.Errorf("%s is not a directory: remove it, or choose another dest", path)
 	}
@@ -102,20 +124,20 @@ func (s *Store) Close() {
 // create makes the directory of the releases unless it exists.
 func (s *Store) create() (err error) {
 	if s.dir < 0 {
-		s.dir, err = s.makeDir(s.parent, s.name+Suffix)
+		s.dir, err = makeDir(s.parent, s.name+Suffix)
 	}
 	return err
 }
 
 // makeDir makes a directory with mode 0755 unless it exists, and opens it.
-func (s *Store) makeDir(parent int, name string) (int, error) {
+func makeDir(parent int, name string) (int, error) {
 	err := unix.Mkdirat(parent, name, 0o755)
 	if err != nil && err != unix.EEXIST {
 		return -1, fmt.Errorf("create %s: %w", name, err)
 	}
 	fd, openErr := unixfs.OpenDir(parent, name)
 	if openErr != nil {
-		return -1, s.dirError(name, openErr)
+		return -1, dirError(name, openErr)
 	}
 	if err == nil { // whatever the umask is
 		if err := unix.Fchmod(fd, 0o755); err != nil {
@@ -126,7 +148,8 @@ func (s *Store) makeDir(parent int, name string) (int, error) {
 	return fd, nil
 }
 
-// list returns the releases that this package made for this user, the oldest first.
+// list returns the releases that this package made for this user, in the order of
+// their names, which is that of their times.
 func (s *Store) list() ([]release, error) {
 	found, err := s.names()
 	if err != nil {
@@ -135,22 +158,19 @@ func (s *Store) list() ([]release, error) {
 	return s.releasesAmong(found)
 }
 
+// releasesAmong is list for names in the directory of the releases.
 func (s *Store) releasesAmong(names []unixfs.Dirent) ([]release, error) {
 	var list []release
 	for _, d := range names {
-		match := releaseName.FindStringSubmatch(d.Name)
-		if match == nil || !d.IsDir() {
+		made, id, ok := parseName(d.Name)
+		if !ok || !d.IsDir() {
 			continue
 		}
-		made, err := time.Parse(timeLayout, match[1])
-		if err != nil {
-			continue
-		}
-		r := release{name: d.Name, id: ID(match[2]), made: made}
+		r := release{name: d.Name, id: id, made: made}
 		switch info, err := s.statMark(d.Name); {
 		case err == unix.ENOENT:
 		case err != nil:
-			return nil, fmt.Errorf("%s%s/%s%s: %w", s.dest, Suffix, d.Name, markSuffix, err)
+			return nil, fmt.Errorf("%s: %w", s.ManifestPath(d.Name), err)
 		case info.Mode&unix.S_IFMT != unix.S_IFREG || int(info.Uid) != os.Geteuid():
 			continue // another user's
 		default:
@@ -167,7 +187,7 @@ func (s *Store) names() ([]unixfs.Dirent, error) {
 	if s.dir < 0 {
 		return nil, nil
 	}
-	fd, err := unixfs.OpenDir(s.dir, ".") // a descriptor at the beginning of the list
+	fd, err := unixfs.OpenDir(s.dir, ".") // since s.dir may have been read already
 	if err != nil {
 		return nil, fmt.Errorf("%s%s: %w", s.dest, Suffix, err)
 	}
@@ -175,16 +195,17 @@ func (s *Store) names() ([]unixfs.Dirent, error) {
 	return unixfs.ReadDir(fd, 0)
 }
 
+// statMark is lstat(2) of the manifest of a release, which is its mark.
 func (s *Store) statMark(name string) (st unix.Stat_t, err error) {
 	err = unix.Fstatat(s.dir, name+markSuffix, &st, unix.AT_SYMLINK_NOFOLLOW)
 	return st, err
 }
 
-// temporaryMark is the name of a manifest that is no mark yet, or no longer one.
+// temporaryMark returns the name of the manifest of a release that is not finished.
 func temporaryMark(name string) string { return "." + name + markSuffix }
 
-// Clean removes what killed runs left: releases that are not finished, but for the
-// current one, and temporary files. What cannot be removed is logged.
+// Clean removes what killed runs left: releases that are not finished, except for
+// the current one, and temporary files. What cannot be removed is logged.
 func (s *Store) Clean() error {
 	target, err := s.link()
 	if err != nil {
@@ -205,20 +226,17 @@ func (s *Store) Clean() error {
 	}
 	for _, d := range found {
 		name, isMark := strings.CutSuffix(d.Name, markSuffix)
-		temporary := strings.HasPrefix(name, ".")
-		name = strings.TrimPrefix(name, ".")
-		if !isMark || !releaseName.MatchString(name) || d.IsDir() {
+		name, temporary := strings.CutPrefix(name, ".")
+		if !isMark || !isReleaseName(name) || d.IsDir() {
 			continue
 		}
-		if !temporary && !slices.ContainsFunc(found, func(d unixfs.Dirent) bool { return d.Name == name }) {
-			temporary = true // somebody has removed the release
-		}
-		if temporary {
+		hasRelease := slices.ContainsFunc(found, func(d unixfs.Dirent) bool { return d.Name == name })
+		if temporary || !hasRelease { // somebody may have removed the release
 			s.warn("remove a manifest without a release", unix.Unlinkat(s.dir, d.Name, 0))
 		}
 	}
 	if target, err := unixfs.ReadLink(s.parent, s.temporaryLink()); err == nil && s.releaseOf(target) != "" {
-		s.warn("remove what an earlier run left", unix.Unlinkat(s.parent, s.temporaryLink(), 0))
+		s.warn("remove a link that an earlier run left", unix.Unlinkat(s.parent, s.temporaryLink(), 0))
 	}
 	if shared, err := unixfs.OpenDir(s.parent, s.name+sharedSuffix); err == nil {
 		unixfs.SweepTempDirs(unixfs.DescriptorPath(shared), unixfs.TempPrefix)
@@ -227,6 +245,7 @@ func (s *Store) Clean() error {
 	return nil
 }
 
+// warn logs the error of a step that does not fail the deployment, if there is one.
 func (s *Store) warn(doing string, err error) {
 	if err != nil {
 		unixfs.Warn(doing+" of "+s.dest, err)
@@ -261,7 +280,8 @@ func (s *Store) Before() (name string, manifest []byte, err error) {
 		return "", nil, err
 	}
 	for _, r := range slices.Backward(list) {
-		if r.finished && r.name < current && releaseName.MatchString(current) {
+		// A release with another name, which was made by hand, has no time.
+		if r.finished && r.name < current && isReleaseName(current) {
 			manifest, err := s.readManifest(r.name)
 			return r.name, manifest, err
 		}
@@ -294,9 +314,13 @@ func (s *Store) ManifestPath(name string) string {
 	return filepath.Join(s.dest+Suffix, name+markSuffix)
 }
 
-// Prune removes the oldest finished releases until there are at most keep, but
-// never the current one. What cannot be removed is logged.
+// Prune keeps the manifest that Switch was called with, and removes the oldest
+// finished releases until there are at most keep, but never the current one. What
+// fails is logged.
 func (s *Store) Prune(keep int) {
+	if s.deployed != "" {
+		s.warn("keep the manifest of the release "+s.deployed, s.keepManifest(s.deployed, s.manifest))
+	}
 	target, err := s.link()
 	var list []release
 	if err == nil {
@@ -341,9 +365,9 @@ func Forget(dest string) error {
 	}
 	defer s.Close()
 	target, err := s.link()
-	if name := s.releaseOf(target); err == nil && releaseName.MatchString(name) {
+	if name := s.releaseOf(target); err == nil && isReleaseName(name) {
 		if err := unix.Unlinkat(s.dir, name+markSuffix, 0); err != nil && err != unix.ENOENT {
-			return fmt.Errorf("%s: %w", s.ManifestPath(name), err)
+			return fmt.Errorf("remove %s, since the contents of the release are about to change: %w", s.ManifestPath(name), err)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/tartest"
@@ -59,16 +60,17 @@ func open(t testing.TB, dest string) *Store {
 // id returns the ID of a release with a file of these contents.
 func id(body string) ID { return NewID(fmt.Sprintf("%064x", body)) }
 
-// release makes a release with a file, and switches to it.
+// deployed makes a release with a file, and switches to it.
 func deployed(t testing.TB, dest, body string) string {
 	t.Helper()
 	s := open(t, dest)
 	if err := s.Clean(); err != nil {
 		t.Fatal(err)
 	}
-	name, err := s.Make(t.Context(), tree(t, body), id(body), nil, []byte("manifest of "+body))
+	manifest := []byte("manifest of " + body)
+	name, err := s.Make(t.Context(), tree(t, body), id(body), nil, manifest)
 	if err == nil {
-		err = s.Switch(name)
+		err = s.Switch(name, manifest)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -108,16 +110,45 @@ func TestNewID(t *testing.T) {
 			t.Errorf("%q has the ID of %s", options, other)
 		}
 		seen[got] = fmt.Sprintf("%q", options)
-		if got != NewID(sum, options...) || !releaseName.MatchString("20260101T000000.000Z-"+string(got)) {
+		if got != NewID(sum, options...) || !isReleaseName("20260101T000000.000Z-"+string(got)) {
 			t.Errorf("%q has the ID %s", options, got)
 		}
 	}
 	if NewID(sum) == NewID(sum[:31]+"e") {
 		t.Error("the end of the checksum does not count")
 	}
-	if got := NewID(""); !releaseName.MatchString("20260101T000000.000Z-" + string(got)) {
+	if got := NewID(""); !isReleaseName("20260101T000000.000Z-" + string(got)) {
 		t.Errorf("without a checksum, the ID is %s", got)
 	}
+}
+
+// Only names that this package makes are those of releases: what has another name
+// is never removed.
+func TestParseName(t *testing.T) {
+	t.Parallel()
+	const name = "20260801T101500.250Z-0123456789ab-ba9876543210"
+	made, id, ok := parseName(name)
+	if want := time.Date(2026, 8, 1, 10, 15, 0, 250_000_000, time.UTC); !ok || !made.Equal(want) || id != "0123456789ab-ba9876543210" {
+		t.Errorf("got %v, %s, %v", made, id, ok)
+	}
+	for _, other := range []string{
+		"", "-", "before", name + "-", name + "0", " " + name, strings.ToUpper(name), strings.TrimSuffix(name, "0"), strings.Replace(name, ".250", ",250", 1),
+		"20261301T101500.250Z-0123456789ab-ba9876543210", "20260801T101500Z-0123456789ab-ba9876543210", "20260801T101500.250Z-0123456789ab-ba987654321g", "20260801T101500.250Z-0123456789abba9876543210",
+	} {
+		if isReleaseName(other) {
+			t.Errorf("%q is the name of a release", other)
+		}
+	}
+}
+
+func FuzzParseName(f *testing.F) {
+	f.Add("20260801T101500.250Z-0123456789ab-ba9876543210")
+	f.Add("20260801T101500,250Z-0123456789ab-ba9876543210")
+	f.Fuzz(func(t *testing.T, name string) {
+		if made, id, ok := parseName(name); ok && made.Format(timeLayout)+"-"+string(id) != name {
+			t.Errorf("%q is read as %v, %q", name, made, id)
+		}
+	})
 }
 
 // Names sort in the order in which the releases were made, even if one was made in
@@ -145,7 +176,7 @@ func TestOrder(t *testing.T) {
 		t.Errorf("before the current one: %s, %q, %v", name, manifest, err)
 	}
 	// The current one stays, and so do the newest of the others.
-	if err := s.Switch(made[1]); err != nil {
+	if err := s.Switch(made[1], []byte("manifest of 0")); err != nil {
 		t.Fatal(err)
 	}
 	s.Prune(2)
@@ -310,7 +341,7 @@ func TestSwitchFails(t *testing.T) {
 	if err := os.WriteFile(inTheWay, []byte("of somebody else"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Switch(name); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), "create the link .dest.new") {
+	if err := s.Switch(name, nil); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), "create the link .dest.new") {
 		t.Errorf("got error %v", err)
 	}
 	s.Undo()
@@ -320,5 +351,81 @@ func TestSwitchFails(t *testing.T) {
 	}
 	if data, err := os.ReadFile(inTheWay); string(data) != "of somebody else" || err != nil {
 		t.Errorf("it has %q, %v", data, err)
+	}
+}
+
+// If post fails because the disk is full, dest goes back to what it was: the mark of
+// the release, which goes first, leaves room for the link.
+func TestUndoOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(tartest.MountTmpfs(t, "nr_inodes=32"), "dest")
+	old := deployed(t, dest, "old")
+	s := open(t, dest)
+	name, err := s.Make(t.Context(), tree(t, "new"), id("new"), nil, nil)
+	if err == nil {
+		err = s.Switch(name, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; err == nil; i++ {
+		err = os.WriteFile(filepath.Join(filepath.Dir(dest), fmt.Sprint(i)), nil, 0o600)
+	}
+	s.Undo()
+	wantFile(t, dest, "old")
+	if got := names(t, dest); len(got) != 1 || got[0] != old {
+		t.Errorf("left %v", got)
+	}
+}
+
+// A release that could not be switched to is removed, whatever dest has become.
+func TestUndoWithoutSwitch(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	s := open(t, dest)
+	name, err := s.Make(t.Context(), tree(t, "x"), id("x"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dest, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Switch(name, nil); !errors.Is(err, ErrForeign) {
+		t.Errorf("got error %v", err)
+	}
+	s.Undo()
+	if left, err := os.ReadDir(dest + Suffix); len(left) > 0 || err != nil {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// The manifest of a release is the one with which it was deployed last, so that a
+// rollback to it runs the commands that were mended since it was made. A deployment
+// that fails changes nothing of that.
+func TestKeepManifest(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(t.TempDir(), "dest")
+	first := deployed(t, dest, "1")
+	for _, succeeds := range []bool{false, true} {
+		s := open(t, dest)
+		if err := s.Switch(first, []byte("mended")); err != nil {
+			t.Fatal(err)
+		}
+		if succeeds {
+			s.Prune(5)
+		} else {
+			s.Undo()
+		}
+		want := map[bool]string{false: "manifest of 1", true: "mended"}[succeeds]
+		path := s.ManifestPath(first)
+		if got, err := os.ReadFile(path); string(got) != want || err != nil {
+			t.Errorf("the manifest is %q, %v, expected %q", got, err, want)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+			t.Errorf("its mode is %v, %v", info.Mode(), err)
+		}
+	}
+	if list, err := os.ReadDir(dest + Suffix); len(list) != 2 || err != nil {
+		t.Errorf("there are %v, %v", list, err)
 	}
 }

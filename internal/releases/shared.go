@@ -49,7 +49,7 @@ func (s *Store) makeShared(ctx context.Context, tree *treesync.Fresh, paths []sh
 	if len(paths) == 0 {
 		return nil
 	}
-	top, err := s.makeDir(s.parent, s.name+sharedSuffix)
+	top, err := makeDir(s.parent, s.name+sharedSuffix)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (s *Store) makeShared(ctx context.Context, tree *treesync.Fresh, paths []sh
 		}
 		made = made || created
 	}
-	if !made || sameFilesystem(top, s.dir) { // which is flushed later
+	if !made || sameFilesystem(top, s.dir) { // make flushes that of s.dir
 		return nil
 	}
 	return progress.Reporter{}.Flush(ctx, top)
@@ -76,7 +76,7 @@ func (s *Store) makeOne(ctx context.Context, tree *treesync.Fresh, top int, p sh
 	}
 	names := strings.Split(p.path, "/")
 	for _, name := range names[:len(names)-1] {
-		next, err := s.makeDir(dir, name)
+		next, err := makeDir(dir, name)
 		unix.Close(dir)
 		if err != nil {
 			return false, err
@@ -90,7 +90,7 @@ func (s *Store) makeOne(ctx context.Context, tree *treesync.Fresh, top int, p sh
 		return false, err
 	}
 	if p.entry == nil {
-		made, err := s.makeDir(dir, name)
+		made, err := makeDir(dir, name)
 		if err != nil {
 			return false, err
 		}
@@ -102,17 +102,18 @@ func (s *Store) makeOne(ctx context.Context, tree *treesync.Fresh, top int, p sh
 	if err != nil {
 		return false, err
 	}
-	err = tree.CreateEntry(ctx, p.entry, temp.Fd(), name)
-	if err == nil {
-		err = unixfs.RenameNew(path.Join(temp.Path, name), path.Join(unixfs.DescriptorPath(dir), name))
-		created = err == nil
-		if errors.Is(err, unix.EEXIST) {
-			err = nil // a program has created it meanwhile
-		}
+	defer func() { s.warn("remove a temporary directory", temp.Remove()) }()
+	if err := tree.CreateEntry(ctx, p.entry, temp.Fd(), name); err != nil {
+		return false, err
 	}
-	return created, errors.Join(err, temp.Remove())
+	err = unixfs.RenameNew(path.Join(temp.Path, name), path.Join(unixfs.DescriptorPath(dir), name))
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil // a program has created it meanwhile
+	}
+	return err == nil, err
 }
 
+// sameFilesystem reports whether two open files are known to be on one file system.
 func sameFilesystem(a, b int) bool {
 	var sa, sb unix.Stat_t
 	return unix.Fstat(a, &sa) == nil && unix.Fstat(b, &sb) == nil && sa.Dev == sb.Dev

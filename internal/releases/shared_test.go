@@ -43,7 +43,7 @@ func TestShared(t *testing.T) {
 			}
 			name, err := s.Make(t.Context(), treeOf(t, members...), id("x"), []string{"data", "link", "implicit", "none"}, nil)
 			if err == nil {
-				err = s.Switch(name)
+				err = s.Switch(name, nil)
 			}
 			if err != nil {
 				t.Fatal(err)

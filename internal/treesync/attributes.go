@@ -208,21 +208,30 @@ func (at *attributes) mayRepair(st *unix.Stat_t, e *archive.Entry) bool {
 	return st.Nlink == 1 && e.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 && (at.root || int(st.Uid) == at.uid)
 }
 
-// repair gives an existing file the owner, mode and time of an entry.
+// repair gives an existing file the owner, mode and time of an entry. It changes
+// nothing if something else has taken the file's place meanwhile, such as a hard link
+// to a file outside of dest.
 func (at *attributes) repair(dir int, name string, e *archive.Entry) error {
-	uid, gid := at.owner(e)
-	var st unix.Stat_t
-	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	fd, err := unixfs.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
 		return err
 	}
-	if uid >= 0 && int(st.Uid) != uid || int(st.Gid) != gid {
-		if err := unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != e.Kind() || !e.IsDir() && st.Nlink != 1 {
+		return unixfs.ErrReplaced
+	}
+	if uid, gid := at.owner(e); uid >= 0 && int(st.Uid) != uid || int(st.Gid) != gid {
+		if err := unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
 			return err
 		}
 		st.Mode &^= unix.S_ISUID | unix.S_ISGID // cleared by chown
 	}
 	if mode := at.permissions(e); !e.IsSymlink() && st.Mode&0o7777 != mode {
-		if err := unixfs.Chmod(dir, name, e.Kind(), mode); err != nil {
+		if err := unix.Chmod(unixfs.DescriptorPath(fd), mode); err != nil {
 			return err
 		}
 	}

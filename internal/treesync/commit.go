@@ -33,17 +33,13 @@ type takenOut struct {
 }
 
 // run carries out the plan, or undoes what it has done of it. It returns how long
-// the files of dest were not all of one kind.
+// dest had both old and new files.
 func (c *committer) run(dest int) (took time.Duration, err error) {
 	start := time.Now()
 	err = c.commit(dest)
 	took = time.Since(start)
 	if err != nil {
-		unixfs.Warn("undo the changes", c.rollBack(dest))
-		unixfs.Warn("clean up", c.clear(dest))
-		for _, d := range c.staging.dirs { // whose times that has changed
-			unixfs.Warn("undo the changes", restoreDir(dest, d.top))
-		}
+		c.undo(dest)
 		return took, err
 	}
 	leftover := c.clear(dest)

@@ -227,6 +227,47 @@ func TestSyncRollsBack(t *testing.T) {
 	}
 }
 
+// What cannot be moved back after a failure is not deleted either: the staging
+// directory has the only copy of it.
+func TestSyncKeepsWhatIsNotRolledBack(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	dest := filepath.Join(base, "dest")
+	makeFiles(t, dest, file{path: "a", body: "old"}, file{path: "d/gone", body: "precious"})
+	a := mustIndex(t, tartest.Make(t, tartest.Member{Name: "a", Body: "new"}, tartest.Member{Name: "d/new"}))
+	fd, compared := newSync(t, a, dest)
+	p, err := compared.compare(t.Context(), a.Tree.Root, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
+	if err := c.commit(fd); err != nil {
+		t.Fatal(err)
+	}
+	// Another program moves the directory that the file was in.
+	if err := os.Rename(filepath.Join(dest, "d"), filepath.Join(base, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	c.undo(fd)
+	p.root.staging.temp.Leave() // as when the process ends
+	if got, err := os.ReadFile(filepath.Join(dest, "a")); string(got) != "old" || err != nil {
+		t.Errorf("a is %q, %v", got, err)
+	}
+	kept := 0
+	for path := range tartest.Snapshot(t, dest) {
+		if got, _ := os.ReadFile(filepath.Join(dest, path)); string(got) == "precious" {
+			kept++
+		}
+	}
+	if kept != 1 {
+		t.Errorf("there are %d copies of the old file", kept)
+	}
+	// The next run removes it.
+	if _, err := syncBytes(t, Options{}, tartest.Make(t, tartest.Member{Name: "a", Body: "new"}), dest); err != nil {
+		t.Error(err)
+	}
+}
+
 // What a killed run had moved to its staging directory was in dest. If it cannot
 // be deleted, dest does not equal the archive.
 func TestSyncFailsOnLeftover(t *testing.T) {

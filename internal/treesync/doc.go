@@ -67,12 +67,15 @@
 //
 // An error before the commit leaves dest as it was. An error in the commit stops
 // it and undoes it (roll back), except for repaired files, whose contents are the
-// same, and for what the file system could not exchange. If clear finds an old file that
-// cannot be deleted, it moves it back to where it was, and fails: what exists is
-// to stay in its place, where the next run finds it again, and fails again. A
-// killed run's staging directory that sweep cannot remove fails the sync, for the
-// same reason. What a killed run leaves (the
-// process or the machine may be stopped at any time) depends on the step:
+// same, and for what the file system could not exchange. If an old file cannot be
+// moved back, the staging directory that it is in stays until the next run. If clear
+// finds an old file that cannot be deleted, it moves it back to where it was, and
+// fails: what exists is to stay in its place, where the next run finds it again, and
+// fails again. A killed run's staging directory that sweep cannot remove fails the
+// sync, for the same reason.
+//
+// What a killed run leaves (the process or the machine may be stopped at any time)
+// depends on the step:
 //
 //	compare  dest as it was, with a staging directory in it, and a dest that the
 //	         run created; if an ordinary user's own directories were closed to
@@ -103,7 +106,7 @@
 // # Workers
 //
 // A directory's names are divided into batches of a limited number of names and
-// bytes, and batches and subdirectories are groups of work for at most GOMAXPROCS goroutines (type workers). Work that
-// finds all of them busy is done by the goroutine that hands it out, so no queue
-// grows with the tree.
+// bytes. Batches and subdirectories are work for at most GOMAXPROCS goroutines (type
+// workers). Work that finds all of them busy is done by the goroutine that hands it
+// out, so no queue grows with the tree.
 package treesync

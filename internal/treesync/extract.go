@@ -184,6 +184,9 @@ func (x *extractor) directory(parent, parentBase int, dirPath, name string, d *a
 	return nil
 }
 
+// errDevice also concerns root, which lacks the capability in most containers.
+var errDevice = fmt.Errorf("making a device takes root and the capability CAP_MKNOD: %w", unix.EPERM)
+
 // file creates name in the directory dir: a file of any type but a directory.
 // filePath is its path in the tree.
 func (x *extractor) file(dir, base int, filePath, name string, e *archive.Entry) error {
@@ -203,7 +206,7 @@ func (x *extractor) file(dir, base int, filePath, name string, e *archive.Entry)
 		err = unix.Symlinkat(e.Target(), dir, name)
 	default:
 		if err = unix.Mknodat(dir, name, e.Mode&(unix.S_IFMT|0o777), int(e.Device())); err == unix.EPERM && e.Kind() != unix.S_IFIFO {
-			err = fmt.Errorf("only root can make a device: %w", err)
+			err = errDevice
 		}
 	}
 	if err == nil && !e.IsRegular() {

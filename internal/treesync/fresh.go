@@ -2,7 +2,6 @@ package treesync
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -125,7 +124,8 @@ func (f *Fresh) CreateEntry(ctx context.Context, e *archive.Entry, dir int, name
 		return err
 	}
 	if !e.IsDir() {
-		return errors.Join(x.file(dir, -1, name, name, e), x.workers.end())
+		x.workers.stopOn(x.file(dir, -1, name, name, e))
+		return x.workers.end()
 	}
 	if err := unix.Mkdirat(dir, name, 0o700); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -77,16 +76,26 @@ func (l listing) entry(entryPath string, e *archive.Entry) {
 	}
 }
 
-// unclear matches control characters, and what looks like an escaped one.
-var unclear = regexp.MustCompile(`[\x00-\x08\x0a-\x1f]|\\#[0-9]{3}`)
-
-// escape replaces control characters as rsync does (rsync(1), "--8-bit-output"),
-// so that a name that contains a newline does not look like two names.
+// escape replaces control characters other than tabs, and the backslash of what looks
+// like an escaped one, as rsync does (rsync(1), "--8-bit-output"). So a name that
+// contains a newline does not look like two names.
 func escape(name string) string {
 	if !strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == '\\' }) {
 		return name
 	}
-	return unclear.ReplaceAllStringFunc(name, func(s string) string {
-		return fmt.Sprintf(`\#%03o`, s[0]) + s[1:]
-	})
+	var escaped strings.Builder
+	for i := range len(name) {
+		if c := name[i]; c < ' ' && c != '\t' || looksEscaped(name[i:]) {
+			fmt.Fprintf(&escaped, `\#%03o`, c)
+		} else {
+			escaped.WriteByte(c)
+		}
+	}
+	return escaped.String()
+}
+
+// looksEscaped reports whether a text begins with a backslash, # and three digits.
+func looksEscaped(text string) bool {
+	digits, ok := strings.CutPrefix(text, `\#`)
+	return ok && len(digits) >= 3 && strings.Trim(digits[:3], "0123456789") == ""
 }

@@ -46,10 +46,9 @@ func groupID(name string) (string, error) {
 }
 
 // lookUp returns the ID of a name, or else id, which the archive gives; it is an
-// error if there is neither. It asks
-// for each name once: first package os/user, which in a static program only reads
-// /etc/passwd or /etc/group, and then getent(1), which knows the other sources of
-// nsswitch.conf(5), such as LDAP.
+// error if there is neither. It asks for each name once: first package os/user,
+// which in a static program only reads /etc/passwd or /etc/group, and then getent(1),
+// which knows the other sources of nsswitch.conf(5), such as LDAP.
 func (d *directory) lookUp(ctx context.Context, name string, id int) (int, error) {
 	if name == "" {
 		return id, nil
@@ -84,9 +83,9 @@ func (d *directory) lookUp(ctx context.Context, name string, id int) (int, error
 // not answer must not hold up the deployment for ever.
 const getentTimeout = 10 * time.Second
 
-// getent asks getent(1) for the ID of a name. It returns unknownName where the name has none, and where the system has
-// no getent. That getent fails or takes too long is an error: files would belong
-// to another user than the archive says.
+// getent asks getent(1) for the ID of a name. It returns unknownName where the name
+// has none, and where the system has no getent. That getent fails or takes too long
+// is an error: files would belong to another user than the archive says.
 func (d *directory) getent(ctx context.Context, name string) (int, error) {
 	if !mayAsk(name) {
 		return unknownName, nil

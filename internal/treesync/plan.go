@@ -79,8 +79,8 @@ func (p *dirPlan) error(name string, err error) error {
 	return pathError{path.Join(".", p.path, name), err}
 }
 
-// pathError is an error at a path below dest, or at "." for dest itself, which
-// whoever shows the error names.
+// pathError is an error at a path below dest. The text of one for ".", dest itself,
+// has no path: the caller adds that of dest.
 type pathError struct {
 	path string
 	err  error

@@ -143,7 +143,7 @@ func (c *comparison) stageNothing(p *dirPlan, name string, e *archive.Entry) err
 // process cannot make.
 func (at *attributes) mayCreate(entryPath string, e *archive.Entry) error {
 	if kind := e.Kind(); (kind == unix.S_IFCHR || kind == unix.S_IFBLK) && !unixfs.HasCapability(unix.CAP_MKNOD) {
-		return pathError{entryPath, fmt.Errorf("only root can make a device: %w", unix.EPERM)}
+		return pathError{entryPath, errDevice}
 	}
 	for child := range e.Children() {
 		if err := at.mayCreate(path.Join(entryPath, child.Name), child); err != nil {

@@ -18,8 +18,8 @@ func removeNow(asRoot bool, dir int, name, namePath string) error {
 }
 
 // removeAll deletes name in the directory dir, with all that is in it, by
-// several workers. asRoot is whether the process runs as root, who needs no
-// right to a directory to empty it. In errors, the path of name is namePath.
+// several workers. asRoot is whether the process runs as root, which needs no
+// permissions for a directory to empty it. In errors, the path of name is namePath.
 func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if err == nil || err == unix.ENOENT {

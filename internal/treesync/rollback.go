@@ -2,6 +2,7 @@ package treesync
 
 import (
 	"cmp"
+	"log"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -9,10 +10,22 @@ import (
 	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
-// rollBack undoes a commit that failed, so that dest is not left half old and
-// half new. The old files are in the staging directories until clear, except
-// where a file system cannot exchange two files. Files that were repaired keep
-// their new modes, owners and times: the contents are the same.
+// undo rolls back a commit that failed, so that dest is not left half old and half
+// new, and removes the staging directories. If something could not be moved back,
+// they stay, since the only copy of it is there. Files that were repaired keep their
+// new modes, owners and times: the contents are the same.
+func (c *committer) undo(dest int) {
+	if err := c.rollBack(dest); err != nil {
+		log.Printf("[ERROR] undo the changes: %v: what could not be moved back is in a directory %sNUMBER of dest until the next deployment", err, unixfs.TempPrefix)
+	} else {
+		unixfs.Warn("clean up", c.clear(dest))
+	}
+	unixfs.Warn("undo the changes", restoreDirs(dest, c.plan.root))
+}
+
+// rollBack moves all files back to where they were before the commit. The old ones
+// are in the staging directories until clear, except where a file system cannot
+// exchange two files.
 func (c *committer) rollBack(dest int) error {
 	var errs []error
 	for _, t := range c.taken {
@@ -30,7 +43,7 @@ func (c *committer) rollBackDir(dest int, p *dirPlan) error {
 	if p.stagedIn != "" {
 		errs = append(errs, c.rollBackStaged(dest, p))
 	}
-	return firstOf(append(errs, restoreDir(dest, p)))
+	return firstOf(errs)
 }
 
 // rollBackStaged moves what was placed in a directory to the staging directory,
@@ -42,6 +55,9 @@ func (c *committer) rollBackStaged(dest int, p *dirPlan) error {
 	}
 	if err != nil {
 		return p.error("", err)
+	}
+	if stagedIn >= 0 {
+		defer unix.Close(stagedIn)
 	}
 	var errs []error
 	for _, name := range p.swaps {
@@ -61,13 +77,19 @@ func (c *committer) rollBackStaged(dest int, p *dirPlan) error {
 			errs = append(errs, p.error(name, err))
 		}
 	}
-	if stagedIn >= 0 {
-		unix.Close(stagedIn)
-	}
 	return firstOf(errs)
 }
 
-// restoreDir gives a directory the attributes that it had.
+// restoreDirs gives a directory, and those below it, the attributes that they had.
+func restoreDirs(dest int, p *dirPlan) error {
+	var errs []error
+	for _, sub := range p.subdirs {
+		errs = append(errs, restoreDirs(dest, sub))
+	}
+	return firstOf(append(errs, restoreDir(dest, p)))
+}
+
+// restoreDir is restoreDirs for one directory.
 func restoreDir(dest int, p *dirPlan) error {
 	fd, err := unixfs.OpenBelow(dest, path.Join(".", p.path))
 	if err != nil {

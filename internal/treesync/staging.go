@@ -241,9 +241,11 @@ func (s *staging) removeContents() error {
 	return w.end()
 }
 
-// close closes the directories that the staging kept open.
+// close closes the directories that the staging kept open. A staging directory that
+// is still there is left to the next run.
 func (s *staging) close() {
 	for _, d := range s.dirs {
+		d.temp.Leave()
 		unix.Close(d.topDir.fd)
 	}
 	for _, d := range s.opened {

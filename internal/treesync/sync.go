@@ -218,7 +218,7 @@ func destError(dest string, err error) error {
 	return fmt.Errorf("dest %s: %w", dest, err)
 }
 
-// errNotWritable is that this user may not create or delete files in dest.
+// errNotWritable reports that this user may not create or delete files in dest.
 var errNotWritable = errors.New("is not writable")
 
 // explain makes an error of the comparison one of the sync to dest, which is as

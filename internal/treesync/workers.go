@@ -76,6 +76,15 @@ func (g *group) do(work func() error) {
 	}
 }
 
+// wait returns when all work of the group has ended. Until then it gives up the
+// caller's slot, since a goroutine that only waits would otherwise keep a
+// processor idle.
+func (g *group) wait() {
+	g.workers.release()
+	g.pending.Wait()
+	g.workers.acquire()
+}
+
 // batches divides the names of a directory into parts that are worth handing out: of
 // at most 16 names, and of not much more than 1 MiB, so that one worker does not write
 // all the large files while the others have nothing to do.
@@ -94,13 +103,4 @@ func batches[T any](names []T, size func(T) int64) iter.Seq[[]T] {
 			names = names[n:]
 		}
 	}
-}
-
-// wait returns when all work of the group has ended. Until then it gives up the
-// caller's slot, since a goroutine that only waits would otherwise keep a
-// processor idle.
-func (g *group) wait() {
-	g.workers.release()
-	g.pending.Wait()
-	g.workers.acquire()
 }

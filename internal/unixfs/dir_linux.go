@@ -113,7 +113,3 @@ func ReadLink(dir int, name string) (string, error) {
 	}
 	return string(buf[:n]), nil
 }
-
-// MountID tells mounts apart, and also the parts of a file system that have
-// device numbers of their own, such as subvolumes of btrfs.
-type MountID struct{ device, mount uint64 }

@@ -40,19 +40,16 @@ func isTempName(name, prefix string) bool {
 // on it (flock(2)), by which a later run can tell a directory that is in use
 // from one that a killed run left.
 type TempDir struct {
-	Path string
+	Path string   // absolute
 	lock *os.File // the open directory
 }
 
-// NewTempDir first removes what killed runs left in parent under such names,
-// and then makes a directory whose name is prefix and a number.
+// NewTempDir makes a directory in parent, whose name is prefix and a number.
 func NewTempDir(parent, prefix string) (*TempDir, error) {
-	SweepTempDirs(parent, prefix)
-	return OnlyTempDir(parent, prefix)
-}
-
-// OnlyTempDir is NewTempDir without the removal of anything.
-func OnlyTempDir(parent, prefix string) (*TempDir, error) {
+	parent, err := filepath.Abs(parent)
+	if err != nil {
+		return nil, err
+	}
 	for {
 		path, err := os.MkdirTemp(parent, prefix+"*") // replaces the last *, so that one in prefix stays
 		if err != nil {
@@ -81,9 +78,17 @@ func (d *TempDir) Remove() error {
 		return nil
 	}
 	err := RemoveTree(d.Path)
-	d.lock.Close()
-	d.lock = nil
+	d.Leave()
 	return err
+}
+
+// Leave gives up the directory, so that a later run removes it. On a nil TempDir, and
+// after Remove, it does nothing.
+func (d *TempDir) Leave() {
+	if d != nil && d.lock != nil {
+		d.lock.Close()
+		d.lock = nil
+	}
 }
 
 // lockTempDir locks the directory at path without waiting. The error is
@@ -186,17 +191,30 @@ func tempNames(parent, prefix string) ([]string, error) {
 // that to an ordinary user, as archives may contain them.
 func RemoveTree(path string) error {
 	err := os.RemoveAll(path)
-	if err == nil || !errors.Is(err, fs.ErrPermission) {
+	if os.Geteuid() == 0 || !errors.Is(err, fs.ErrPermission) {
+		return err // modes do not keep root out
+	}
+	if err := openModes(path); err != nil {
 		return err
 	}
-	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
+	return os.RemoveAll(path)
+}
+
+// openModes gives this user all permissions for a directory and those below it.
+// Symbolic links that others put in the place of directories do not lead out of it.
+func openModes(path string) error {
+	if err := Chmod(unix.AT_FDCWD, path, unix.S_IFDIR, 0o700); err != nil {
+		return &fs.PathError{Op: "chmod", Path: path, Err: err}
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() || name == "." {
 			return err
 		}
-		return os.Chmod(p, 0o700) // WalkDir reads the directory after this call
+		return root.Chmod(name, 0o700) // WalkDir reads the directory after this call
 	})
-	if removed := os.RemoveAll(path); removed != nil {
-		return errors.Join(err, removed)
-	}
-	return nil
 }

@@ -10,10 +10,12 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
-// NewTempDir removes the directories that killed runs of this user left, and
+// SweepTempDirs removes the directories that killed runs of this user left, and
 // nothing else.
 func TestTempDir(t *testing.T) {
 	parent := t.TempDir()
@@ -38,6 +40,7 @@ func TestTempDir(t *testing.T) {
 	if err := os.Symlink("q-123", filepath.Join(parent, "p-789")); err != nil {
 		t.Fatal(err)
 	}
+	SweepTempDirs(parent, "p-")
 	d, err := NewTempDir(parent, "p-")
 	if err != nil {
 		t.Fatal(err)
@@ -152,6 +155,37 @@ func TestRemoveTree(t *testing.T) {
 	}
 	if err := RemoveTree(dir); err != nil {
 		t.Errorf("of what is not there: %v", err)
+	}
+}
+
+// Modes do not keep root out. To change them would follow the symbolic links that
+// others put in the place of directories meanwhile.
+func TestRemoveTreeByRoot(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("this is about root")
+	}
+	dir := filepath.Join(t.TempDir(), "tree")
+	if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "sub", "immutable"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	setFlags := func(flags int) error { return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags) }
+	if err := setFlags(0x10); err != nil { // FS_IMMUTABLE_FL of linux/fs.h
+		t.Skipf("chattr: %v", err)
+	}
+	defer setFlags(0)
+	if err := RemoveTree(dir); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("got error %v", err)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "sub")} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s has the mode %v, %v", path, info.Mode(), err)
+		}
 	}
 }
 

@@ -20,6 +20,10 @@ type Traits struct {
 	Mode uint32 // as st_mode of stat(2)
 }
 
+// MountID tells mounts apart, and also the parts of a file system that have
+// device numbers of their own, such as subvolumes of btrfs.
+type MountID struct{ device, mount uint64 }
+
 // TraitsOf returns the traits of name in the directory dir, without following a
 // symbolic link. If name is "", they are those of what dir is open on.
 func TraitsOf(dir int, name string) (Traits, error) {
@@ -53,9 +57,9 @@ func TraitsOf(dir int, name string) (Traits, error) {
 	return t, nil
 }
 
-// Fixed returns an error that wraps unix.EPERM and says how to change that if
-// the file is immutable or can only be appended to, and else nil. what is how the
-// error calls the file.
+// Fixed returns an error if the file is immutable or can only be appended to, and
+// else nil. The error wraps unix.EPERM, calls the file what, and says how to change
+// that.
 func (t Traits) Fixed(what string) error {
 	switch {
 	case t.Immutable:
@@ -66,9 +70,9 @@ func (t Traits) Fixed(what string) error {
 	return nil
 }
 
-// ExplainDenied adds to the error of a system call that was to delete, replace
-// or change name in the directory dir why the system denied it, if that can be
-// seen. Other errors are returned as they are.
+// ExplainDenied adds to err the reason for it, if that can be found out: it is the
+// error of a system call that was to delete, replace or change name in the directory
+// dir. Other errors are returned as they are.
 func ExplainDenied(dir int, name string, err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
