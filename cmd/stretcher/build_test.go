@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"os/exec"
@@ -11,8 +12,8 @@ import (
 )
 
 // TestBuilt runs the program as it is shipped, not as a test binary: it is small, its
-// version comes from the link flags, and its memory does not grow when a command prints
-// 200 MB.
+// version comes from the link flags, it starts without work of ours, and its memory does
+// not grow when a command prints 200 MB.
 func TestBuilt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -31,6 +32,7 @@ func TestBuilt(t *testing.T) {
 	if got := w.run(w.path("stretcher"), "-version"); got != "version: 1.2.3-test\n" {
 		t.Errorf("-version prints %q", got)
 	}
+	checkStart(t, w.path("stretcher"))
 
 	const size = 200_000_000
 	w.write("manifest.yml", `commands:
@@ -84,6 +86,30 @@ func TestBuilt(t *testing.T) {
 	} {
 		if !regexp.MustCompile(want).MatchString(log) {
 			t.Errorf("the log that hooks receive has no match of %s", want)
+		}
+	}
+}
+
+// checkStart fails if packages of this module have work to do before main is called,
+// which every start would pay for. A regular expression or a table that is made then
+// needs more memory than this.
+func checkStart(t *testing.T, program string) {
+	const most = 1000 // bytes a package
+	trace := exec.Command(program, "-version")
+	trace.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	var stderr bytes.Buffer
+	trace.Stderr = &stderr
+	if err := trace.Run(); err != nil {
+		t.Fatal(err)
+	}
+	// init internal/bytealg @0.008 ms, 0 ms clock, 0 bytes, 0 allocs (package runtime)
+	if !strings.Contains(stderr.String(), "\ninit runtime @") && !strings.HasPrefix(stderr.String(), "init ") {
+		t.Errorf("the runtime does not say what it initializes: %s", &stderr)
+	}
+	lines := regexp.MustCompile(`(?m)^init github\.com/fujiwara/stretcher(\S*) @.* (\d+) bytes, \d+ allocs$`).FindAllStringSubmatch(stderr.String(), -1)
+	for _, line := range lines {
+		if n, err := strconv.Atoi(line[2]); err != nil || n > most {
+			t.Errorf("when it starts, the package %q allocates %s bytes, more than %d: make patterns and tables when they are needed (sync.OnceValue)", strings.TrimPrefix(line[1], "/"), line[2], most)
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 const defaultConnections = 4
 
 // Options says how an object is downloaded. The zero value makes one attempt
-// without any limit. How long that may take, contexts limit; a transfer that
+// without any limit. The context limits how long that may take; a transfer that
 // receives nothing for a minute fails in any case.
 type Options struct {
 	// Retries is how often a failed download is tried again. 0 is never.
