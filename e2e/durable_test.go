@@ -32,9 +32,8 @@ var (
 // the trace. Many of a kind in a row count as one.
 func (s *site) flushes() string {
 	s.t.Helper()
-	trace := read(s.t, s.path("trace"))
 	var order strings.Builder
-	for line := range strings.Lines(string(trace)) {
+	for line := range strings.Lines(string(read(s.t, s.path("trace")))) {
 		call := ""
 		switch {
 		case flushed.MatchString(line):

@@ -58,8 +58,7 @@ test $FLEET_HOST != web2`, shared.dir)))
 		}
 		wantRow(t, table, name+" "+state, "")
 	}
-	counts := read(t, shared.path("counts"))
-	if n := strings.Fields(string(counts)); len(n) != 2*len(names) || slices.Max(n) != "2" {
+	if n := strings.Fields(string(read(t, shared.path("counts")))); len(n) != 2*len(names) || slices.Max(n) != "2" {
 		t.Errorf("so many ran at once: %q", n)
 	}
 	for _, watch := range watches {
@@ -186,8 +185,7 @@ func killTree(t *testing.T, pid int) {
 		t.Fatal(err)
 	}
 	for _, list := range lists {
-		children := read(t, list)
-		for child := range strings.FieldsSeq(string(children)) {
+		for child := range strings.FieldsSeq(string(read(t, list))) {
 			if n, err := strconv.Atoi(child); err == nil {
 				killTree(t, n)
 			}

@@ -139,9 +139,10 @@ func TestSerfCluster(t *testing.T) {
 		n.waitForLog("Done", 1)
 		n.waitForLog("Reading Serf user event: deploy", 1)
 		one.wantDeployed(t, n.host.path("home", "app"))
-		deployed := read(t, n.host.path("home", "deployed"))
+		deployed := string(read(t, n.host.path("home", "deployed")))
 		// The ID is a Lamport time, which differs from run to run.
-		if want := fmt.Sprintf("one user deploy node-%d ", i); !strings.HasPrefix(string(deployed), want) || strings.TrimSpace(strings.TrimPrefix(string(deployed), want)) == "" {
+		want := fmt.Sprintf("one user deploy node-%d ", i)
+		if id, ok := strings.CutPrefix(deployed, want); !ok || strings.TrimSpace(id) == "" {
 			t.Errorf("node %d deployed %q, want %q and the ID of an event", i, deployed, want)
 		}
 		n.log()

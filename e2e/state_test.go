@@ -270,8 +270,7 @@ func TestStateOrder(t *testing.T) {
 					break // it needs a dest that does not exist
 				}
 				s.strace(url, "-s", "200", "-e", "trace=syncfs,fsync,?rename,?renameat,renameat2,write,execve").wait().wantSuccess()
-				data := read(t, s.path("trace"))
-				trace := string(data)
+				trace := string(read(t, s.path("trace")))
 				sync := strings.LastIndex(trace, "syncfs(")
 				post := strings.Index(trace, `"true  post"]`)
 				state := strings.LastIndex(trace, `state.json.tmp"`)
