@@ -131,28 +131,31 @@ func TestIncrementalDryRunChangedMeanwhile(t *testing.T) {
 	must(t, os.WriteFile(src, archive, 0o644))
 	m.Src, m.ExcludeFrom = "file://"+src, "list"
 	for _, strategy := range []string{"builtin", "rsync", "symlink"} {
-		t.Run(strategy, func(t *testing.T) {
-			if _, err := exec.LookPath("rsync"); strategy == "rsync" && err != nil {
-				t.Skip("there is no rsync(1)")
-			}
-			m := m
-			m.Dest, m.SyncStrategy = filepath.Join(t.TempDir(), "dest"), strategy
-			must(t, m.DeployContext(t.Context(), Config{}))
-			m.Excludes = []string{"not-there"} // so that it is not the release that is there
-			m.Commands.Pre = CommandLines{"true"}
-			hook := &onLine{text: "would run pre command", f: func() {
-				must(t, os.WriteFile(filepath.Join(m.Dest, "list"), []byte("kept\n"), 0o644))
-			}}
-			var err error
-			said := logOf(func() {
-				hook.Writer = log.Writer()
-				log.SetOutput(hook)
-				err = m.DeployContext(t.Context(), Config{DryRun: true})
+		// The file with the excludes is read first before any command would be run.
+		for _, when := range []string{"Fetched ", "would run pre command"} {
+			t.Run(strategy+"/"+when, func(t *testing.T) {
+				if _, err := exec.LookPath("rsync"); strategy == "rsync" && err != nil {
+					t.Skip("there is no rsync(1)")
+				}
+				m := m
+				m.Dest, m.SyncStrategy = filepath.Join(t.TempDir(), "dest"), strategy
+				must(t, m.DeployContext(t.Context(), Config{}))
+				m.Excludes = []string{"not-there"} // so that it is not the release that is there
+				m.Commands.Pre = CommandLines{"true"}
+				hook := &onLine{text: when, f: func() {
+					must(t, os.WriteFile(filepath.Join(m.Dest, "list"), []byte("kept\n"), 0o644))
+				}}
+				var err error
+				said := logOf(func() {
+					hook.Writer = log.Writer()
+					log.SetOutput(hook)
+					err = m.DeployContext(t.Context(), Config{DryRun: true})
+				})
+				if err != nil || !strings.Contains(said, ": downloading the whole archive\n") || !strings.Contains(said, "would change list: ") || !strings.Contains(said, "Dry run: 0 would be created") {
+					t.Errorf("%v: %s", err, said)
+				}
 			})
-			if err != nil || !strings.Contains(said, ": downloading the whole archive\n") || !strings.Contains(said, "would change list: ") || !strings.Contains(said, "Dry run: 0 would be created") {
-				t.Errorf("%v: %s", err, said)
-			}
-		})
+		}
 	}
 }
 

@@ -139,7 +139,8 @@ func (d *deployment) source(ctx context.Context, s strategy) (*archive.Archive, 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkArchive(src); err != nil {
+	// If dest has changed already, orWhole will use the whole archive.
+	if err := s.checkArchive(src); err != nil && !errors.Is(err, incremental.ErrChanged) {
 		unixfs.Warn("free the archive", src.Close())
 		return nil, err
 	}
