@@ -32,8 +32,10 @@ help:
 	@echo
 	@echo 'make check, test and lint are what a change must pass: see CONTRIBUTING.md.'
 
+# The version is that of VERSION. With -buildvcs, git would refuse to build a clone that
+# belongs to another user.
 build:
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/stretcher ./cmd/stretcher
 
 install: build
 	install -D -m 0755 bin/stretcher $(DESTDIR)$(PREFIX)/bin/stretcher

@@ -18,8 +18,9 @@ top=$PWD
 export LC_ALL=C TZ=UTC CGO_ENABLED=0
 umask 022
 
-: "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct)}"
-: "${MAINTAINER:=$(git log -1 --format='%cn <%ce>')}"
+# If git fails, so does this script. With ${SOURCE_DATE_EPOCH:=...} it would go on.
+[ -n "${SOURCE_DATE_EPOCH:-}" ] || SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+[ -n "${MAINTAINER:-}" ] || MAINTAINER=$(git log -1 --format='%cn <%ce>')
 export SOURCE_DATE_EPOCH MAINTAINER
 
 # Versions that sort as intended: 1.2.3~rc1 is before 1.2.3, and 1.2.3+5.g1234567, five
