@@ -12,7 +12,7 @@ import (
 // files. The time of deploying a single file, most of which is spent on starting
 // programs, is subtracted, because it would hide growth.
 //
-// The deployment by hand has no target. It shows the influence of the machine:
+// The deployment by hand has no goal. It shows the influence of the machine:
 // the files of the large trees no longer fit into the processor's caches.
 func (b *bench) growth(ctx context.Context) error {
 	counts := []int{1, 1_000, 10_000, 100_000}

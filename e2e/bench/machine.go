@@ -43,5 +43,5 @@ func filesystem(dir string) string {
 	if err := syscall.Statfs(dir, &st); err == nil && st.Type == tmpfs {
 		return "tmpfs"
 	}
-	return "not tmpfs: the targets are for tmpfs"
+	return "not tmpfs: the goals are for tmpfs"
 }
