@@ -55,8 +55,7 @@ const (
 	// abortWait is how long it has to end after an abort.
 	abortWait = time.Second
 	// outputWait is how long the output of a command that has ended is read
-	// while a process that it left behind holds it open. It is also how long
-	// the source of its stdin may take to notice.
+	// while a process that it left behind holds it open, and its stdin written.
 	outputWait = 3 * time.Second
 	// notable is how long a command has to run for its end to be logged.
 	notable = time.Second
@@ -122,10 +121,10 @@ func Run(ctx context.Context, name string, cmd *exec.Cmd, o Options) error {
 	waited := make(chan error, 1)
 	go func() {
 		err := cmd.Wait()
-		if errors.Is(err, exec.ErrWaitDelay) {
-			err = nil // not all of stdin was read
+		if outErr := out.wait(); err == nil || errors.Is(err, exec.ErrWaitDelay) {
+			err = cmp.Or(outErr, err)
 		}
-		waited <- cmp.Or(err, out.wait())
+		waited <- err
 	}()
 	err = supervise(ctx, name, cmd.Process, waited, o)
 	for _, out := range writers {
@@ -218,11 +217,12 @@ func supervise(ctx context.Context, name string, p *os.Process, waited <-chan er
 
 // outcome turns the result of a command that ended by itself into that of Run.
 func outcome(name string, err error) error {
-	if errors.Is(err, errHeld) {
+	switch {
+	case errors.Is(err, errHeld):
 		log.Printf("[WARN] %s left a process behind that holds its output: no longer reading it (redirect the output of daemons)", name)
-		return nil
-	}
-	if err != nil {
+	case errors.Is(err, exec.ErrWaitDelay):
+		log.Printf("[WARN] %s left a process behind that holds its stdin: no longer writing to it (redirect the stdin of daemons)", name)
+	case err != nil:
 		return failed(name, err)
 	}
 	return nil

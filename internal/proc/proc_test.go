@@ -515,3 +515,18 @@ func TestRunSlowLog(t *testing.T) {
 		})
 	}
 }
+
+// A process that is left behind may also hold the stdin, without reading it.
+func TestRunLeavesProcessWithStdin(t *testing.T) {
+	cmd := shell("", "exec 3<&0; setsid sleep 10 <&3 >/dev/null 2>&1 &")
+	cmd.Stdin = strings.NewReader(strings.Repeat("a line of the log\n", 20000))
+	cmd.Stdout = NewLineWriter(log.New(io.Discard, "", 0), func() {})
+	logged := logOf(func() {
+		if err := Run(t.Context(), "NAME", cmd, Options{}); err != nil {
+			t.Error(err)
+		}
+	})
+	if !strings.HasPrefix(logged, "[WARN] NAME left a process behind that holds its stdin: ") {
+		t.Errorf("logged %q", logged)
+	}
+}
