@@ -289,6 +289,31 @@ func TestMakeFails(t *testing.T) {
 	wantFile(t, dest, "x")
 }
 
+// What a command has mounted into a release is not deleted with that.
+func TestPruneKeepsMounts(t *testing.T) {
+	t.Parallel()
+	data := tartest.MountTmpfs(t, "size=1m")
+	if err := os.WriteFile(filepath.Join(data, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dest := filepath.Join(t.TempDir(), "dest")
+	first := deployed(t, dest, "1")
+	mounted := filepath.Join(dest+Suffix, first, "data")
+	if err := os.Mkdir(mounted, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tartest.BindMount(t, data, mounted)
+	deployed(t, dest, "2")
+	s := open(t, dest)
+	s.Prune(1)
+	if err := s.Clean(); err != nil { // since its mark is gone
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(data, "precious")); err != nil {
+		t.Error(err)
+	}
+}
+
 // Commands of a manifest that another user could have written are not run.
 func TestForeignManifest(t *testing.T) {
 	t.Parallel()

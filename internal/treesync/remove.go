@@ -1,6 +1,7 @@
 package treesync
 
 import (
+	"cmp"
 	"context"
 	"path"
 	"slices"
@@ -18,7 +19,8 @@ func removeNow(asRoot bool, dir int, name, namePath string) error {
 }
 
 // removeAll deletes name in the directory dir, with all that is in it, by
-// several workers. asRoot is whether the process runs as root, which needs no
+// several workers. What is mounted there is an error: its files are not those of the
+// tree, but may be what a command has mounted into a release. asRoot is whether the process runs as root, which needs no
 // permissions for a directory to empty it. In errors, the path of name is namePath.
 func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 	err := unix.Unlinkat(dir, name, 0)
@@ -40,6 +42,9 @@ func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 		return denied(openErr)
 	}
 	defer unix.Close(fd)
+	if same, err := onSameMount(dir, fd); err != nil || !same {
+		return denied(cmp.Or(err, error(unix.EBUSY)))
+	}
 	if !asRoot {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IRWXU != unix.S_IRWXU {
@@ -71,4 +76,14 @@ func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 		return denied(err)
 	}
 	return nil
+}
+
+// onSameMount reports whether two open directories are on the same mount.
+func onSameMount(a, b int) (bool, error) {
+	ofA, err := unixfs.TraitsOf(a, "")
+	if err != nil {
+		return false, err
+	}
+	ofB, err := unixfs.TraitsOf(b, "")
+	return ofA.Mount == ofB.Mount, err
 }
