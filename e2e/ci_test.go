@@ -120,6 +120,8 @@ func (r *ciRelease) releaseTwice(pipeline func(tag string) string) {
 	if r.consul.events() != 3 {
 		t.Errorf("%d events were fired, want 3", r.consul.events())
 	}
+	// Without this, the test could end in the middle of the deployment.
+	watch.waitForOutput("Done: ", 3)
 }
 
 func TestExampleGitHubActions(t *testing.T) {
