@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fujiwara/stretcher/internal/unixfs"
 )
 
 // forest makes directories at random, and changes them. The same seed makes the same
@@ -194,7 +196,8 @@ func (f *forest) attributes(path string) {
 	if os.Geteuid() == 0 {
 		mode = uint32(f.rng.IntN(0o10000))
 	} else {
-		mode |= 0o700 // or else it cannot be read and removed
+		mode &^= unixfs.Umask() // as when it is extracted
+		mode |= 0o700           // or else it cannot be read and removed
 	}
 	must(f.t, syscall.Chmod(path, mode))
 }

@@ -65,7 +65,7 @@ func untar(t *testing.T, archive []byte, format string) string {
 	t.Helper()
 	dir := t.TempDir()
 	option := map[string]string{"zst": "--zstd", "gz": "--gzip", "tar": "--no-auto-compress"}[format]
-	cmd := exec.CommandContext(t.Context(), "tar", "-x", option, "-C", dir)
+	cmd := exec.CommandContext(t.Context(), "tar", "-xp", option, "-C", dir)
 	cmd.Stdin = bytes.NewReader(archive)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("tar: %v: %s", err, out)
