@@ -24,12 +24,12 @@ var (
 	flushed    = regexp.MustCompile(`syncfs\(\d+\) *= |syncfs resumed>`)
 	flushedDir = regexp.MustCompile(`fsync\(\d+\) *= |fsync resumed>`)
 	renames    = regexp.MustCompile(`rename(at2?)?\(`)
-	marks      = regexp.MustCompile(`rename(at2?)?\(.*\.yml"`)
+	marks      = regexp.MustCompile(`rename(at2?)?\(.*\.yml"|unlinkat\(\d+, "\d.*\.yml"`)
 )
 
 // flushes returns the order of flushes to disk, of a file system (F) or of a
-// directory (D), and of renames (R), also of what marks a release as finished (M), in
-// the trace. Many of a kind in a row count as one.
+// directory (D), of renames (R), and of what marks a release as finished or no longer
+// as that (M), in the trace. Many of a kind in a row count as one.
 func (s *site) flushes() string {
 	s.t.Helper()
 	var order strings.Builder
@@ -52,7 +52,7 @@ func (s *site) flushes() string {
 	return order.String()
 }
 
-const flushCalls = "trace=syncfs,fsync,fdatasync,sync,?rename,?renameat,renameat2"
+const flushCalls = "trace=syncfs,fsync,fdatasync,sync,?rename,?renameat,renameat2,unlinkat"
 
 // builtin and mv flush what they have staged before the first rename, and what
 // they have changed before they report success, but only if that is anything.
@@ -119,7 +119,7 @@ func TestFlushesOfReleases(t *testing.T) {
 		{"unchanged", "old", trees[0], false, ""},
 		{"changed", "new", trees[1], false, "FMDRD"},
 		{"old one again", "old", trees[0], false, "RD"},
-		{"failing", "failing", trees[0], true, "FMDRDMRD"},
+		{"failing", "failing", trees[0], true, "FMDRDMRDM"}, // the last one is of the removal of the release
 	} {
 		o := s.strace(urls[step.manifest], "-e", flushCalls).wait()
 		if step.fails {

@@ -172,10 +172,12 @@ func nested(u string, depth int) string {
 		}
 		authority = user + authority[at:]
 	}
+	// The URLs in the query come first, while the @ after their passwords is there.
+	rest = within(rest, depth-1)
 	if i := strings.IndexAny(rest, "?#"); i >= 0 {
 		rest = rest[:i+1] + query(rest[i+1:], rest[i] == '#')
 	}
-	return scheme + "://" + authority + within(rest, depth-1)
+	return scheme + "://" + authority + rest
 }
 
 // query redacts a query and the fragment that may follow it, or a fragment alone.

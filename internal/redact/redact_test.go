@@ -147,6 +147,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add("user", "pass", "/a", "X-Amz-Signature", "sig", "frag")
 	f.Add("", ":@/?#&='\"%", "/a@b:c/d", "token", "a&b;c#d'e", "access_token=x")
 	f.Add("a", "1", "/http://h/", "sig", "http://u:p@h/", "")
+	f.Add("", "@/?\x00#\"='&", "@A/;acbd", "\x05", "a", "")
 	const secret = "S3CRET"
 	f.Fuzz(func(t *testing.T, user, password, path, name, value, fragment string) {
 		for _, s := range []string{user, path, name, fragment} {
