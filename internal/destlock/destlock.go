@@ -193,7 +193,7 @@ func flock(ctx context.Context, f *os.File, dest string) error {
 	if err != nil || locked {
 		return err
 	}
-	if isAncestor(by.pid) {
+	if isAncestor(by.pid) && hasOpen(by.pid, f) {
 		return fmt.Errorf("pid %d is deploying there and waits for a command that runs this deployment: neither could go on", by.pid)
 	}
 	log.Printf("waiting for another deployment to %s: pid %s, since %s", dest, by.name(), by.since)

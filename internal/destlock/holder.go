@@ -2,7 +2,10 @@ package destlock
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,4 +113,29 @@ func isAncestor(pid int) bool {
 		p = stat.Parent
 	}
 	return false
+}
+
+// hasOpen reports whether the process pid has opened the file f, or does not let this
+// process see that. A holder in another container has written the pid that it has there,
+// which is another process here.
+func hasOpen(pid int, f *os.File) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	descriptors, err := os.ReadDir(dir)
+	if err != nil {
+		return true
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(descriptors, func(d fs.DirEntry) bool {
+		link := filepath.Join(dir, d.Name())
+		// stat(2) of any other file could wait for a server.
+		target, err := os.Readlink(link)
+		if err != nil || filepath.Base(target) != filepath.Base(f.Name()) {
+			return false
+		}
+		opened, err := os.Stat(link)
+		return err == nil && os.SameFile(info, opened)
+	})
 }
