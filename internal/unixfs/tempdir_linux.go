@@ -187,12 +187,13 @@ func tempNames(parent, prefix string) ([]string, error) {
 	}
 }
 
-// RemoveTree is os.RemoveAll that also empties directories whose mode forbids
-// that to an ordinary user, as archives may contain them.
+// RemoveTree is os.RemoveAll that also empties directories whose mode forbids that to
+// their owner, as archives may contain them: an ordinary user, but also root without
+// CAP_DAC_OVERRIDE, or on a file system of NFS.
 func RemoveTree(path string) error {
 	err := os.RemoveAll(path)
-	if os.Geteuid() == 0 || !errors.Is(err, fs.ErrPermission) {
-		return err // modes do not keep root out
+	if !errors.Is(err, unix.EACCES) { // EPERM has other reasons than modes
+		return err
 	}
 	if err := openModes(path); err != nil {
 		return err
