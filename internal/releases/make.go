@@ -110,10 +110,13 @@ func (s *Store) keepManifest(name string, manifest []byte) error {
 	if err != nil || bytes.Equal(old, manifest) {
 		return err
 	}
-	if err := s.writeManifest(name, manifest, true); err != nil {
-		return err
+	if err = s.writeManifest(name, manifest, true); err == nil {
+		err = s.placeManifest(name)
 	}
-	return s.placeManifest(name)
+	if err != nil {
+		_ = unix.Unlinkat(s.dir, temporaryMark(name), 0) // err says more
+	}
+	return err
 }
 
 // writeManifest writes the manifest of a release, which may hold secrets, under a

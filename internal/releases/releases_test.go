@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fujiwara/stretcher/internal/archive"
 	"github.com/fujiwara/stretcher/internal/tartest"
 	"github.com/fujiwara/stretcher/internal/treesync"
@@ -449,6 +451,27 @@ func TestKeepManifest(t *testing.T) {
 		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 			t.Errorf("its mode is %v, %v", info.Mode(), err)
 		}
+	}
+	if list, err := os.ReadDir(dest + Suffix); len(list) != 2 || err != nil {
+		t.Errorf("there are %v, %v", list, err)
+	}
+}
+
+// A manifest that cannot be replaced stays, and leaves nothing beside it.
+func TestKeepManifestOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dest := filepath.Join(tartest.MountTmpfs(t, "size=128k"), "dest")
+	first := deployed(t, dest, "1")
+	s := open(t, dest)
+	if err := s.Switch(first, []byte("mended")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(dest), "fill"), make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	s.Prune(5)
+	if got, err := os.ReadFile(s.ManifestPath(first)); string(got) != "manifest of 1" || err != nil {
+		t.Errorf("the manifest is %q, %v", got, err)
 	}
 	if list, err := os.ReadDir(dest + Suffix); len(list) != 2 || err != nil {
 		t.Errorf("there are %v, %v", list, err)
