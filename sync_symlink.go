@@ -28,8 +28,9 @@ const defaultKeepReleases = 5
 // symlinkStrategy makes dest a symbolic link to a complete release.
 type symlinkStrategy struct {
 	*Manifest
-	found string          // a finished release that is what the archive would bring
-	store *releases.Store // nil before deploy
+	found   string          // a finished release that is what the archive would bring
+	cleaned bool            // what killed runs left was removed
+	store   *releases.Store // nil before deploy
 }
 
 // Sync makes the directory from, with the excludes of the manifest, a release of to.
@@ -84,7 +85,7 @@ func (s *symlinkStrategy) has(d *deployment) (bool, error) {
 		return false, nil // problem has logged it, and a pre command may change it
 	}
 	if err == nil && !d.conf.DryRun {
-		err = store.Clean()
+		s.cleaned, err = true, store.Clean()
 	}
 	if err != nil {
 		return false, err
@@ -124,8 +125,10 @@ func (s *symlinkStrategy) release(ctx context.Context, dest string, tree *treesy
 	if s.store, err = releases.Open(dest); err != nil {
 		return err
 	}
-	if err := s.store.Clean(); err != nil {
-		return err
+	if !s.cleaned {
+		if err := s.store.Clean(); err != nil {
+			return err
+		}
 	}
 	manifest, err := s.source()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fujiwara/stretcher/internal/pack"
 	"github.com/fujiwara/stretcher/internal/tartest"
 )
 
@@ -195,5 +196,29 @@ func TestReleasesOfManifests(t *testing.T) {
 	}
 	if got := tartest.NamesIn(t, alone+".releases"); len(got) != 4 {
 		t.Errorf("the releases are %q", got)
+	}
+}
+
+// A release in which something is mounted cannot be removed. Each later deployment says
+// so once.
+func TestReleaseWithMount(t *testing.T) {
+	tree, dest := t.TempDir(), filepath.Join(t.TempDir(), "dest")
+	var said string
+	for i := range 3 {
+		must(t, os.WriteFile(filepath.Join(tree, "version"), fmt.Append(nil, i), 0o644))
+		archive, m := packed(t, tree, pack.Options{})
+		src := filepath.Join(t.TempDir(), "archive")
+		must(t, os.WriteFile(src, archive, 0o644))
+		m.Src, m.Dest, m.SyncStrategy, m.KeepReleases = "file://"+src, dest, "symlink", 1
+		said = logOf(func() { must(t, m.DeployContext(t.Context(), Config{})) })
+		if i > 0 {
+			continue
+		}
+		mounted, err := filepath.EvalSymlinks(dest)
+		must(t, errors.Join(err, os.Mkdir(filepath.Join(mounted, "data"), 0o755)))
+		tartest.BindMount(t, t.TempDir(), filepath.Join(mounted, "data"))
+	}
+	if n := strings.Count(said, "/data: is a mount point: "); n != 1 {
+		t.Errorf("it is said %d times: %s", n, said)
 	}
 }
