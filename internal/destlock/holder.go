@@ -115,11 +115,15 @@ func isAncestor(pid int) bool {
 	return false
 }
 
-// hasOpen reports whether the process pid has opened the file f, or does not let this
-// process see that. A holder in another container has written the pid that it has there,
-// which is another process here.
+// hasOpen reports whether the process pid has opened the file f of this user, or may
+// have: some processes let nobody see that. A holder in another container has written
+// the pid that it has there, which is another process here.
 func hasOpen(pid int, f *os.File) bool {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	process := fmt.Sprintf("/proc/%d", pid)
+	if info, err := os.Stat(process); err != nil || unixfs.OwnerOf(info) != os.Geteuid() {
+		return false // another user, whom hidepid= may hide, has other locks
+	}
+	dir := process + "/fd"
 	descriptors, err := os.ReadDir(dir)
 	if err != nil {
 		return true
