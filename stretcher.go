@@ -215,8 +215,10 @@ func (d *deployment) run(ctx context.Context) error {
 	if err := d.commands.checkSizes(&m.Commands); err != nil {
 		return err
 	}
-	// Without src, the first command is the first step, and tries the shell as well.
-	if !m.Commands.empty() && (m.Src != "" || d.conf.DryRun) {
+	// Without src, the first pre or post command is the first step, and tries the shell
+	// as well.
+	tried := m.Src == "" && !d.conf.DryRun && len(m.Commands.Pre.given())+len(m.Commands.Post.given()) > 0
+	if !m.Commands.empty() && !tried {
 		if err := proc.CheckShell(ctx, d.commands.Env); err != nil {
 			return err
 		}

@@ -97,6 +97,7 @@ func TestShell(t *testing.T) {
 	w.write("manifest.yml", w.archive(w.path("dest"))+"sync_strategy: builtin\ncommands: {post: [touch ran]}\n")
 	w.write("plain.yml", w.archive(w.path("dest"))+"sync_strategy: builtin\n")
 	w.write("commands.yml", "commands: {pre: [touch ran]}\n")
+	w.write("success.yml", "commands: {success: [touch ran]}\n")
 	for path, want := range map[string]string{
 		"none": `exec: "sh": executable file not found in \$PATH`,
 		"bad":  `fork/exec .*/bad/sh: exec format error`,
@@ -118,5 +119,8 @@ func TestShell(t *testing.T) {
 		a = start("commands.yml")
 		a.exits(1)
 		a.logged(`\[ERROR\] Deploy manifest failed: pre command: failed: touch ran: ` + want + `$`)
+		a = start("success.yml")
+		a.exits(1)
+		a.logged(`\[ERROR\] Deploy manifest failed: commands are run by sh, which does not work: ` + want)
 	}
 }
