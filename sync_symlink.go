@@ -164,7 +164,7 @@ func (s *symlinkStrategy) preview(ctx context.Context, d *deployment, src *archi
 	if err != nil {
 		return nil, err
 	}
-	if d.absent {
+	if d.absent && tree != nil {
 		return tree.Preview(ctx, "")
 	}
 	store, err := releases.Open(s.Dest)
@@ -173,7 +173,7 @@ func (s *symlinkStrategy) preview(ctx context.Context, d *deployment, src *archi
 	}
 	defer store.Close()
 	if tree == nil {
-		return store.PreviewFound(ctx, s.found, s.Shared, s.keep())
+		return store.PreviewFound(ctx, s.found, s.Shared, s.keep(), d.absent)
 	}
 	return store.PreviewNew(ctx, tree, s.id(), s.Shared, s.keep())
 }

@@ -222,3 +222,29 @@ func TestReleaseWithMount(t *testing.T) {
 		t.Errorf("it is said %d times: %s", n, said)
 	}
 }
+
+// A dry run that takes dest for missing, because a pre command has to change it, may
+// find the release nevertheless.
+func TestPreviewOfReleaseWithoutDest(t *testing.T) {
+	tree := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(tree, "file"), nil, 0o644))
+	archive, m := packed(t, tree, pack.Options{})
+	must(t, os.WriteFile(tree+".tar.zst", archive, 0o644))
+	m.Src, m.Dest, m.SyncStrategy = "file://"+tree+".tar.zst", filepath.Join(t.TempDir(), "dest"), "symlink"
+	d, s := newDeployment(&m, &event{}, newOutcome(Config{DryRun: true})), &symlinkStrategy{Manifest: &m}
+	var paths []string
+	logOf(func() {
+		must(t, m.DeployContext(t.Context(), Config{}))
+		_, err := s.has(d)
+		must(t, err)
+		d.absent = true
+		items, err := s.preview(t.Context(), d, nil)
+		must(t, err)
+		for item := range items {
+			paths = append(paths, item.Path)
+		}
+	})
+	if !slices.Equal(paths, []string{".", "file"}) {
+		t.Errorf("it would make %q", paths)
+	}
+}

@@ -40,13 +40,17 @@ func (s *Store) PreviewNew(ctx context.Context, tree *treesync.Fresh, id ID, sha
 	return s.previewSwitch(ctx, tree, name, shared, keep)
 }
 
-// PreviewFound is PreviewNew for a release that is there already.
-func (s *Store) PreviewFound(ctx context.Context, name string, shared []string, keep int) (iter.Seq[preview.Item], error) {
+// PreviewFound is PreviewNew for a release that is there already. If absent is set, it
+// takes dest for missing.
+func (s *Store) PreviewFound(ctx context.Context, name string, shared []string, keep int, absent bool) (iter.Seq[preview.Item], error) {
 	tree, err := treesync.FreshDir(ctx, s.releasePath(name), treesync.Options{})
 	if err != nil {
 		return nil, err
 	}
 	defer tree.Close()
+	if absent {
+		return tree.Preview(ctx, "")
+	}
 	return s.previewSwitch(ctx, tree, name, shared, keep)
 }
 
