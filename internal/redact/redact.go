@@ -172,17 +172,42 @@ func nested(u string, depth int) string {
 		}
 		authority = user + authority[at:]
 	}
-	// The URLs in the query come first, while the @ after their passwords is there.
-	rest = within(rest, depth-1)
-	if i := strings.IndexAny(rest, "?#"); i >= 0 {
-		rest = rest[:i+1] + query(rest[i+1:], rest[i] == '#')
-	}
+	rest = within(query(rest, hasSecretName), depth-1)
+	// After that, because a part of a nested URL may look like one of these: the end of
+	// its password with its host.
+	rest = query(rest, isUnnamed)
 	return scheme + "://" + authority + rest
 }
 
-// query redacts a query and the fragment that may follow it, or a fragment alone.
-func query(query string, fragment bool) string {
+// hasSecretName returns what is left of a parameter whose name says that its value is a
+// secret.
+func hasSecretName(pair string, _ bool) (string, bool) {
+	name, _, named := strings.Cut(pair, "=")
+	plain, err := url.QueryUnescape(name)
+	if err != nil {
+		plain = name
+	}
+	return name + "=" + placeholder, named && secretParameter().MatchString(plain)
+}
+
+// isUnnamed returns what is left of a parameter of the query that is only a name or only
+// a value, and long. It may be a token, also one in base64.
+func isUnnamed(pair string, fragment bool) (string, bool) {
+	name, value, _ := strings.Cut(pair, "=")
+	unnamed := name == "" || strings.Trim(value, "=") == ""
+	return placeholder, unnamed && !fragment && len(pair) >= shortSecret && !strings.Contains(pair, "://")
+}
+
+// query replaces the secret parameters in the query and the fragment of a URL. secret
+// returns what replaces a parameter, and whether it is one.
+func query(rest string, secret func(pair string, fragment bool) (string, bool)) string {
+	i := strings.IndexAny(rest, "?#")
+	if i < 0 {
+		return rest
+	}
+	query, fragment := rest[i+1:], rest[i] == '#'
 	var b strings.Builder
+	b.WriteString(rest[:i+1])
 	for query != "" {
 		pair, sep := query, ""
 		if i := strings.IndexAny(query, "&;#"); i >= 0 {
@@ -192,16 +217,8 @@ func query(query string, fragment bool) string {
 			pair, sep = pair[:i], jsonAmpersand
 		}
 		query = query[len(pair)+len(sep):]
-		name, value, named := strings.Cut(pair, "=")
-		plain, err := url.QueryUnescape(name)
-		if err != nil {
-			plain = name
-		}
-		switch {
-		case named && secretParameter().MatchString(plain):
-			pair = name + "=" + placeholder
-		case !fragment && strings.Trim(value, "=") == "" && len(pair) >= shortSecret && !strings.Contains(pair, "://"):
-			pair = placeholder // the whole may be a token, also one in base64
+		if left, ok := secret(pair, fragment); ok {
+			pair = left
 		}
 		fragment = fragment || sep == "#"
 		b.WriteString(pair + sep)
