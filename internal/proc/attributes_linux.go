@@ -1,6 +1,10 @@
 package proc
 
-import "syscall"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // attributes returns those of a command. If this process is killed, the kernel kills
 // the command too, so that it does not interfere with the deployment that repairs
@@ -9,3 +13,7 @@ import "syscall"
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
+
+// unread returns how many bytes are in a pipe. It holds 64 KiB or more, as the kernel
+// and the command want it (pipe(7)).
+func unread(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCINQ) }

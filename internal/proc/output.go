@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipeSize is how many bytes a pipe holds, unless somebody changes that (pipe(7)).
-const pipeSize = 64 << 10
-
 // errHeld is that a process which the command left behind holds its output open.
 var errHeld = errors.New("the output is held open")
 
@@ -122,11 +119,16 @@ func (o *output) passRest(buf []byte) error {
 	if err != nil {
 		return err
 	}
-	for read := 0; read <= pipeSize; {
+	var left int // bytes
+	var readErr error
+	if err := pipe.Control(func(fd uintptr) { left, readErr = unread(int(fd)) }); err != nil || readErr != nil {
+		return cmp.Or(err, readErr)
+	}
+	left++ // to see the end
+	for left > 0 {
 		var n int
-		var readErr error
 		err := pipe.Read(func(fd uintptr) (done bool) {
-			n, readErr = unix.Read(int(fd), buf)
+			n, readErr = unix.Read(int(fd), buf[:min(left, len(buf))])
 			return true // do not wait
 		})
 		switch {
@@ -144,7 +146,7 @@ func (o *output) passRest(buf []byte) error {
 		if _, err := o.to.Write(buf[:n]); err != nil {
 			return err
 		}
-		read += n
+		left -= n
 	}
 	return errHeld
 }
