@@ -117,7 +117,14 @@ func newHost(t *testing.T, env ...string) *host {
 		"AWS_EC2_METADATA_DISABLED=true",
 		"GORACE=atexit_sleep_ms=0", // otherwise the race detector delays each exit by a second
 	}, env...)
-	t.Cleanup(func() { h.wantNoLeftovers() })
+	t.Cleanup(func() {
+		h.wantNoLeftovers()
+		if os.Geteuid() != 0 { // for whom what was deployed may be read-only
+			if err := openTree(h.dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	return h
 }
 

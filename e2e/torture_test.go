@@ -37,9 +37,6 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := openTree(s.dest); err != nil {
-			t.Error(err)
-		}
 		for _, p := range s.survivors() {
 			t.Errorf("still running at the end of the test: %s", p)
 			syscall.Kill(p.pid, syscall.SIGKILL)
