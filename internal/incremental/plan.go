@@ -116,8 +116,8 @@ func (h *had) planWith(usable []seekable.Patch) (*plan, error) {
 	return p, nil
 }
 
-// hasBase reports whether a patch was made against an older file.
-func hasBase(p *seekable.Patch) bool { return p.Base != (seekable.Base{}) }
+// hasBase reports whether there is a patch, and it was made against an older file.
+func hasBase(p *seekable.Patch) bool { return p != nil && p.Base != (seekable.Base{}) }
 
 // group is some data frames with missing pieces.
 type group struct {
@@ -235,7 +235,7 @@ func (p *plan) stats() Stats {
 	patched := map[int]bool{} // by missing piece: whether it is made from an older file
 	for _, u := range p.units {
 		for _, i := range u.pieces {
-			patched[i] = u.patch != nil && hasBase(u.patch)
+			patched[i] = hasBase(u.patch)
 		}
 	}
 	for _, f := range p.files {
@@ -296,7 +296,7 @@ func (p *plan) decompress(u *unit, frame []byte) error {
 		defer p.large.Unlock()
 	}
 	options := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(seekable.MaxFrame), zstd.WithDecoderMaxWindow(2 * seekable.MaxBase)}
-	if u.patch != nil && hasBase(u.patch) {
+	if hasBase(u.patch) {
 		dictionary, err := p.readBase(u.patch.Base)
 		if err != nil {
 			return err

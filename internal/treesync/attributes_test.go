@@ -24,16 +24,11 @@ func TestRepairOfWhatWasReplaced(t *testing.T) {
 	} {
 		makeFiles(t, filepath.Dir(dest), file{path: "outside", mode: 0o600}, file{path: "dest/file", body: "x"})
 		a := mustIndex(t, tartest.Make(t, tartest.Member{Name: "file", Body: "x", Mode: 0o755}))
-		fd, compared := newSync(t, a, dest)
-		p, err := compared.compare(t.Context(), a.Tree.Root, fd)
-		if err != nil {
-			t.Fatal(err)
-		}
+		fd, c := newCommitter(t, a, dest)
 		path := filepath.Join(dest, "file")
 		if err := errors.Join(os.Remove(path), replace(path)); err != nil {
 			t.Fatal(err)
 		}
-		c := &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
 		if err := c.commit(fd); !errors.Is(err, unixfs.ErrReplaced) {
 			t.Errorf("%s: got error %v", name, err)
 		}

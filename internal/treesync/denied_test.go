@@ -143,6 +143,17 @@ func newSync(t *testing.T, a *archive.Archive, dest string) (fd int, c *comparis
 	return fd, &comparison{rules: &rsyncfilter.List{}, attrs: attrs, contents: archiveContents{a.Data()}, staging: s}
 }
 
+// newCommitter is newSync up to the comparison: the commit is the next step.
+func newCommitter(t *testing.T, a *archive.Archive, dest string) (fd int, c *committer) {
+	t.Helper()
+	fd, compared := newSync(t, a, dest)
+	p, err := compared.compare(t.Context(), a.Tree.Root, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd, &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
+}
+
 // A file that becomes undeletable only after the comparison stands for what the
 // kernel does not tell before. It goes back to where it was, and all else is
 // synced.
@@ -158,12 +169,7 @@ func TestSyncPutsBackWhatCannotBeDeleted(t *testing.T) {
 			dest := filepath.Join(t.TempDir(), "dest")
 			makeFiles(t, dest, file{path: "app", body: "old"}, file{path: "gone/x"}, file{path: "up/er/photo", body: "precious"}, file{path: "up/er/other"})
 			a := mustIndex(t, tartest.Make(t, member, tartest.Member{Name: "last", Body: "last"}))
-			fd, compared := newSync(t, a, dest)
-			p, err := compared.compare(t.Context(), a.Tree.Root, fd)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
+			fd, c := newCommitter(t, a, dest)
 			if err := c.commit(fd); err != nil {
 				t.Fatal(err)
 			}
@@ -202,16 +208,11 @@ func TestSyncRollsBack(t *testing.T) {
 			a := mustIndex(t, tartest.Make(t, tartest.Member{Name: "./", Type: tDir, Mode: 0o711}, tartest.Member{Name: "a", Body: "new"}, tartest.Member{Name: "d/", Type: tDir}, tartest.Member{Name: "d/swap", Body: "new"}, tartest.Member{Name: "d/swap2", Body: "new"},
 				tartest.Member{Name: "d/added"}, tartest.Member{Name: "d/addeddir/x"}, tartest.Member{Name: "d/e/", Type: tDir}, tartest.Member{Name: "d/e/new"}, tartest.Member{Name: "z/", Type: tDir}, tartest.Member{Name: "z/dir", Body: "was a directory"}, tartest.Member{Name: "e/", Type: tDir}, tartest.Member{Name: "link/x"}))
 			before := tartest.Snapshot(t, dest)
-			fd, compared := newSync(t, a, dest)
-			p, err := compared.compare(t.Context(), a.Tree.Root, fd)
-			if err != nil {
-				t.Fatal(err)
-			}
+			fd, c := newCommitter(t, a, dest)
 			// What is immutable cannot be moved; if it is in a directory that was
 			// moved as a whole, only clear finds it.
 			setFlag(t, filepath.Join(dest, victim), immutable)
-			c := &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
-			_, err = c.run(fd)
+			_, err := c.run(fd)
 			if err == nil || !strings.Contains(err.Error(), victim) && victim != "d" && victim != "e" {
 				t.Errorf("%v", err)
 			}
@@ -235,12 +236,7 @@ func TestSyncKeepsWhatIsNotRolledBack(t *testing.T) {
 	dest := filepath.Join(base, "dest")
 	makeFiles(t, dest, file{path: "a", body: "old"}, file{path: "d/gone", body: "precious"})
 	a := mustIndex(t, tartest.Make(t, tartest.Member{Name: "a", Body: "new"}, tartest.Member{Name: "d/new"}))
-	fd, compared := newSync(t, a, dest)
-	p, err := compared.compare(t.Context(), a.Tree.Root, fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &committer{plan: p, attrs: compared.attrs, staging: compared.staging}
+	fd, c := newCommitter(t, a, dest)
 	if err := c.commit(fd); err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +245,7 @@ func TestSyncKeepsWhatIsNotRolledBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.undo(fd)
-	p.root.staging.temp.Leave() // as when the process ends
+	c.plan.root.staging.temp.Leave() // as when the process ends
 	if got, err := os.ReadFile(filepath.Join(dest, "a")); string(got) != "old" || err != nil {
 		t.Errorf("a is %q, %v", got, err)
 	}

@@ -20,8 +20,9 @@ func removeNow(asRoot bool, dir int, name, namePath string) error {
 
 // removeAll deletes name in the directory dir, with all that is in it, by
 // several workers. What is mounted there is an error: its files are not those of the
-// tree, but may be what a command has mounted into a release. asRoot is whether the process runs as root, which needs no
-// permissions for a directory to empty it. In errors, the path of name is namePath.
+// tree, but may be what a command has mounted into a release. asRoot is whether the
+// process runs as root, which needs no permissions for a directory to empty it. In
+// errors, the path of name is namePath.
 func removeAll(w *workers, asRoot bool, dir int, name, namePath string) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if err == nil || err == unix.ENOENT {
