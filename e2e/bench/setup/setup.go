@@ -22,7 +22,7 @@ func Agent(ctx context.Context, root, dir string) (string, error) {
 		return path, nil
 	}
 	path := filepath.Join(dir, "stretcher")
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", root, "-trimpath", "-ldflags", "-s -w", "-o", path, "./cmd/stretcher")
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", root, "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./cmd/stretcher")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the agent: %w\n%s", err, bytes.TrimSpace(out))
